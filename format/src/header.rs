@@ -1,0 +1,205 @@
+//! The two fixed structures of a log: the file header and the block header.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The first bytes of every log.
+pub const MAGIC: [u8; 8] = *b"MEMTRACE";
+/// The version of the log described by this crate. Readers accept this one and older ones that a release wrote.
+pub const VERSION: u32 = 1;
+/// Bytes in front of the first block: the file header and the capture's description.
+pub const HEADER_LEN: usize = 4096;
+/// Blocks start at multiples of this and their lengths are multiples of it.
+pub const BLOCK_ALIGN: usize = 4096;
+/// The first bytes of every block.
+pub const BLOCK_MAGIC: [u8; 4] = *b"MTBK";
+/// Time stamp counter cycles per tick.
+pub const TICK_DIVISOR: u64 = 16;
+/// The image number of blocks that the launcher writes.
+pub const LAUNCHER_IMAGE: u16 = u16::MAX;
+
+/// What the ticks of a log count ([`FileHeader::clock`]).
+pub mod clock {
+    /// The invariant time stamp counter, divided by [`TICK_DIVISOR`](super::TICK_DIVISOR).
+    pub const TSC: u32 = 0;
+    /// [`FileHeader::counter`], advanced by one for each event of any thread.
+    pub const COUNTER: u32 = 1;
+}
+
+/// What the recorder is doing ([`FileHeader::state`]).
+pub mod state {
+    /// Created by the launcher; no program has started to record yet.
+    pub const CREATED: u32 = 0;
+    /// A program records.
+    pub const RECORDING: u32 = 1;
+    /// The recorder gave up before the program ended; `stop_reason` says why.
+    pub const STOPPED: u32 = 2;
+    /// The program has ended and the launcher has put the log in order.
+    pub const ENDED: u32 = 3;
+}
+
+/// Why recording ended early ([`FileHeader::stop_reason`]), each told to the user as one sentence.
+pub mod stop_reason {
+    pub const NONE: u32 = 0;
+    /// No space left on the device (ENOSPC, EDQUOT).
+    pub const DISK_FULL: u32 = 1;
+    /// The next block would exceed RLIMIT_FSIZE.
+    pub const FILE_SIZE_LIMIT: u32 = 2;
+    /// The log's descriptor was closed and the file can't be opened again.
+    pub const DESCRIPTOR_LOST: u32 = 3;
+    /// The kernel gave no memory for the recorder's own tables or windows.
+    pub const NO_MEMORY: u32 = 4;
+    /// Writing failed with another error.
+    pub const IO_ERROR: u32 = 5;
+    /// The program entered strict seccomp mode, in which the recorder's system calls would kill it.
+    pub const SECCOMP: u32 = 6;
+    /// The file system can't hold a shared mapping of the log's first page.
+    pub const NO_SHARED_MAPPING: u32 = 7;
+    /// The kernel has no wipe-on-fork pages (before Linux 4.14), without which a fork can't be noticed in time.
+    pub const OLD_KERNEL: u32 = 8;
+    /// `MEMTRACE_SELF_CHECK` found a stack that differs from the interpreter's own account.
+    pub const SELF_CHECK_FAILED: u32 = 9;
+}
+
+/// The start of the file. Written by the launcher, mapped by the recorder; the fields marked *shared* are changed
+/// atomically while the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FileHeader {
+    /// [`MAGIC`]
+    pub magic: [u8; 8],
+    /// [`VERSION`]
+    pub version: u32,
+    /// [`HEADER_LEN`]
+    pub header_len: u32,
+    /// One of [`clock`].
+    pub clock: u32,
+    /// The process that is recorded.
+    pub pid: u32,
+    /// *Shared.* One of [`state`].
+    pub state: u32,
+    /// *Shared.* One of [`stop_reason`].
+    pub stop_reason: u32,
+    /// *Shared.* Where the next block goes.
+    pub next_offset: u64,
+    /// *Shared.* The clock of [`clock::COUNTER`].
+    pub counter: u64,
+    /// *Shared.* Events that happened and could not be recorded.
+    pub lost_events: u64,
+    /// *Shared.* Images started so far: the number of the next one.
+    pub n_images: u32,
+    /// *Shared.* The errno behind `stop_reason`, or 0.
+    pub stop_errno: u32,
+    /// *Shared.* Stacks compared by `MEMTRACE_SELF_CHECK`.
+    pub n_self_checked: u64,
+    /// Wall clock at the start, nanoseconds since 1970.
+    pub start_unix_nanos: u64,
+    /// CLOCK_MONOTONIC at the start, in nanoseconds, taken together with `start_ticks`.
+    pub start_mono_nanos: u64,
+    pub start_ticks: u64,
+    /// Bytes of the capture's description behind this header.
+    pub info_len: u32,
+    /// CRC-32C of those bytes.
+    pub info_crc: u32,
+}
+
+const _: () = assert!(size_of::<FileHeader>() == 104);
+
+/// What a block holds ([`BlockHeader::kind`]).
+pub mod block_kind {
+    /// Records of a lane.
+    pub const EVENTS: u8 = 1;
+    /// Code objects, notices, images.
+    pub const META: u8 = 2;
+    /// Samples taken by the launcher.
+    pub const LAUNCHER: u8 = 3;
+    /// The end of the capture, as told by the launcher.
+    pub const END: u8 = 4;
+}
+
+/// How far a block has come ([`BlockHeader::state`]).
+pub mod block_state {
+    /// Its writer may add to it.
+    pub const OPEN: u32 = 0;
+    /// Its writer has gone on to the next block.
+    pub const CLOSED: u32 = 1;
+    /// Closed, and `payload_crc` is valid.
+    pub const SEALED: u32 = 2;
+}
+
+/// The encoding of a block's payload ([`BlockHeader::codec`]).
+pub mod codec {
+    pub const RAW: u8 = 0;
+}
+
+/// The start of a block. Everything down to `header_crc` is written once; the rest is *shared*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BlockHeader {
+    /// [`BLOCK_MAGIC`]
+    pub magic: [u8; 4],
+    /// One of [`block_kind`].
+    pub kind: u8,
+    /// One of [`codec`].
+    pub codec: u8,
+    /// The image (program since the last exec) that wrote it, or [`LAUNCHER_IMAGE`].
+    pub image: u16,
+    /// Length of the whole block in the file, this header included, in bytes.
+    pub capacity: u32,
+    pub lane: u32,
+    /// Position of the block in its lane, from 0.
+    pub sequence: u32,
+    /// The thread that writes when the block starts: a number given in order of first appearance, from 1.
+    pub thread: u32,
+    /// Where `ticks` differences start.
+    pub first_ticks: u64,
+    /// Stack nodes that earlier blocks of the lane introduced.
+    pub first_node: u32,
+    /// CRC-32C of the 36 bytes before this field.
+    pub header_crc: u32,
+    /// Bytes of payload that are whole.
+    pub committed: u32,
+    /// One of [`block_state`].
+    pub state: u32,
+    /// CRC-32C of the committed payload, valid when `state` is sealed.
+    pub payload_crc: u32,
+    pub reserved: [u32; 3],
+}
+
+/// Bytes in front of a block's payload.
+pub const BLOCK_HEADER_LEN: usize = 64;
+/// How many of its bytes `header_crc` covers.
+pub const BLOCK_HEADER_CRC_LEN: usize = 36;
+
+const _: () = assert!(size_of::<BlockHeader>() == BLOCK_HEADER_LEN);
+const _: () = assert!(core::mem::offset_of!(BlockHeader, header_crc) == BLOCK_HEADER_CRC_LEN);
+
+impl BlockHeader {
+    /// The value that `header_crc` must have.
+    pub fn computed_crc(&self) -> u32 {
+        crc32c(self.as_bytes().get(..BLOCK_HEADER_CRC_LEN).unwrap_or(&[]))
+    }
+}
+
+/// CRC-32C (Castagnoli), bit by bit: for headers, where speed does not matter and size does.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = !0u32;
+    for &byte in bytes {
+        crc ^= byte as u32;
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_crc32c() {
+        // RFC 3720, appendix B.4, and the usual check value.
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(&[0u8; 32]), 0x8a91_36aa);
+    }
+}

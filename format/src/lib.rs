@@ -1,0 +1,91 @@
+//! The log: what the recorder inside the program writes and the reader outside reads.
+//!
+//! This crate is the specification. Both halves of memtrace share it and nothing else.
+//! It must never allocate or panic on the writing side, and never believe a number on the reading side
+//! before it was compared with the bytes that are there.
+//!
+//! # The file
+//!
+//! ```text
+//! 0          4096                                                        next_offset
+//! ├──────────┼───────────────┬──────────┬───────────────┬────── ─ ─ ─ ──┤
+//! │FileHeader│ block         │ block    │ block         │               │
+//! │CaptureInfo               │          │               │               │
+//! └──────────┴───────────────┴──────────┴───────────────┴────── ─ ─ ─ ──┘
+//!             ├─BlockHeader (64 bytes)
+//!             └─payload: records, `committed` bytes of them
+//! ```
+//!
+//! All numbers are little-endian. The first [`HEADER_LEN`] bytes hold the [`FileHeader`] and, behind it,
+//! the capture's description in postcard encoding (`CaptureInfo` in the reader's `capture::info`;
+//! the recorder never touches it). Then blocks follow one another without gaps; each is a
+//! multiple of [`BLOCK_ALIGN`] bytes long and says its own length (`capacity`). The place of the next block is
+//! [`FileHeader::next_offset`], which every writer advances atomically by the length of the block it takes, *before*
+//! the file is grown for it. A reader therefore meets blocks that are not there yet (all zero, or past the end of the
+//! file): it skips nothing, it stops there or, knowing that blocks start at multiples of [`BLOCK_ALIGN`], looks for the
+//! next block header.
+//!
+//! # Blocks and lanes
+//!
+//! A **lane** is a sequence of blocks written by one thread at a time; when a thread ends, another takes its lane over
+//! (and says so with a [`Thread`](Record::Thread) record). Blocks of one lane carry increasing `sequence` numbers and
+//! ticks never decrease along a lane. A lane belongs to one **image**: the first program of the process is image 0,
+//! and each `exec` in the same process starts the next one. Addresses and ids of one image mean nothing in another.
+//!
+//! After every record the writer stores `committed`, so that whatever kills the program, the log holds everything up to
+//! its last record: **a prefix of a log is a log**. `state` goes from [`block_state::OPEN`] to
+//! [`block_state::CLOSED`] when the writer takes its next block, and to [`block_state::SEALED`] when the launcher has
+//! stored the CRC-32C of the payload. A block whose header or CRC is wrong costs only itself: numbers that records are
+//! relative to start anew in each block, and `first_node` says how many stack nodes the lane had before.
+//!
+//! Kinds of block: [`block_kind::EVENTS`] (records of a lane), [`block_kind::META`] (code objects, notices, images;
+//! written before the first event that refers to them, so a reader that notes the committed lengths of all event blocks
+//! *before* it reads the metadata finds every id), [`block_kind::LAUNCHER`] (clock and RSS samples written from outside), [`block_kind::END`] (one
+//! `CaptureEnd` in postcard encoding). Unknown kinds are skipped.
+//!
+//! # Records
+//!
+//! A record starts with a tag byte. With the top bit clear it is a *hot* record of fixed grammar:
+//!
+//! ```text
+//! bit  7   6             5            4…0
+//!      0   RAW_ADDRESS   SAME_STACK   Kind
+//!
+//! Alloc    tag  ticks:varint  address:zigzag  size:varint  [stack:zigzag]
+//! Free     tag  ticks:varint  address:zigzag
+//! Restore  tag  ticks:varint
+//! ```
+//!
+//! With the top bit set the tag is followed by the length of its body as a varint, so that a reader skips kinds it
+//! does not know. `ticks` is the difference to the previous ticks of the block (`first_ticks` at its start); `address`
+//! the wrapping difference to the previous address of the block (0 at its start), divided by eight unless
+//! `RAW_ADDRESS` is set; `stack` the difference to the previous stack id of the block (0 at its start), absent when
+//! `SAME_STACK` says that there is none.
+//!
+//! # Time and order
+//!
+//! `ticks` order events of all lanes of the process: the time stamp counter divided by [`TICK_DIVISOR`], or a shared
+//! counter where the processors' counters can't be compared ([`clock`]). On equal ticks frees come before
+//! allocations. A free is stamped before the real call and an allocation after it, so when an address changes hands
+//! the order of ticks is the order of what happened. [`Clock`](Record::Clock) and [`Rss`](Record::Rss) records map
+//! ticks to nanoseconds.
+//!
+//! # Stacks
+//!
+//! A stack is a node of a per-lane tree: [`Node`](Record::Node) number *n* (counted from 1 in each lane; 0 is the
+//! empty stack) extends its parent by one frame, a code object and the byte offset of the running instruction in it.
+//! Code objects are numbered by the recorder, over the life of an image, and never reused. Names, files and line
+//! tables travel once ([`Code`](Record::Code)); lines are computed by the reader.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod decode;
+pub mod encode;
+pub mod header;
+pub mod options;
+pub mod record;
+pub mod varint;
+
+pub use header::*;
+pub use record::{AllocatorKind, Record};

@@ -1,0 +1,318 @@
+//! Every record as a plain struct, and one enum over them.
+
+/// What made or gave back a block of memory. The numbers are the log's and those of memray's `AllocatorType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum AllocatorKind {
+    PymallocFree = 1,
+    PymallocMalloc = 2,
+    PymallocCalloc = 3,
+    PymallocRealloc = 4,
+    Free = 5,
+    Malloc = 6,
+    Realloc = 7,
+    Calloc = 8,
+    PosixMemalign = 9,
+    AlignedAlloc = 10,
+    Memalign = 11,
+    Valloc = 12,
+    Pvalloc = 13,
+    Mmap = 14,
+    Munmap = 15,
+}
+
+impl AllocatorKind {
+    pub const ALL: [AllocatorKind; 15] = {
+        use AllocatorKind::*;
+        [
+            PymallocFree,
+            PymallocMalloc,
+            PymallocCalloc,
+            PymallocRealloc,
+            Free,
+            Malloc,
+            Realloc,
+            Calloc,
+            PosixMemalign,
+            AlignedAlloc,
+            Memalign,
+            Valloc,
+            Pvalloc,
+            Mmap,
+            Munmap,
+        ]
+    };
+
+    /// The kind with this number.
+    pub fn from_number(number: u8) -> Option<AllocatorKind> {
+        Self::ALL.get((number as usize).wrapping_sub(1)).copied()
+    }
+
+    /// The name of the function, as people know it: `malloc`, `pymalloc_free`.
+    pub fn name(self) -> &'static str {
+        use AllocatorKind::*;
+        match self {
+            PymallocFree => "pymalloc_free",
+            PymallocMalloc => "pymalloc_malloc",
+            PymallocCalloc => "pymalloc_calloc",
+            PymallocRealloc => "pymalloc_realloc",
+            Free => "free",
+            Malloc => "malloc",
+            Realloc => "realloc",
+            Calloc => "calloc",
+            PosixMemalign => "posix_memalign",
+            AlignedAlloc => "aligned_alloc",
+            Memalign => "memalign",
+            Valloc => "valloc",
+            Pvalloc => "pvalloc",
+            Mmap => "mmap",
+            Munmap => "munmap",
+        }
+    }
+
+    /// Whether it gives memory back.
+    pub fn is_free(self) -> bool {
+        matches!(self, AllocatorKind::PymallocFree | AllocatorKind::Free | AllocatorKind::Munmap)
+    }
+}
+
+/// Tags of hot records beyond the allocator kinds.
+pub mod hot {
+    /// Mask of the kind in a hot tag.
+    pub const KIND_MASK: u8 = 0x1f;
+    /// The stack is the previous stack of the block.
+    pub const SAME_STACK: u8 = 0x20;
+    /// The address difference is in bytes and not in units of eight.
+    pub const RAW_ADDRESS: u8 = 0x40;
+    /// The kind of a [`Restore`](super::Record::Restore).
+    pub const RESTORE: u8 = 31;
+}
+
+/// Tags of records with a length.
+pub mod tag {
+    pub const NODE: u8 = 0x81;
+    pub const THREAD: u8 = 0x82;
+    pub const THREAD_NAME: u8 = 0x83;
+    pub const MMAP: u8 = 0x84;
+    pub const MUNMAP: u8 = 0x85;
+    pub const MREMAP: u8 = 0x86;
+    pub const LOST: u8 = 0x87;
+    pub const CODE: u8 = 0x90;
+    pub const IMAGE: u8 = 0x91;
+    pub const PYTHON: u8 = 0x92;
+    pub const NOTICE: u8 = 0x93;
+    pub const CLOCK: u8 = 0xa0;
+    pub const RSS: u8 = 0xa1;
+}
+
+/// Something that the user should know, found by the recorder while the program ran ([`Notice::code`]).
+pub mod notice {
+    /// This CPython (text: its version) has no known layout: no Python stacks.
+    pub const UNKNOWN_PYTHON: u32 = 1;
+    /// This build of CPython (text: what is unusual) is not supported: no Python stacks.
+    pub const UNSUPPORTED_PYTHON: u32 = 2;
+    /// A library (text: its path) was opened with RTLD_DEEPBIND: its own allocations are not seen.
+    pub const DEEPBIND: u32 = 3;
+    /// The program (text: its path) replaced this process by exec and can't be followed (static, 32-bit, other libc,
+    /// set-user-id).
+    pub const EXEC_NOT_FOLLOWED: u32 = 4;
+    /// CPython's allocators could not be wrapped (text: why): no events of Python objects.
+    pub const NO_PYTHON_ALLOCATORS: u32 = 5;
+    /// `MEMTRACE_SELF_CHECK` found a difference (text: both stacks).
+    pub const SELF_CHECK: u32 = 6;
+    /// The interpreter's self-description contradicts our table (text: which field): no Python stacks.
+    pub const LAYOUT_MISMATCH: u32 = 7;
+}
+
+/// A block of memory was handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alloc {
+    pub ticks: u64,
+    pub kind: AllocatorKind,
+    pub address: u64,
+    /// Requested bytes.
+    pub size: u64,
+    /// A node of the lane's stack tree; 0 is the empty stack.
+    pub stack: u32,
+}
+
+/// A block of memory is about to be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Free {
+    pub ticks: u64,
+    pub kind: AllocatorKind,
+    pub address: u64,
+}
+
+/// The lane's last [`Free`], [`Munmap`] did not happen (a `realloc`, `mremap` or `munmap` that failed): the memory is
+/// back, with its old stack and age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restore {
+    pub ticks: u64,
+}
+
+/// One more node of the lane's stack tree; its number is one more than the last one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// An earlier node of the lane, or 0.
+    pub parent: u32,
+    pub code: u32,
+    /// Byte offset of the running instruction in the code object's instructions.
+    pub offset: u32,
+}
+
+/// From here on the lane's records are this thread's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thread {
+    pub ticks: u64,
+    /// A number given in order of first appearance, from 1.
+    pub thread: u32,
+    /// The kernel's id of the thread.
+    pub os_tid: u32,
+    /// Its `pthread_t`, which later [`ThreadName`] records refer to.
+    pub pthread: u64,
+}
+
+/// A thread was named by `prctl` or `pthread_setname_np`. When no [`Thread`] with this `pthread` is alive yet, the
+/// name is for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadName<'a> {
+    pub ticks: u64,
+    pub pthread: u64,
+    pub name: &'a [u8],
+}
+
+/// A mapping was made; what it covered before is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mmap {
+    pub ticks: u64,
+    pub address: u64,
+    pub len: u64,
+    /// `PROT_*` as given.
+    pub prot: u32,
+    /// `MAP_*` as given.
+    pub flags: u32,
+    /// Made by an allocator for its own use, so that what it hands out of it is recorded too: an arena of pymalloc.
+    pub is_arena: bool,
+    pub stack: u32,
+}
+
+/// A range is about to be unmapped (also the first half of an [`Mremap`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Munmap {
+    pub ticks: u64,
+    pub address: u64,
+    pub len: u64,
+    /// The first half of an `mremap`.
+    pub is_remap: bool,
+}
+
+/// The second half of a successful `mremap`: the new range, whose class (protection, flags) is the old one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mremap {
+    pub ticks: u64,
+    pub old_address: u64,
+    pub address: u64,
+    pub len: u64,
+    /// `MREMAP_*` as given. With `MREMAP_DONTUNMAP`, or an old length of 0, the old range stays.
+    pub flags: u32,
+    pub is_arena: bool,
+    pub stack: u32,
+}
+
+/// A string of the interpreter, as it lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PyStr<'a> {
+    /// Bytes per character: 1 (Latin-1), 2 (UCS-2), 4 (UCS-4). CPython's `PyUnicode_KIND`.
+    pub width: u8,
+    pub bytes: &'a [u8],
+}
+
+/// A code object, seen for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code<'a> {
+    /// From 1, never reused in an image.
+    pub id: u32,
+    pub first_line: u32,
+    pub name: PyStr<'a>,
+    pub file: PyStr<'a>,
+    /// `co_linetable`, in the encoding of the image's Python version.
+    pub line_table: &'a [u8],
+}
+
+/// A program starts: the first one, or the one after an exec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Image<'a> {
+    pub ticks: u64,
+    /// What runs, as `/proc/self/exe` says.
+    pub exe: &'a [u8],
+    /// Its arguments, each ended by a zero byte.
+    pub arguments: &'a [u8],
+}
+
+/// A CPython was found in the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Python<'a> {
+    /// `PY_VERSION_HEX`
+    pub version: u32,
+    /// Name of the allocators that were wrapped (`pymalloc`, `malloc_debug`, …); empty when they were not.
+    pub allocator: &'a [u8],
+    /// Whether Python stacks are read.
+    pub has_stacks: bool,
+}
+
+/// One thing that the user should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice<'a> {
+    /// One of [`notice`].
+    pub code: u32,
+    /// The particulars, in UTF-8 as far as the program's own strings are.
+    pub text: &'a [u8],
+}
+
+/// A point of the map from ticks to time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    pub ticks: u64,
+    /// CLOCK_MONOTONIC
+    pub mono_nanos: u64,
+}
+
+/// The process's resident set, sampled from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rss {
+    pub ticks: u64,
+    /// CLOCK_MONOTONIC
+    pub mono_nanos: u64,
+    pub bytes: u64,
+}
+
+/// Events of this lane that could not be recorded, since the last such record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub ticks: u64,
+    pub count: u64,
+}
+
+/// Any record, borrowing its strings from the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record<'a> {
+    Alloc(Alloc),
+    Free(Free),
+    Restore(Restore),
+    Node(Node),
+    Thread(Thread),
+    ThreadName(ThreadName<'a>),
+    Mmap(Mmap),
+    Munmap(Munmap),
+    Mremap(Mremap),
+    Lost(Lost),
+    Code(Code<'a>),
+    Image(Image<'a>),
+    Python(Python<'a>),
+    Notice(Notice<'a>),
+    Clock(Clock),
+    Rss(Rss),
+    /// A kind of record that this reader does not know; its tag.
+    Unknown(u8),
+}

@@ -1,0 +1,2 @@
+//! A log as an iterator of records.
+pub mod info;

@@ -1,0 +1,2 @@
+//! memtrace, the outside program as a library.
+pub mod capture;
