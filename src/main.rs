@@ -1,1 +1,30 @@
-fn main() {}
+//! Parses, dispatches, prints the error chain.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use memtrace::cli::{self, Cli, Command};
+use memtrace::commands;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(cli::arguments(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version asked for are answers on stdout; anything else is a usage error on stderr.
+            let _ = error.print();
+            return if error.use_stderr() { cli::failure(std::env::args_os()) } else { ExitCode::SUCCESS };
+        }
+    };
+    let result = match &cli.command {
+        Command::Run(args) => commands::run::run(args),
+        Command::Flamegraph(args) => commands::flamegraph::run(args),
+        Command::Summary(args) => commands::summary::run(args),
+        Command::Tree(args) => commands::tree::run(args),
+        Command::Stats(args) => commands::stats::run(args),
+        Command::Parse(args) => commands::parse::run(args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("memtrace: {error:#}");
+        cli.command.failure()
+    })
+}

@@ -1,0 +1,296 @@
+//! The command line: clap's structs and their help texts, and nothing that acts. Commands take these structs as they
+//! are.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// Exit code of `run` when memtrace itself fails, as `env` and `timeout` have it.
+pub const RUN_FAILURE: u8 = 125;
+/// Exit code of the other commands for a wrong command line or a failure.
+pub const FAILURE: u8 = 2;
+
+/// Records every memory allocation of a Python or native program, and shows what made memory grow.
+#[derive(Debug, Parser)]
+#[command(name = "memtrace", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  memtrace run app.py --port 8000          record a script
+  memtrace run -m pytest tests             record a module
+  memtrace flamegraph memtrace-app.4711.bin
+                                           what the memory at its peak was for
+  memtrace summary memtrace-app.4711.bin   the same as a table";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Run(RunArgs),
+    Flamegraph(FlamegraphArgs),
+    Summary(SummaryArgs),
+    Tree(TreeArgs),
+    Stats(StatsArgs),
+    Parse(ParseArgs),
+}
+
+impl Command {
+    /// The exit code when the command fails.
+    pub fn failure(&self) -> ExitCode {
+        match self {
+            Command::Run(_) => RUN_FAILURE.into(),
+            _ => FAILURE.into(),
+        }
+    }
+}
+
+/// Run a program and record its allocations
+///
+/// The program is a Python script (a .py file, a directory or zip file with a __main__.py, or any readable text file
+/// that is not executable), a module, a piece of code, or an executable file or command. It runs as if started without
+/// memtrace, and its exit code is passed on: 125 says that memtrace itself failed, 126 that the program is not
+/// executable, 127 that there is no such program.
+///
+/// Options of memtrace stand before the script; everything behind it belongs to the program.
+#[derive(Args, Debug)]
+#[command(after_help = RUN_EXAMPLES, override_usage = RUN_USAGE)]
+pub struct RunArgs {
+    /// Write the capture to FILE; %p stands for the program's process id [default: memtrace-<name>.<pid>.bin]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite existing files
+    #[arg(short, long)]
+    pub force: bool,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The interpreter for scripts, modules and code [default: $VIRTUAL_ENV/bin/python, else python3 on PATH]
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+    /// Record every Python object, not only what reaches malloc [default]
+    #[arg(long, overrides_with = "no_python_allocators")]
+    pub python_allocators: bool,
+    /// Record only what reaches malloc and mmap: faster, but small objects show up as arenas
+    #[arg(long, overrides_with = "python_allocators")]
+    pub no_python_allocators: bool,
+    /// Write a flame graph of the peak to FILE when the program has ended
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Run a module as a script, like python -m; the rest are its arguments
+    #[arg(short, value_name = "MODULE", num_args = 1.., allow_hyphen_values = true, conflicts_with = "code")]
+    pub module: Vec<OsString>,
+    /// Run a piece of code, like python -c; the rest are its arguments
+    #[arg(short, value_name = "CODE", num_args = 1.., allow_hyphen_values = true)]
+    pub code: Vec<OsString>,
+    /// Script or program, and its arguments
+    #[arg(
+        value_name = "PROGRAM",
+        trailing_var_arg = true,
+        conflicts_with_all = ["module", "code"],
+        required_unless_present_any = ["module", "code"]
+    )]
+    pub target: Vec<OsString>,
+}
+
+const RUN_USAGE: &str = "\
+memtrace run [OPTIONS] SCRIPT [ARGS]...
+       memtrace run [OPTIONS] -m MODULE [ARGS]...
+       memtrace run [OPTIONS] -c CODE [ARGS]...
+       memtrace run [OPTIONS] [--] PROGRAM [ARGS]...";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  memtrace run app.py --port 8000
+  memtrace run -o app.%p.bin -f -m http.server 8000
+  memtrace run -c 'import json; json.loads(\"[1]\")'
+  memtrace run --report app.html app.py    flame graph at the end
+  memtrace run pytest -x tests             a command that is found on PATH
+  memtrace run --no-python-allocators -- ./server --threads 8";
+
+impl RunArgs {
+    /// Whether Python objects are recorded one by one.
+    pub fn records_python_allocators(&self) -> bool {
+        !self.no_python_allocators
+    }
+}
+
+/// Which allocations a report shows.
+#[derive(Args, Clone, Debug)]
+pub struct Selection {
+    /// What was never given back, instead of what was there at the peak
+    #[arg(long, conflicts_with_all = ["temporary_allocations", "temporary_allocation_threshold"])]
+    pub leaks: bool,
+    /// What was given back before the thread's next allocation
+    #[arg(long)]
+    pub temporary_allocations: bool,
+    /// What was given back before the thread's next N+1 allocations
+    #[arg(long, value_name = "N", conflicts_with = "temporary_allocations")]
+    pub temporary_allocation_threshold: Option<u64>,
+}
+
+/// Draw a flame graph as one HTML file
+#[derive(Args, Debug)]
+pub struct FlamegraphArgs {
+    /// The capture
+    pub capture: PathBuf,
+    /// Write to FILE [default: memtrace-flamegraph-<name>.html beside the capture]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite an existing file
+    #[arg(short, long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Whose source lines may stand in the page: all files, none, or those outside the standard library
+    #[arg(long, value_enum, default_value_t = ConfidentialFiles::Default, value_name = "all|none|default")]
+    pub confidential_files: ConfidentialFiles,
+}
+
+/// Which files are confidential, so that their source lines stay out of reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConfidentialFiles {
+    All,
+    None,
+    Default,
+}
+
+/// Show where the memory was allocated as a table
+#[derive(Args, Debug)]
+pub struct SummaryArgs {
+    /// The capture
+    pub capture: PathBuf,
+    #[command(flatten)]
+    pub selection: Selection,
+}
+
+/// Show the call tree of the largest allocations
+#[derive(Args, Debug)]
+pub struct TreeArgs {
+    /// The capture
+    pub capture: PathBuf,
+    #[command(flatten)]
+    pub selection: Selection,
+}
+
+/// Show totals, a histogram of sizes and the largest allocators
+#[derive(Args, Debug)]
+pub struct StatsArgs {
+    /// The capture
+    pub capture: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// How many lines the lists of largest allocators have
+    #[arg(short, long, value_name = "N", default_value_t = 5)]
+    pub num_largest: usize,
+}
+
+/// Print every record of a capture
+#[derive(Args, Debug)]
+pub struct ParseArgs {
+    /// The capture
+    pub capture: PathBuf,
+    /// One JSON object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments as clap is to see them: `-mMODULE` and `-cCODE` become two arguments, so that what follows belongs
+/// to the program and not to us, as with `python -mMODULE`.
+pub fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut given: Vec<OsString> = given.collect();
+    if given.get(1).is_none_or(|command| command != "run") {
+        return given;
+    }
+    let mut index = 2;
+    while let Some(arg) = given.get(index) {
+        let bytes = arg.as_encoded_bytes();
+        if bytes.len() > 2 && (bytes.starts_with(b"-m") || bytes.starts_with(b"-c")) {
+            let (option, value) = split_after(arg, 2);
+            given.splice(index..=index, [option, value]);
+            break;
+        }
+        if bytes == b"--" || !bytes.starts_with(b"-") {
+            break;
+        }
+        index += if takes_next_argument(arg) { 2 } else { 1 };
+    }
+    given
+}
+
+/// The exit code for a command line that can't be understood.
+pub fn failure(given: impl Iterator<Item = OsString>) -> ExitCode {
+    let is_run = given.into_iter().nth(1).is_some_and(|command| command == "run");
+    if is_run { RUN_FAILURE.into() } else { FAILURE.into() }
+}
+
+fn split_after(arg: &OsStr, len: usize) -> (OsString, OsString) {
+    use std::os::unix::ffi::OsStrExt;
+    let (head, tail) = arg.as_bytes().split_at(len);
+    (OsStr::from_bytes(head).to_owned(), OsStr::from_bytes(tail).to_owned())
+}
+
+/// Whether an option of `run` has its value in the next argument.
+fn takes_next_argument(option: &OsStr) -> bool {
+    let Some(option) = option.to_str() else { return false };
+    let command = Cli::command();
+    let Some(run) = command.find_subcommand("run") else { return false };
+    run.get_arguments().filter(|arg| arg.get_action().takes_values()).any(|arg| {
+        let is_long = arg.get_long().is_some_and(|long| option.strip_prefix("--") == Some(long));
+        // A cluster of short options (`-qo FILE`) ends in the one that takes a value.
+        let is_short = !option.starts_with("--") && arg.get_short().is_some_and(|short| option.ends_with(short));
+        is_long || is_short
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_args(line: &str) -> RunArgs {
+        let given = ["memtrace", "run"].into_iter().chain(line.split(' ')).map(OsString::from);
+        match Cli::try_parse_from(arguments(given)).unwrap().command {
+            Command::Run(args) => args,
+            other => panic!("not a run: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_stop_at_the_first_positional() {
+        let args = run_args("-o out.bin -f app.py -q --force -- -m x");
+        assert!(args.force && !args.quiet);
+        assert_eq!(args.target, ["app.py", "-q", "--force", "--", "-m", "x"]);
+    }
+
+    #[test]
+    fn what_follows_a_module_or_code_belongs_to_it() {
+        for line in ["-q -m mod -f --help -- x", "-qm mod -f --help -- x", "-q -mmod -f --help -- x"] {
+            let args = run_args(line);
+            assert!(args.quiet && !args.force, "{line}");
+            assert_eq!(args.module, ["mod", "-f", "--help", "--", "x"], "{line}");
+        }
+        assert_eq!(run_args("-o out.bin -cpass -q").code, ["pass", "-q"]);
+        assert_eq!(run_args("-qo out.bin -cpass -q").code, ["pass", "-q"]);
+    }
+
+    #[test]
+    fn a_double_dash_starts_the_program() {
+        assert_eq!(run_args("-q -- -program -x").target, ["-program", "-x"]);
+    }
+
+    #[test]
+    fn the_last_of_two_contrary_flags_wins() {
+        assert!(run_args("x").records_python_allocators());
+        assert!(!run_args("--python-allocators --no-python-allocators x").records_python_allocators());
+        assert!(run_args("--no-python-allocators --python-allocators x").records_python_allocators());
+    }
+}

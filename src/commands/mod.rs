@@ -1,0 +1,9 @@
+//! One file per subcommand, each a short story over the modules that do the work.
+//! Each returns the exit code, or an error that `main` prints.
+
+pub mod flamegraph;
+pub mod parse;
+pub mod run;
+pub mod stats;
+pub mod summary;
+pub mod tree;

@@ -1,0 +1,1 @@
+//! Starting a program with the recorder in it, and staying as its parent.
