@@ -62,6 +62,8 @@ impl<'a> Decoder<'a> {
     }
 
     /// The next record, `None` at the end of the payload. After an error the decoder stays where it was.
+    // Not an `Iterator`: after an error the caller decides whether to go on, and `?` reads better than `transpose`.
+    #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Result<Option<Record<'a>>, DecodeError> {
         let start = self.offset;
