@@ -124,12 +124,15 @@ pub struct Selection {
     /// What was never given back, instead of what was there at the peak
     #[arg(long, conflicts_with_all = ["temporary_allocations", "temporary_allocation_threshold"])]
     pub leaks: bool,
-    /// What was given back before the thread's next allocation
+    /// What was given back with at most one other allocation of its thread in between
     #[arg(long)]
     pub temporary_allocations: bool,
-    /// What was given back before the thread's next N+1 allocations
+    /// What was given back with at most N other allocations of its thread in between
     #[arg(long, value_name = "N", conflicts_with = "temporary_allocations")]
     pub temporary_allocation_threshold: Option<u64>,
+    /// Count every mmap at its full length, files and reserved address space included, as memray does
+    #[arg(long)]
+    pub all_mappings: bool,
 }
 
 /// Draw a flame graph as one HTML file

@@ -3,4 +3,13 @@ pub mod cli;
 pub mod commands;
 pub mod launch;
 
+pub mod analysis;
 pub mod capture;
+pub mod model;
+
+// Tests of the folds and of the program write their logs with the same code.
+#[cfg(test)]
+extern crate self as memtrace;
+#[cfg(test)]
+#[path = "../tests/support/log.rs"]
+mod testlog;

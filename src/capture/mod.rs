@@ -1,2 +1,23 @@
-//! A log as an iterator of records.
+//! A log as a stream of events in the order of time; tolerant of a cut-off end, of damage, and of a program that is
+//! still writing.
+//!
+//! ```text
+//! file ── scan ──> blocks ──> lanes ── merge ──> events
+//!                     └─ metadata ──> model
+//! ```
+//!
+//! The file is read in pieces and never mapped: it may shrink under us. No number in it is believed before it was
+//! compared with the bytes that are there.
+
+mod blocks;
+mod file;
 pub mod info;
+mod lane;
+mod merge;
+mod metadata;
+mod payload;
+
+pub use file::Capture;
+
+#[cfg(test)]
+mod tests;

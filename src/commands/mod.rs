@@ -1,6 +1,8 @@
 //! One file per subcommand, each a short story over the modules that do the work.
 //! Each returns the exit code, or an error that `main` prints.
 
+pub mod load;
+
 pub mod flamegraph;
 pub mod parse;
 pub mod run;

@@ -1,0 +1,47 @@
+//! Folds: events in, values out. Each answers one question in one pass over the events, with memory in proportion to
+//! what is alive at a time and to the distinct stacks. None knows files, clocks or output.
+
+pub mod heap;
+pub mod live;
+mod mappings;
+pub mod stats;
+pub mod temporary;
+pub mod tree;
+
+pub use heap::Heap;
+pub use live::Live;
+pub use mappings::{Class, MmapRule};
+pub use stats::Stats;
+pub use temporary::Temporary;
+pub use tree::Tree;
+
+use crate::model::StackId;
+
+/// Bytes and allocations by stack: what a report is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// In the order of stack numbers; stacks without an allocation are left out.
+    pub rows: Vec<Row>,
+    pub bytes: u64,
+    pub count: u64,
+    /// The moment it shows, when it shows one.
+    pub ticks: Option<u64>,
+}
+
+/// What one stack holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub stack: StackId,
+    pub bytes: u64,
+    /// Blocks (and pieces of mappings).
+    pub count: u64,
+}
+
+impl Snapshot {
+    fn new(rows: impl Iterator<Item = Row>, ticks: Option<u64>) -> Snapshot {
+        let rows: Vec<Row> = rows.filter(|row| row.count > 0).collect();
+        let bytes = rows.iter().fold(0u64, |sum, row| sum.saturating_add(row.bytes));
+        let count = rows.iter().map(|row| row.count).sum();
+        Snapshot { rows, bytes, count, ticks }
+    }
+}

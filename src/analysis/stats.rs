@@ -1,0 +1,104 @@
+//! Totals of everything that was allocated: by size, by allocator, by stack.
+
+use hashbrown::HashMap;
+use memtrace_format::AllocatorKind;
+
+use super::live::{Change, Live};
+use super::mappings::MmapRule;
+use crate::model::{Action, Event, Model, StackId};
+
+pub struct Stats {
+    live: Live<()>,
+    pub n_allocations: u64,
+    pub bytes: u64,
+    /// Allocations and frees together.
+    pub n_events: u64,
+    pub peak_bytes: u64,
+    heap_bytes: u64,
+    pub by_kind: [u64; AllocatorKind::ALL.len() + 1],
+    pub sizes: Sizes,
+    by_stack: Vec<(u64, u64)>,
+}
+
+impl Stats {
+    pub fn new(rule: MmapRule) -> Stats {
+        Stats {
+            live: Live::new(rule),
+            n_allocations: 0,
+            bytes: 0,
+            n_events: 0,
+            peak_bytes: 0,
+            heap_bytes: 0,
+            by_kind: Default::default(),
+            sizes: Sizes::default(),
+            by_stack: Vec::new(),
+        }
+    }
+
+    pub fn take(&mut self, model: &Model, event: &Event) {
+        let Stats { live, n_allocations, bytes, n_events, peak_bytes, heap_bytes, by_kind, sizes, by_stack } = self;
+        match event.action {
+            Action::Alloc { .. } | Action::Free { .. } => *n_events += 1,
+            Action::Mmap { .. } | Action::Munmap { .. } | Action::Mremap { .. } => *n_events += 1,
+            _ => {}
+        }
+        live.apply(model, event, (), &mut |change| match change {
+            Change::Allocated(holding, kind) => {
+                *n_allocations += 1;
+                *bytes = bytes.saturating_add(holding.bytes);
+                by_kind[kind as usize] += 1;
+                sizes.add(holding.bytes);
+                let index = holding.stack.index();
+                if index >= by_stack.len() {
+                    by_stack.resize(index + 1, (0, 0));
+                }
+                by_stack[index].0 = by_stack[index].0.saturating_add(holding.bytes);
+                by_stack[index].1 += 1;
+                *heap_bytes += holding.bytes;
+                *peak_bytes = (*peak_bytes).max(*heap_bytes);
+            }
+            Change::Restored(holding) | Change::Remains(holding) => *heap_bytes += holding.bytes,
+            Change::Freed(holding) | Change::Vanished(holding) => *heap_bytes -= holding.bytes,
+        });
+    }
+
+    /// Stacks that allocated: bytes and allocations in total.
+    pub fn stacks(&self) -> impl Iterator<Item = (StackId, u64, u64)> + '_ {
+        let all = self.by_stack.iter().enumerate();
+        let all = all.map(|(index, &(bytes, count))| (StackId::from_index(index), bytes, count));
+        all.filter(|&(_, _, count)| count > 0)
+    }
+}
+
+/// How often each size was asked for.
+#[derive(Default)]
+pub struct Sizes {
+    counts: HashMap<u64, u64>,
+    pub smallest: Option<u64>,
+    pub largest: Option<u64>,
+}
+
+/// From so many distinct sizes on, further ones are rounded down to twelve binary digits, so that memory stays
+/// bounded; a histogram does not show the difference.
+const MAX_SIZES: usize = 1 << 20;
+
+impl Sizes {
+    fn add(&mut self, size: u64) {
+        self.smallest = Some(self.smallest.map_or(size, |smallest| smallest.min(size)));
+        self.largest = Some(self.largest.map_or(size, |largest| largest.max(size)));
+        if let Some(count) = self.counts.get_mut(&size) {
+            *count += 1;
+            return;
+        }
+        let mut key = size;
+        if self.counts.len() >= MAX_SIZES {
+            let n_digits = u64::BITS - size.leading_zeros();
+            key &= u64::MAX << n_digits.saturating_sub(12);
+        }
+        *self.counts.entry(key).or_default() += 1;
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.counts.iter().map(|(&size, &count)| (size, count))
+    }
+}

@@ -1,0 +1,71 @@
+//! Temporary allocations: given back by the thread that made them, before it made more than a few others.
+//!
+//! With threshold N, at most N allocations of the same thread come between the allocation and its free. This is
+//! memray's meaning; unlike memray, an address that has meanwhile been another thread's is not mistaken.
+
+use hashbrown::HashMap;
+
+use super::live::{Change, Live};
+use super::mappings::MmapRule;
+use super::{Row, Snapshot};
+use crate::model::{Event, Model, StackId};
+
+/// Finds them as events come.
+pub struct Temporary {
+    threshold: u64,
+    live: Live<Origin>,
+    /// Allocations so far, by image and thread.
+    serials: HashMap<(u16, u32), u64>,
+    entries: Vec<(u64, u64)>,
+}
+
+/// Which allocation of which thread.
+#[derive(Clone, Copy)]
+struct Origin {
+    thread: u32,
+    serial: u64,
+}
+
+impl Temporary {
+    pub fn new(threshold: u64, rule: MmapRule) -> Temporary {
+        Temporary { threshold, live: Live::new(rule), serials: HashMap::new(), entries: Vec::new() }
+    }
+
+    pub fn take(&mut self, model: &Model, event: &Event) {
+        let Temporary { threshold, live, serials, entries } = self;
+        let serial = serials.entry((event.image, event.thread)).or_default();
+        let origin = Origin { thread: event.thread, serial: *serial };
+        live.apply(model, event, origin, &mut |change| {
+            let is_temporary = |origin: Origin, serial: u64| {
+                origin.thread == event.thread && serial - origin.serial.min(serial) <= *threshold + 1
+            };
+            match change {
+                Change::Allocated(..) => *serial += 1,
+                Change::Freed(holding) if is_temporary(holding.tag, *serial) => {
+                    let index = holding.stack.index();
+                    if index >= entries.len() {
+                        entries.resize(index + 1, (0, 0));
+                    }
+                    entries[index].0 += holding.bytes;
+                    entries[index].1 += 1;
+                }
+                // A restore follows its free without an allocation of the thread between them, so the same is true.
+                Change::Restored(holding) if is_temporary(holding.tag, *serial) => {
+                    let index = holding.stack.index();
+                    if let Some((bytes, count)) = entries.get_mut(index) {
+                        *bytes = bytes.saturating_sub(holding.bytes);
+                        *count = count.saturating_sub(1);
+                    }
+                }
+                _ => {}
+            }
+        });
+    }
+
+    /// All of them, by the stack that allocated.
+    pub fn finish(&self) -> Snapshot {
+        let rows = self.entries.iter().enumerate();
+        let rows = rows.map(|(index, &(bytes, count))| Row { stack: StackId::from_index(index), bytes, count });
+        Snapshot::new(rows, None)
+    }
+}

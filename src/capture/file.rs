@@ -1,0 +1,187 @@
+//! Opening a capture and reading it to its end. Refuses what is not a capture with one sentence.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use memtrace_format::{FileHeader, HEADER_LEN, MAGIC, VERSION, clock, state, stop_reason};
+use zerocopy::FromBytes;
+
+use super::blocks::{self, Block};
+use super::info::{self, CaptureInfo};
+use super::{merge, metadata};
+use crate::model::facts::{Facts, RecordingState};
+use crate::model::{Clock, Event, Model};
+
+/// An open capture, with what its header says.
+pub struct Capture {
+    path: PathBuf,
+    file: File,
+    header: FileHeader,
+    facts: Facts,
+}
+
+impl Capture {
+    /// Opens a capture and checks that it is one. The error is one sentence that names the file.
+    pub fn open(path: &Path) -> Result<Capture> {
+        Capture::open_unnamed(path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    fn open_unnamed(path: &Path) -> Result<Capture> {
+        // Asked before opening, because opening a pipe would wait for its other end.
+        let metadata = path.metadata().map_err(plain_error)?;
+        if metadata.is_dir() {
+            bail!("it is a directory, not a capture");
+        }
+        if !metadata.is_file() {
+            bail!("it is not a regular file");
+        }
+        if metadata.len() == 0 {
+            bail!("the file is empty");
+        }
+        let file = File::open(path).map_err(plain_error)?;
+        let mut page = [0; HEADER_LEN];
+        let n_read = read_at(&file, &mut page, 0).map_err(plain_error)?;
+        let page = &page[..n_read];
+        if !page.starts_with(&MAGIC) {
+            bail!("it is not a memtrace capture");
+        }
+        let (header, behind) = match FileHeader::read_from_prefix(page) {
+            Ok(whole) if n_read == HEADER_LEN => whole,
+            _ => bail!("its header is cut off: {n_read} of {HEADER_LEN} bytes are there"),
+        };
+        if header.version > VERSION {
+            bail!(
+                "it was recorded by a newer memtrace (log version {}, this one reads up to {VERSION}): update memtrace",
+                header.version
+            );
+        }
+        if header.version == 0 {
+            bail!("its header is damaged: there is no log version 0");
+        }
+        let facts = facts(&header, behind);
+        Ok(Capture { path: path.to_path_buf(), file, header, facts })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the header says; complete facts come with the model of [`read`](Capture::read).
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Hands every event to `take`, in the order of time, and returns the tables they refer to.
+    ///
+    /// Memory is bounded by the distinct stacks, strings and threads, whatever the length of the log. A capture that
+    /// is still being written is read up to where it was when the reading began. Damage costs what it hit and is
+    /// listed in the facts.
+    pub fn read(&self, mut take: impl FnMut(&Model, &Event)) -> Result<Model> {
+        self.read_with(|_| {}, &mut take)
+    }
+
+    /// Like [`read`](Capture::read), with a look at the model before the first event: metadata and time are there.
+    pub fn read_with(&self, begin: impl FnOnce(&Model), mut take: impl FnMut(&Model, &Event)) -> Result<Model> {
+        let named = || format!("cannot read {}", self.path.display());
+        let mut model = Model::new(self.facts.clone(), clock_of(&self.header));
+        // First how far the lanes have come, then the metadata: what the lanes refer to is written before they do.
+        let found = blocks::scan(&self.file, Some(&mut model.facts)).with_context(named)?;
+        let described = blocks::scan(&self.file, None).with_context(named)?;
+        metadata::read(&self.file, &described, &mut model).with_context(named)?;
+        model.facts.end = described.iter().rev().find_map(|block| metadata::read_end(&self.file, block));
+        begin(&model);
+        let lanes: Vec<Block> = found.into_iter().filter(Block::has_events).collect();
+        merge::run(&self.file, lanes, &mut model, &mut take).with_context(named)?;
+        Ok(model)
+    }
+}
+
+/// Fills as much of `buf` as the file has at `offset`; the number of bytes.
+pub fn read_at(file: &File, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match file.read_at(&mut buf[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// An error of the system in words, without its number.
+fn plain_error(error: std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => anyhow::anyhow!("there is no such file"),
+        std::io::ErrorKind::PermissionDenied => anyhow::anyhow!("permission denied"),
+        _ => error.into(),
+    }
+}
+
+fn clock_of(header: &FileHeader) -> Clock {
+    Clock::new(header.start_ticks, header.start_mono_nanos, header.start_unix_nanos)
+}
+
+fn facts(header: &FileHeader, behind: &[u8]) -> Facts {
+    let mut facts = Facts {
+        pid: header.pid,
+        clock: if header.clock == clock::COUNTER { "counter" } else { "tsc" },
+        start_unix_nanos: header.start_unix_nanos,
+        state: match header.state {
+            state::CREATED => RecordingState::Created,
+            state::STOPPED => RecordingState::Stopped,
+            state::ENDED => RecordingState::Ended,
+            _ => RecordingState::Recording,
+        },
+        stop_reason: stop_sentence(header),
+        lost_events: header.lost_events,
+        n_self_checked: header.n_self_checked,
+        ..Facts::default()
+    };
+    let described = behind.get(..header.info_len as usize);
+    let whole = described.filter(|bytes| memtrace_format::crc32c(bytes) == header.info_crc);
+    match whole.and_then(info::from_bytes::<CaptureInfo>) {
+        Some(info) => {
+            facts.memtrace_version = info.memtrace_version;
+            facts.command_line = info.command_line;
+            facts.argv = info.argv;
+            facts.cwd = info.cwd;
+            facts.script = info.script;
+            facts.python_allocators = info.python_allocators;
+        }
+        None => {
+            // Without the description, better count no arena twice.
+            facts.python_allocators = true;
+            let offset = size_of::<FileHeader>();
+            let bytes = (header.info_len as u64).min(behind.len() as u64);
+            facts.add_damage(offset as u64, bytes, "the description of the capture is damaged");
+        }
+    }
+    facts
+}
+
+fn stop_sentence(header: &FileHeader) -> Option<String> {
+    let reason = match header.stop_reason {
+        stop_reason::NONE => return None,
+        stop_reason::DISK_FULL => "there was no space left for the capture",
+        stop_reason::FILE_SIZE_LIMIT => "the capture reached the limit of file sizes (ulimit -f)",
+        stop_reason::DESCRIPTOR_LOST => "the capture could not be opened again after the program closed its descriptor",
+        stop_reason::NO_MEMORY => "the kernel gave no memory for the recorder's tables",
+        stop_reason::IO_ERROR => "writing the capture failed",
+        stop_reason::SECCOMP => "the program entered strict seccomp mode",
+        stop_reason::NO_SHARED_MAPPING => "the file system of the capture has no shared mappings",
+        stop_reason::OLD_KERNEL => "this kernel (before Linux 4.14) has no wipe-on-fork pages",
+        stop_reason::SELF_CHECK_FAILED => "the self-check found a wrong stack",
+        _ => "the recorder gave a reason that this memtrace does not know",
+    };
+    Some(match header.stop_errno {
+        0 => format!("recording ended early: {reason}"),
+        errno => {
+            let text = std::io::Error::from_raw_os_error(errno as i32);
+            format!("recording ended early: {reason} ({text})")
+        }
+    })
+}

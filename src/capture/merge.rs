@@ -1,0 +1,70 @@
+//! All lanes as one stream in the order of ticks.
+//!
+//! The lane with the earliest event runs until another lane has an earlier one. On equal ticks memory is given back
+//! before it is handed out; within a lane the order is the lane's own. When an image's first event comes, the image
+//! starts and the one before is gone: exec has ended all its threads.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::fs::File;
+
+use anyhow::Result;
+use memtrace_format::LAUNCHER_IMAGE;
+
+use super::blocks::Block;
+use super::lane::{Context, Lane, Moment};
+use crate::model::{Action, Event, Model};
+
+/// Reads the blocks of all lanes and hands every event to `take`.
+pub fn run(file: &File, blocks: Vec<Block>, model: &mut Model, take: &mut impl FnMut(&Model, &Event)) -> Result<()> {
+    let mut lanes = lanes(blocks);
+    let mut heap: BinaryHeap<Reverse<(Moment, usize)>> = BinaryHeap::new();
+    for (index, lane) in lanes.iter().enumerate() {
+        heap.extend(lane.next_moment().map(|moment| Reverse((moment, index))));
+    }
+    let mut images = Images { current: None };
+    let mut context = Context { file, model, scratch: Vec::new() };
+    while let Some(Reverse((_, index))) = heap.pop() {
+        let limit = heap.peek().map_or((u64::MAX, true), |Reverse((moment, _))| *moment);
+        lanes[index].run(&mut context, limit, &mut |model, event| images.pass(model, event, take))?;
+        match lanes[index].next_moment() {
+            Some(moment) => heap.push(Reverse((moment, index))),
+            // Nothing refers to a lane that has ended.
+            None => lanes[index] = Lane::new(0, Vec::new()),
+        }
+    }
+    Ok(())
+}
+
+/// Blocks by lane and in the order of their sequence. Two blocks with the same place in a lane stay in file order.
+fn lanes(blocks: Vec<Block>) -> Vec<Lane> {
+    let mut by_lane: BTreeMap<(u16, u8, u32), Vec<Block>> = BTreeMap::new();
+    for block in blocks {
+        by_lane.entry((block.image, block.kind, block.lane)).or_default().push(block);
+    }
+    let sorted = by_lane.into_values().map(|mut blocks| {
+        blocks.sort_by_key(|block| block.sequence);
+        blocks
+    });
+    sorted.enumerate().map(|(number, blocks)| Lane::new(number as u32, blocks)).collect()
+}
+
+/// Which image the stream has come to.
+struct Images {
+    current: Option<u16>,
+}
+
+impl Images {
+    fn pass(&mut self, model: &mut Model, event: &Event, take: &mut impl FnMut(&Model, &Event)) {
+        if event.image != LAUNCHER_IMAGE && self.current != Some(event.image) {
+            if self.current.is_some_and(|current| event.image < current) {
+                // No thread of an image survives an exec. Its addresses mean nothing now.
+                return;
+            }
+            self.current = Some(event.image);
+            model.facts.image_mut(event.image);
+            take(model, &Event { thread: 0, action: Action::ImageStart, ..*event });
+        }
+        take(model, event);
+    }
+}

@@ -1,0 +1,116 @@
+//! What is read before the events: code objects, images, notices, the clock, and how the capture ended.
+
+use std::fs::File;
+
+use anyhow::Result;
+use memtrace_format::decode::{Decoder, Problem};
+use memtrace_format::{Record, block_kind};
+
+use super::blocks::Block;
+use super::file::read_at;
+use super::info::{self, CaptureEnd, Exit};
+use super::payload::{self, Payload};
+use crate::model::Model;
+use crate::model::facts::{End, Notice, Python};
+
+/// The longest description of an end that is believed.
+const MAX_END_LEN: u64 = 64 * 1024;
+
+/// Takes over the metadata of all blocks, and the launcher's samples into the clock.
+pub fn read(file: &File, blocks: &[Block], model: &mut Model) -> Result<()> {
+    for block in blocks {
+        match block.kind {
+            block_kind::META => each_record(file, block, model, |model, record, ticks| {
+                describe(model, block.image, record, ticks);
+            })?,
+            block_kind::LAUNCHER => each_record(file, block, model, |model, record, ticks| match record {
+                Record::Clock(it) => model.clock.add(ticks, it.mono_nanos),
+                Record::Rss(it) => model.clock.add(ticks, it.mono_nanos),
+                _ => {}
+            })?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The end of the capture, when this block is one and whole.
+pub fn read_end(file: &File, block: &Block) -> Option<End> {
+    if block.kind != block_kind::END || block.payload_len > MAX_END_LEN {
+        return None;
+    }
+    let mut payload = vec![0; block.payload_len as usize];
+    let n_read = read_at(file, &mut payload, block.payload_offset).ok()?;
+    let end = info::from_bytes::<CaptureEnd>(&payload[..n_read])?;
+    let (exit_code, signal) = match end.exit {
+        Exit::Code(code) => (Some(code), None),
+        Exit::Signal(signal) => (None, Some(signal)),
+    };
+    Some(End {
+        unix_nanos: end.unix_nanos,
+        mono_nanos: end.mono_nanos,
+        exit_code,
+        signal,
+        peak_rss_bytes: end.peak_rss_bytes,
+    })
+}
+
+fn describe(model: &mut Model, image: u16, record: &Record<'_>, ticks: u64) {
+    match record {
+        Record::Code(code) => model.describe_code(image, code),
+        Record::Image(it) => {
+            let exe = String::from_utf8_lossy(it.exe).into_owned();
+            let arguments = it.arguments.strip_suffix(b"\0").unwrap_or(it.arguments);
+            let arguments = arguments.split(|&byte| byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+            let known = model.facts.image_mut(image);
+            known.ticks = ticks;
+            known.exe = exe;
+            known.arguments = if it.arguments.is_empty() { Vec::new() } else { arguments.collect() };
+        }
+        Record::Python(it) => {
+            let allocator = String::from_utf8_lossy(it.allocator).into_owned();
+            let python = Python { version: it.version, allocator, has_stacks: it.has_stacks };
+            model.facts.image_mut(image).python = Some(python);
+        }
+        Record::Notice(it) => {
+            let text = String::from_utf8_lossy(it.text).into_owned();
+            model.facts.notices.push(Notice { image, code: it.code, text });
+        }
+        _ => {}
+    }
+}
+
+/// Walks the records of one block; what is damaged ends it.
+fn each_record(
+    file: &File,
+    block: &Block,
+    model: &mut Model,
+    mut take: impl FnMut(&mut Model, &Record<'_>, u64),
+) -> Result<()> {
+    if !payload::passes_checksum(file, block, &mut Vec::new())? {
+        model.facts.add_damage(block.payload_offset, block.payload_len, "a block of metadata fails its checksum");
+        return Ok(());
+    }
+    let mut payload = Payload::new(block);
+    while !payload.is_done() {
+        let mut decoder = Decoder::resume(&payload.bytes, payload.start, payload.deltas);
+        let problem = loop {
+            match decoder.next() {
+                Ok(Some(record)) => take(model, &record, decoder.deltas().ticks),
+                Ok(None) => break None,
+                Err(error) => break Some(error.problem),
+            }
+        };
+        (payload.start, payload.deltas) = (decoder.offset(), decoder.deltas());
+        match problem {
+            None | Some(Problem::CutOff) if payload.has_more() => payload.fill(file, &mut model.facts)?,
+            None => {}
+            Some(_) => {
+                let (offset, bytes) = payload.rest();
+                model.facts.add_damage(offset, bytes, "a record of metadata is damaged");
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

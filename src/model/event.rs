@@ -1,0 +1,89 @@
+//! One thing that happened, as folds see it: records of all lanes in the order of time, with handles of the model in
+//! the place of lane numbers.
+
+use memtrace_format::AllocatorKind;
+
+use super::stacks::StackId;
+use super::strings::StringId;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub ticks: u64,
+    /// The program of the process, counted by exec; `LAUNCHER_IMAGE` for samples from outside.
+    pub image: u16,
+    /// Which lane of the capture, counted over all images: [`Action::Restore`] undoes the last free of the same lane.
+    pub lane: u32,
+    /// The thread's number in its image, from 1; 0 when no thread did it.
+    pub thread: u32,
+    pub action: Action,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Alloc {
+        kind: AllocatorKind,
+        address: u64,
+        size: u64,
+        stack: StackId,
+    },
+    Free {
+        kind: AllocatorKind,
+        address: u64,
+    },
+    /// The lane's last free or munmap did not happen.
+    Restore,
+    Mmap {
+        address: u64,
+        len: u64,
+        prot: u32,
+        flags: u32,
+        is_arena: bool,
+        stack: StackId,
+    },
+    Munmap {
+        address: u64,
+        len: u64,
+        is_remap: bool,
+    },
+    Mremap {
+        old_address: u64,
+        address: u64,
+        len: u64,
+        flags: u32,
+        is_arena: bool,
+        stack: StackId,
+    },
+    /// The lane is another thread's from here on.
+    Thread {
+        os_tid: u32,
+        pthread: u64,
+    },
+    ThreadName {
+        pthread: u64,
+        name: StringId,
+    },
+    Lost {
+        count: u64,
+    },
+    /// The event's image starts: whatever was alive in the one before is gone with it.
+    ImageStart,
+    Clock {
+        mono_nanos: u64,
+    },
+    Rss {
+        mono_nanos: u64,
+        bytes: u64,
+    },
+    /// A record of a kind that this memtrace does not know.
+    Unknown {
+        tag: u8,
+    },
+}
+
+impl Action {
+    /// Whether it gives memory back (or undoes that). On equal ticks these come first, because a free is stamped
+    /// before the real call and an allocation after it.
+    pub fn comes_first(&self) -> bool {
+        !matches!(self, Action::Alloc { .. } | Action::Mmap { .. } | Action::Mremap { .. })
+    }
+}

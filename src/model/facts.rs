@@ -1,0 +1,180 @@
+//! What is known about a capture as a whole, for the heads of reports and the warnings on stderr.
+
+/// Filled by `capture`; the parts that grow while records are read are complete when reading has ended.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    pub memtrace_version: String,
+    /// The command as the user gave it.
+    pub command_line: Vec<String>,
+    /// What was executed, interpreter first.
+    pub argv: Vec<String>,
+    pub cwd: String,
+    /// Path of the user's script when one was named.
+    pub script: Option<String>,
+    /// Whether recording Python objects was asked for.
+    pub python_allocators: bool,
+    pub pid: u32,
+    /// `tsc` or `counter`.
+    pub clock: &'static str,
+    pub start_unix_nanos: u64,
+    pub state: RecordingState,
+    /// Why recording ended early, as a sentence.
+    pub stop_reason: Option<String>,
+    pub lost_events: u64,
+    /// Stacks compared by `MEMTRACE_SELF_CHECK`.
+    pub n_self_checked: u64,
+    pub end: Option<End>,
+    pub images: Vec<Image>,
+    pub notices: Vec<Notice>,
+    pub damage: Vec<Damage>,
+    /// Damage beyond the first [`MAX_DAMAGE`] places.
+    pub n_more_damage: u64,
+}
+
+/// Places of damage that are listed one by one.
+pub const MAX_DAMAGE: usize = 1000;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecordingState {
+    #[default]
+    Created,
+    Recording,
+    Stopped,
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    pub unix_nanos: u64,
+    pub mono_nanos: u64,
+    /// The exit code, or `None` when a signal ended the program.
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    pub peak_rss_bytes: u64,
+}
+
+/// One program of the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    pub number: u16,
+    pub ticks: u64,
+    pub exe: String,
+    pub arguments: Vec<String>,
+    pub python: Option<Python>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Python {
+    /// As `PY_VERSION_HEX`.
+    pub version: u32,
+    /// Name of the wrapped allocators; empty when Python objects are not recorded.
+    pub allocator: String,
+    pub has_stacks: bool,
+}
+
+impl Python {
+    /// `3.11.7`, `3.14.0b2`.
+    pub fn version_text(&self) -> String {
+        let [major, minor, micro, release] = self.version.to_be_bytes();
+        let level = match release >> 4 {
+            0xa => "a",
+            0xb => "b",
+            0xc => "rc",
+            _ => return format!("{major}.{minor}.{micro}"),
+        };
+        format!("{major}.{minor}.{micro}{level}{}", release & 15)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub image: u16,
+    pub code: u32,
+    pub text: String,
+}
+
+/// A part of the file that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub offset: u64,
+    /// Bytes lost there.
+    pub bytes: u64,
+    pub what: String,
+}
+
+impl Facts {
+    pub fn add_damage(&mut self, offset: u64, bytes: u64, what: impl Into<String>) {
+        if self.damage.len() < MAX_DAMAGE {
+            self.damage.push(Damage { offset, bytes, what: what.into() });
+        } else {
+            self.n_more_damage += 1;
+        }
+    }
+
+    /// The image with this number, added when it is new.
+    pub fn image_mut(&mut self, number: u16) -> &mut Image {
+        let at = self.images.partition_point(|image| image.number < number);
+        if self.images.get(at).is_none_or(|image| image.number != number) {
+            self.images.insert(at, Image { number, ..Image::default() });
+        }
+        &mut self.images[at]
+    }
+
+    pub fn image(&self, number: u16) -> Option<&Image> {
+        self.images.iter().find(|image| image.number == number)
+    }
+
+    /// The first Python of the process: the one that the user means.
+    pub fn python(&self) -> Option<&Python> {
+        self.images.iter().find_map(|image| image.python.as_ref())
+    }
+
+    /// Whether objects of Python are recorded one by one in this image, so that arenas must not be counted as well.
+    pub fn records_python_objects(&self, image: u16) -> bool {
+        let python = self.image(image).and_then(|image| image.python.as_ref());
+        self.python_allocators && python.is_some_and(|python| !python.allocator.is_empty())
+    }
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} at byte {} ({} bytes lost)", self.what, self.offset, self.bytes)
+    }
+}
+
+/// What a notice of the recorder means, as a sentence for the user.
+pub fn notice_sentence(notice: &Notice) -> String {
+    use memtrace_format::record::notice::*;
+    let text = &notice.text;
+    match notice.code {
+        UNKNOWN_PYTHON => format!("CPython {text} is not known to this memtrace: no Python stacks were recorded"),
+        UNSUPPORTED_PYTHON => {
+            format!("this build of CPython is not supported ({text}): no Python stacks were recorded")
+        }
+        DEEPBIND => format!("{text} was loaded with RTLD_DEEPBIND: its own allocations were not recorded"),
+        EXEC_NOT_FOLLOWED => format!("the program replaced itself by {text}, which can't be recorded"),
+        NO_PYTHON_ALLOCATORS => format!("Python objects were not recorded: {text}"),
+        SELF_CHECK => format!("the self-check found a wrong stack: {text}"),
+        LAYOUT_MISMATCH => {
+            format!(
+                "the interpreter contradicts what is known about its version ({text}): no Python stacks were recorded"
+            )
+        }
+        unknown => format!("notice {unknown}: {text}"),
+    }
+}
+
+/// The short name of a notice, as `parse` prints it.
+pub fn notice_name(code: u32) -> &'static str {
+    use memtrace_format::record::notice::*;
+    match code {
+        UNKNOWN_PYTHON => "unknown_python",
+        UNSUPPORTED_PYTHON => "unsupported_python",
+        DEEPBIND => "deepbind",
+        EXEC_NOT_FOLLOWED => "exec_not_followed",
+        NO_PYTHON_ALLOCATORS => "no_python_allocators",
+        SELF_CHECK => "self_check",
+        LAYOUT_MISMATCH => "layout_mismatch",
+        _ => "unknown",
+    }
+}

@@ -1,0 +1,126 @@
+//! What the records of a capture refer to: strings, frames, stacks, threads, images and time, behind small handles.
+//!
+//! `capture` fills it while it reads, folds use the handles, reports turn them into text. Tables only grow, so a handle
+//! stays good for as long as the model lives.
+
+pub mod clock;
+pub mod code;
+pub mod event;
+pub mod facts;
+pub mod lines;
+pub mod stacks;
+pub mod strings;
+pub mod threads;
+
+pub use clock::Clock;
+pub use event::{Action, Event};
+pub use facts::{Damage, Facts};
+pub use stacks::{Frame, FrameId, StackId};
+pub use strings::StringId;
+pub use threads::{ThreadKey, Threads};
+
+use code::Codes;
+use stacks::{Frames, Stacks};
+use strings::Strings;
+
+/// All tables of one capture.
+#[derive(Default)]
+pub struct Model {
+    pub facts: Facts,
+    pub clock: Clock,
+    pub threads: Threads,
+    strings: Strings,
+    frames: Frames,
+    stacks: Stacks,
+    codes: Codes,
+}
+
+impl Model {
+    /// Without strings, frames and stacks yet.
+    pub fn new(facts: Facts, clock: Clock) -> Model {
+        Model { facts, clock, ..Model::default() }
+    }
+
+    /// The text behind a handle.
+    pub fn text(&self, id: StringId) -> &str {
+        self.strings.get(id)
+    }
+
+    /// The handle of a text, new or known.
+    pub fn intern(&mut self, text: &str) -> StringId {
+        self.strings.intern(text)
+    }
+
+    pub fn frame(&self, id: FrameId) -> Frame {
+        self.frames.get(id)
+    }
+
+    /// Number of stacks, the empty one included; their handles are `0..n_stacks()`, and a stack's parent always has a
+    /// smaller number than the stack.
+    pub fn n_stacks(&self) -> usize {
+        self.stacks.count()
+    }
+
+    /// The stack without its innermost frame. The empty stack is its own parent.
+    pub fn parent(&self, stack: StackId) -> StackId {
+        self.stacks.parent(stack)
+    }
+
+    /// The innermost frame of a stack; `None` for the empty stack.
+    pub fn leaf(&self, stack: StackId) -> Option<FrameId> {
+        self.stacks.frame(stack)
+    }
+
+    /// The frames of a stack from the leaf to the root.
+    pub fn frames_from_leaf(&self, stack: StackId) -> impl Iterator<Item = Frame> + '_ {
+        self.stacks.from_leaf(stack).map(|id| self.frames.get(id))
+    }
+
+    /// `function:file:line`, as text reports show a frame.
+    pub fn location(&self, frame: Frame) -> String {
+        format!("{}:{}:{}", self.text(frame.function), self.text(frame.file), frame.line)
+    }
+
+    /// Whether the frame belongs to the machinery of `import`.
+    pub fn is_import_system(&self, frame: Frame) -> bool {
+        self.text(frame.file).contains("frozen importlib")
+    }
+
+    /// The handle of a frame given by its parts.
+    pub fn intern_frame(&mut self, function: &str, file: &str, line: u32) -> FrameId {
+        let (function, file) = (self.intern(function), self.intern(file));
+        self.frames.intern(Frame { function, file, line })
+    }
+
+    /// The stack that extends `parent` by one frame.
+    pub fn extend_stack(&mut self, parent: StackId, frame: FrameId) -> StackId {
+        self.stacks.extend(parent, frame)
+    }
+
+    /// The stack shown for events whose own stack is in a lost part of the log.
+    pub fn lost_stack(&mut self) -> StackId {
+        let frame = self.intern_frame("<lost stack>", "<lost>", 0);
+        self.stacks.extend(StackId::EMPTY, frame)
+    }
+
+    /// Takes over the description of a code object. The first description of a number stands.
+    pub fn describe_code(&mut self, image: u16, code: &memtrace_format::record::Code<'_>) {
+        let function = self.strings.intern(&code::decode_py_str(code.name));
+        let file = self.strings.intern(&code::decode_py_str(code.file));
+        self.codes.add(image, code, function, file);
+    }
+
+    /// The frame of a code object at a byte offset into its instructions. A code object that was never described is
+    /// shown as such.
+    pub fn frame_at(&mut self, image: u16, code: u32, offset: u32) -> FrameId {
+        if let Some(frame) = self.codes.cached_frame(image, code, offset) {
+            return frame;
+        }
+        let frame = match self.codes.locate(image, code, offset) {
+            Some(frame) => self.frames.intern(frame),
+            None => self.intern_frame("<unknown function>", "<unknown>", 0),
+        };
+        self.codes.cache_frame(image, code, offset, frame);
+        frame
+    }
+}

@@ -1,0 +1,60 @@
+//! Every distinct text once, in one buffer.
+
+use hashbrown::HashTable;
+
+use super::stacks::hash_of;
+
+/// A text of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StringId(u32);
+
+#[derive(Default)]
+pub struct Strings {
+    text: String,
+    /// Where each string ends in `text`; it starts where the one before ends.
+    ends: Vec<usize>,
+    table: HashTable<u32>,
+}
+
+impl Strings {
+    pub fn get(&self, id: StringId) -> &str {
+        get(&self.text, &self.ends, id.0)
+    }
+
+    pub fn intern(&mut self, wanted: &str) -> StringId {
+        let Strings { text, ends, table } = self;
+        let hash = hash_of(wanted);
+        if let Some(&known) = table.find(hash, |&id| get(text, ends, id) == wanted) {
+            return StringId(known);
+        }
+        let id = u32::try_from(ends.len()).expect("fewer than 2^32 distinct strings fit in memory");
+        text.push_str(wanted);
+        ends.push(text.len());
+        table.insert_unique(hash, id, |&id| hash_of(get(text, ends, id)));
+        StringId(id)
+    }
+}
+
+fn get<'a>(text: &'a str, ends: &[usize], id: u32) -> &'a str {
+    let index = id as usize;
+    let start = if index == 0 { 0 } else { ends[index - 1] };
+    &text[start..ends[index]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_has_one_handle() {
+        let mut strings = Strings::default();
+        let empty = strings.intern("");
+        let ids: Vec<_> = (0..1000).map(|n| strings.intern(&format!("text {n}"))).collect();
+        assert_eq!(strings.intern(""), empty);
+        assert_eq!(strings.get(empty), "");
+        for (n, id) in ids.into_iter().enumerate() {
+            assert_eq!(strings.get(id), format!("text {n}"));
+            assert_eq!(strings.intern(&format!("text {n}")), id);
+        }
+    }
+}
