@@ -123,7 +123,7 @@ fn a_damaged_block_costs_only_itself() {
             format!("a block is damaged at byte {second} (4096 bytes lost)"),
             format!(
                 "blocks 1 to 1 of lane 0 are missing in front of the one at byte {} (0 bytes lost)",
-                second + 2 * 4096 + BLOCK_HEADER_LEN
+                second + 4096 + BLOCK_HEADER_LEN
             ),
         ]
     );
