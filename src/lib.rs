@@ -1,4 +1,6 @@
 //! memtrace, the outside program as a library.
+#![deny(unsafe_code)]
+
 pub mod cli;
 pub mod commands;
 pub mod launch;

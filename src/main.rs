@@ -1,5 +1,8 @@
 //! Parses, dispatches, prints the error chain.
 
+#![forbid(unsafe_code)]
+
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -24,7 +27,8 @@ fn main() -> ExitCode {
         Command::Parse(args) => commands::parse::run(args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("memtrace: {error:#}");
+        // Not `eprintln`, which panics when nobody reads: the exit code still has to be the right one.
+        let _ = writeln!(std::io::stderr(), "memtrace: {error:#}");
         cli.command.failure()
     })
 }

@@ -1,9 +1,200 @@
 //! `memtrace run`: starts a program with the recorder in it, stays as its parent, and puts the log in order.
+//! It must never write to stdout, which is the program's.
 
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::cli::RunArgs;
+use anyhow::{Context, bail};
+use memtrace_format::options::{self, RecordOptions};
+use nix::unistd::{AccessFlags, Pid, access};
 
-pub fn run(_args: &RunArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("this command is not written yet")
+use crate::capture::info::{CaptureEnd, CaptureInfo, Exit};
+use crate::cli::RunArgs;
+use crate::launch::log::{Finished, Log};
+use crate::launch::program::{NotRunnable, Program, Target};
+use crate::launch::signals::Signals;
+use crate::launch::watch::{self, Ended};
+use crate::launch::{clock, recordable, shim, spawn};
+
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    try_run(args).or_else(|error| {
+        let not_runnable = error.downcast::<NotRunnable>()?;
+        say(&not_runnable.message);
+        Ok(not_runnable.exit_code.into())
+    })
+}
+
+fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let program = Program::find(target(args), args.python.as_deref())?;
+    if let Some(report) = &args.report {
+        check_report(report, args.force)?;
+    }
+    if let Some(obstacle) = recordable::obstacle(&program.path) {
+        return run_unrecorded(&program, obstacle);
+    }
+    let shim = shim::find()?;
+    let log_path = log_path(args, &program)?;
+    let signals = Signals::take_over()?;
+    let options = RecordOptions { python_allocators: args.records_python_allocators() };
+    let waiting = spawn::fork_waiting(&program, &signals, |pid| {
+        recording_environment(&program.env, &shim, &for_pid(&log_path, pid), options)
+    })?;
+    let pid = waiting.pid();
+    let info = capture_info(&program, options);
+    let mut log = Log::create(&for_pid(&log_path, pid), args.force, pid.as_raw() as u32, &info)?;
+    if let Err(error) = waiting.start(&program) {
+        log.discard();
+        return Err(error);
+    }
+    let ended = watch::until_end(pid, &signals, Some(&mut log))?;
+    let path = log.path().to_owned();
+    let finished = log.finish(&capture_end(&ended));
+    signals.release();
+    match finished {
+        Ok(finished) => close(args, &path, &finished, &ended),
+        Err(error) => say(&format!("{error:#}")),
+    }
+    Ok(exit_code(ended.exit))
+}
+
+/// As without memtrace, but for one sentence.
+fn run_unrecorded(program: &Program, obstacle: &str) -> anyhow::Result<ExitCode> {
+    say(&format!("{} runs unrecorded: {obstacle}", program.path.display()));
+    let signals = Signals::take_over()?;
+    let waiting = spawn::fork_waiting(program, &signals, |_| program.env.clone())?;
+    let pid = waiting.pid();
+    waiting.start(program)?;
+    let ended = watch::until_end(pid, &signals, None)?;
+    Ok(exit_code(ended.exit))
+}
+
+fn target(args: &RunArgs) -> Target<'_> {
+    if !args.module.is_empty() {
+        Target::Module(&args.module)
+    } else if !args.code.is_empty() {
+        Target::Code(&args.code)
+    } else {
+        Target::File(&args.target)
+    }
+}
+
+/// Where the log goes, with `%p` where the process id will stand. Absolute: the program may change its folder before
+/// the recorder has started.
+fn log_path(args: &RunArgs, program: &Program) -> anyhow::Result<PathBuf> {
+    let path = match &args.output {
+        Some(path) => path.clone(),
+        None => PathBuf::from(format!("memtrace-{}.%p.bin", program.name.replace(['/', '%'], "_"))),
+    };
+    let failed = || format!("cannot create {}", path.display());
+    let absolute = std::path::absolute(&path).with_context(failed)?;
+    // The rest is checked by creating it, which waits for the process id.
+    if absolute.is_dir() {
+        bail!("{}: it is a folder", failed());
+    }
+    Ok(absolute)
+}
+
+fn for_pid(path: &Path, pid: Pid) -> PathBuf {
+    let pid = pid.to_string();
+    let mut out = Vec::new();
+    let mut rest = path.as_os_str().as_bytes();
+    while let Some(at) = rest.windows(2).position(|pair| pair == b"%p") {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(pid.as_bytes());
+        rest = &rest[at + 2..];
+    }
+    out.extend_from_slice(rest);
+    PathBuf::from(OsStr::from_bytes(&out))
+}
+
+/// A report that can't be written is noticed now, and not when the program has run for a week.
+fn check_report(path: &Path, is_forced: bool) -> anyhow::Result<()> {
+    let failed = || format!("cannot create {}", path.display());
+    if path.exists() && (!is_forced || !path.is_file()) {
+        bail!("{}: it exists already{}", failed(), if path.is_file() { "; -f overwrites it" } else { "" });
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    access(folder, AccessFlags::W_OK | AccessFlags::X_OK).with_context(failed)
+}
+
+fn recording_environment(
+    given: &[(OsString, OsString)],
+    shim: &Path,
+    log: &Path,
+    options: RecordOptions,
+) -> Vec<(OsString, OsString)> {
+    const PRELOAD: &str = "LD_PRELOAD";
+    let ours = [options::CAPTURE_VAR, options::OPTIONS_VAR, options::USER_PRELOAD_VAR];
+    let mut env: Vec<_> = given.iter().filter(|(name, _)| ours.iter().all(|var| name != var)).cloned().collect();
+    let mut preload = shim.as_os_str().to_owned();
+    match env.iter_mut().find(|(name, _)| name == PRELOAD) {
+        Some((_, value)) => {
+            let users = value.clone();
+            if !users.is_empty() {
+                preload.push(":");
+                preload.push(&users);
+            }
+            *value = preload;
+            env.push((options::USER_PRELOAD_VAR.into(), users));
+        }
+        None => env.push((PRELOAD.into(), preload)),
+    }
+    env.push((options::CAPTURE_VAR.into(), log.as_os_str().to_owned()));
+    env.push((options::OPTIONS_VAR.into(), options.to_bits().to_string().into()));
+    env
+}
+
+fn capture_info(program: &Program, options: RecordOptions) -> CaptureInfo {
+    let texts = |words: &[OsString]| words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    CaptureInfo {
+        memtrace_version: env!("CARGO_PKG_VERSION").into(),
+        command_line: texts(&program.command_line),
+        argv: texts(&program.argv),
+        cwd: std::env::current_dir().unwrap_or_default().to_string_lossy().into_owned(),
+        python_allocators: options.python_allocators,
+        script: program.script.clone(),
+    }
+}
+
+fn capture_end(ended: &Ended) -> CaptureEnd {
+    CaptureEnd {
+        unix_nanos: clock::unix_nanos(),
+        mono_nanos: clock::mono_nanos(),
+        exit: ended.exit,
+        peak_rss_bytes: ended.peak_rss_bytes,
+    }
+}
+
+/// As shells have it.
+fn exit_code(exit: Exit) -> ExitCode {
+    let code = match exit {
+        Exit::Code(code) => code,
+        Exit::Signal(signal) => 128 + signal,
+    };
+    ExitCode::from(code as u8)
+}
+
+/// The closing lines, and the report that was asked for.
+fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) {
+    if args.quiet {
+        return;
+    }
+    let shown = relative(path);
+    let peak_mib = ended.peak_rss_bytes as f64 / f64::from(1 << 20);
+    say(&format!("{} events, peak RSS {peak_mib:.1} MiB, in {shown}", finished.n_events));
+    say(&format!("next: memtrace flamegraph {shown}"));
+}
+
+/// As short as it can be typed in this folder.
+fn relative(path: &Path) -> String {
+    let folder = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(folder).unwrap_or(path).display().to_string()
+}
+
+/// A message on stderr. When nobody can read it, that is no reason to fail.
+fn say(message: &str) {
+    let _ = writeln!(std::io::stderr(), "memtrace: {message}");
 }

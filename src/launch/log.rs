@@ -1,0 +1,387 @@
+//! The launcher's side of a log: creating it, adding samples while the program runs, putting it in order at the end.
+//! The recorder writes to the same file at the same time, so blocks are taken the way it takes them. Whatever the
+//! program does to the file, this must never fail the run: it only ends the sampling.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use memtrace_format as format;
+use nix::fcntl::{FallocateFlags, fallocate};
+use zerocopy::{FromBytes, IntoBytes};
+
+use format::decode::Decoder;
+use format::encode::{self, Deltas};
+use format::record::{Clock, Rss};
+use format::{
+    BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, FileHeader, HEADER_LEN, LAUNCHER_IMAGE, MAGIC, Record,
+    VERSION, block_kind, block_state, codec, state,
+};
+
+use crate::capture::info::{self, CaptureEnd, CaptureInfo};
+use crate::launch::clock;
+use crate::launch::sys::SharedHeader;
+
+/// The first block of samples; each further one is twice as long, up to the last.
+const FIRST_CAPACITY: usize = BLOCK_ALIGN;
+const LARGEST_CAPACITY: usize = 16 * BLOCK_ALIGN;
+
+/// A log that is being written.
+pub struct Log {
+    file: File,
+    path: PathBuf,
+    header: FileHeader,
+    shared: SharedHeader,
+    /// The block that takes samples; `None` before the first and once sampling has ended.
+    block: Option<SampleBlock>,
+    n_blocks: u32,
+    is_sampling: bool,
+}
+
+struct SampleBlock {
+    /// Where it starts in the file.
+    offset: u64,
+    header: BlockHeader,
+    deltas: Deltas,
+}
+
+/// What the recorder left behind.
+pub struct Finished {
+    /// As it was when the program ended, with the recorder's own last state.
+    pub header: FileHeader,
+    /// Length of the file in bytes.
+    pub len: u64,
+    /// Allocations, frees and mappings.
+    pub n_events: u64,
+}
+
+impl Log {
+    /// Creates the log of process `pid`. An existing file is an error, unless `is_forced`: then a new file takes its
+    /// place, and whoever still has the old one open is not disturbed.
+    pub fn create(path: &Path, is_forced: bool, pid: u32, info: &CaptureInfo) -> anyhow::Result<Log> {
+        let failed = || format!("cannot create {}", path.display());
+        if is_forced && let Ok(metadata) = fs::symlink_metadata(path) {
+            if !metadata.is_file() && !metadata.is_symlink() {
+                bail!("{}: there is something that is not a file", failed());
+            }
+            fs::remove_file(path).with_context(failed)?;
+        }
+        let file = match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                bail!("{}: it exists already; -f overwrites it", failed())
+            }
+            Err(error) => return Err(error).with_context(failed),
+        };
+        Log::start(file, path, pid, info).inspect_err(|_| {
+            let _ = fs::remove_file(path);
+        })
+    }
+
+    fn start(file: File, path: &Path, pid: u32, info: &CaptureInfo) -> anyhow::Result<Log> {
+        let failed = || format!("cannot write {}", path.display());
+        let info = fitting(info);
+        let clock = clock::choose();
+        let start_ticks = if clock == format::clock::TSC { clock::tsc_ticks() } else { 0 };
+        let header = FileHeader {
+            magic: MAGIC,
+            version: VERSION,
+            header_len: HEADER_LEN as u32,
+            clock,
+            pid,
+            state: state::CREATED,
+            stop_reason: format::stop_reason::NONE,
+            next_offset: HEADER_LEN as u64,
+            counter: 0,
+            lost_events: 0,
+            n_images: 0,
+            stop_errno: 0,
+            n_self_checked: 0,
+            start_unix_nanos: clock::unix_nanos(),
+            start_mono_nanos: clock::mono_nanos(),
+            start_ticks,
+            info_len: info.len() as u32,
+            info_crc: format::crc32c(&info),
+        };
+        let mut page = vec![0; HEADER_LEN];
+        page[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
+        page[size_of::<FileHeader>()..][..info.len()].copy_from_slice(&info);
+        file.write_all_at(&page, 0).with_context(failed)?;
+        let shared = SharedHeader::map(&file).with_context(failed)?;
+        Ok(Log { file, path: path.to_owned(), header, shared, block: None, n_blocks: 0, is_sampling: true })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the log of a program that could not be started.
+    pub fn discard(self) {
+        let _ = fs::remove_file(&self.path);
+    }
+
+    /// Adds the time, and the resident set in bytes where it could be read.
+    pub fn sample(&mut self, rss_bytes: Option<u64>) {
+        // A full disk, or a file that the program has cut off: no more samples, and nothing else.
+        if self.is_sampling && self.try_sample(rss_bytes).is_err() {
+            self.is_sampling = false;
+            self.block = None;
+        }
+    }
+
+    fn try_sample(&mut self, rss_bytes: Option<u64>) -> io::Result<()> {
+        self.check_header_is_there()?;
+        let ticks = self.ticks();
+        let mono_nanos = clock::mono_nanos();
+        let record = match rss_bytes {
+            Some(bytes) => Record::Rss(Rss { ticks, mono_nanos, bytes }),
+            None => Record::Clock(Clock { ticks, mono_nanos }),
+        };
+        if let Some(block) = &mut self.block
+            && block.append(&self.file, &record)?
+        {
+            return Ok(());
+        }
+        if let Some(block) = self.block.take() {
+            block.write_state(&self.file, block_state::CLOSED)?;
+        }
+        let mut block = self.take_block(ticks)?;
+        block.append(&self.file, &record)?;
+        self.block = Some(block);
+        Ok(())
+    }
+
+    fn ticks(&self) -> u64 {
+        if self.header.clock == format::clock::TSC { clock::tsc_ticks() } else { self.shared.counter() }
+    }
+
+    fn take_block(&mut self, first_ticks: u64) -> io::Result<SampleBlock> {
+        let capacity = (FIRST_CAPACITY << self.n_blocks.min(16)).min(LARGEST_CAPACITY);
+        let header = launcher_block(block_kind::LAUNCHER, capacity, self.n_blocks, first_ticks);
+        let offset = self.shared.take_block(capacity as u64);
+        self.n_blocks += 1;
+        let mut bytes = vec![0; capacity];
+        bytes[..BLOCK_HEADER_LEN].copy_from_slice(header.as_bytes());
+        self.file.write_all_at(&bytes, offset)?;
+        Ok(SampleBlock { offset, header, deltas: Deltas::at_block_start(first_ticks) })
+    }
+
+    /// The mapping of a file that was cut off must not be touched.
+    fn check_header_is_there(&self) -> io::Result<()> {
+        if self.file.metadata()?.len() < HEADER_LEN as u64 {
+            return Err(io::Error::from(ErrorKind::UnexpectedEof));
+        }
+        Ok(())
+    }
+
+    /// Puts the log in order once the program has ended: seals its blocks, says how it ended, cuts off what is unused.
+    /// An error says what is wrong with the file; it is then left as it is.
+    pub fn finish(self, end: &CaptureEnd) -> anyhow::Result<Finished> {
+        let in_file = |message: &str| format!("{}: {message}", self.path.display());
+        let len = self.file.metadata().with_context(|| in_file("cannot read"))?.len();
+        if !is_same_file(&self.file, &self.path) {
+            bail!("the program removed or replaced {}", self.path.display());
+        }
+        let mut page = [0; HEADER_LEN];
+        let Ok(()) = self.file.read_exact_at(&mut page, 0) else {
+            bail!("{}", in_file("the program cut the file off"));
+        };
+        let header = FileHeader::read_from_prefix(&page).ok().map(|(header, _)| header);
+        let Some(header) = header.filter(|header| header.magic == MAGIC && header.version == VERSION) else {
+            bail!("{}", in_file("the program has overwritten the file"));
+        };
+        self.put_in_order(header, len, end).with_context(|| in_file("cannot finish the file"))
+    }
+
+    fn put_in_order(&self, header: FileHeader, len: u64, end: &CaptureEnd) -> io::Result<Finished> {
+        let file = &self.file;
+        let mut blocks = find_blocks(file, header.next_offset.min(len))?;
+        let (mut n_events, mut offset) = (0, HEADER_LEN as u64);
+        let last = blocks.len().saturating_sub(1);
+        for (index, (block_offset, block)) in blocks.iter_mut().enumerate() {
+            if index == last && block.state != block_state::SEALED {
+                block.capacity = used_len(block) as u32;
+                block.header_crc = block.computed_crc();
+            }
+            n_events += seal(file, *block_offset, block)?;
+            offset = *block_offset + u64::from(block.capacity);
+        }
+        let ticks = if header.clock == format::clock::TSC { clock::tsc_ticks() } else { header.counter };
+        file.write_all_at(&end_block(end, self.n_blocks, ticks), offset)?;
+        let len = offset + BLOCK_ALIGN as u64;
+        file.set_len(len)?;
+        // Last, so that the state is true whenever it is read.
+        let ended = FileHeader { state: state::ENDED, next_offset: len, ..header };
+        file.write_all_at(ended.as_bytes(), 0)?;
+        Ok(Finished { header, len, n_events })
+    }
+}
+
+impl SampleBlock {
+    /// Adds a record; `false` when the block is full.
+    fn append(&mut self, file: &File, record: &Record<'_>) -> io::Result<bool> {
+        let room = self.header.capacity as usize - BLOCK_HEADER_LEN - self.header.committed as usize;
+        let mut buf = [0; encode::MAX_PLAIN_LEN];
+        let room = room.min(buf.len());
+        let Some(len) = encode::record(&mut buf[..room], &mut self.deltas, record) else { return Ok(false) };
+        let place = self.offset + BLOCK_HEADER_LEN as u64 + u64::from(self.header.committed);
+        file.write_all_at(&buf[..len], place)?;
+        self.header.committed += len as u32;
+        let place = self.offset + std::mem::offset_of!(BlockHeader, committed) as u64;
+        file.write_all_at(&self.header.committed.to_le_bytes(), place)?;
+        Ok(true)
+    }
+
+    fn write_state(&self, file: &File, state: u32) -> io::Result<()> {
+        file.write_all_at(&state.to_le_bytes(), self.offset + std::mem::offset_of!(BlockHeader, state) as u64)
+    }
+}
+
+fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_ticks: u64) -> BlockHeader {
+    let mut header = BlockHeader {
+        magic: BLOCK_MAGIC,
+        kind,
+        codec: codec::RAW,
+        image: LAUNCHER_IMAGE,
+        capacity: capacity as u32,
+        lane: 0,
+        sequence,
+        thread: 0,
+        first_ticks,
+        first_node: 0,
+        header_crc: 0,
+        committed: 0,
+        state: block_state::OPEN,
+        payload_crc: 0,
+        reserved: [0; 3],
+    };
+    header.header_crc = header.computed_crc();
+    header
+}
+
+/// A whole block that says how the capture ended.
+fn end_block(end: &CaptureEnd, sequence: u32, ticks: u64) -> Vec<u8> {
+    let payload = info::to_bytes(end);
+    let mut header = launcher_block(block_kind::END, BLOCK_ALIGN, sequence, ticks);
+    header.committed = payload.len() as u32;
+    header.state = block_state::SEALED;
+    header.payload_crc = crc32c::crc32c(&payload);
+    let mut bytes = vec![0; BLOCK_ALIGN];
+    bytes[..BLOCK_HEADER_LEN].copy_from_slice(header.as_bytes());
+    bytes[BLOCK_HEADER_LEN..][..payload.len()].copy_from_slice(&payload);
+    bytes
+}
+
+/// The blocks of a log up to `end`, where each starts. What is no block is stepped over.
+fn find_blocks(file: &File, end: u64) -> io::Result<Vec<(u64, BlockHeader)>> {
+    let mut blocks = Vec::new();
+    let mut offset = HEADER_LEN as u64;
+    while offset + BLOCK_HEADER_LEN as u64 <= end {
+        let mut bytes = [0; BLOCK_HEADER_LEN];
+        file.read_exact_at(&mut bytes, offset)?;
+        let header = BlockHeader::read_from_bytes(&bytes).expect("the buffer has the header's length");
+        if is_whole(&header, end - offset) {
+            blocks.push((offset, header));
+            offset += u64::from(header.capacity);
+        } else {
+            offset += BLOCK_ALIGN as u64;
+        }
+    }
+    Ok(blocks)
+}
+
+/// Whether a block header is one, with `room` bytes of file from its start on.
+fn is_whole(header: &BlockHeader, room: u64) -> bool {
+    header.magic == BLOCK_MAGIC
+        && header.header_crc == header.computed_crc()
+        && header.capacity as usize >= BLOCK_ALIGN
+        && (header.capacity as usize).is_multiple_of(BLOCK_ALIGN)
+        && u64::from(header.committed) <= u64::from(header.capacity) - BLOCK_HEADER_LEN as u64
+        && BLOCK_HEADER_LEN as u64 + u64::from(header.committed) <= room
+}
+
+/// The least capacity that holds what was committed.
+fn used_len(block: &BlockHeader) -> u64 {
+    (BLOCK_HEADER_LEN as u64 + u64::from(block.committed)).next_multiple_of(BLOCK_ALIGN as u64)
+}
+
+/// Stores the checksum of a block that nobody writes to any more, gives its unused part back to the file system, and
+/// counts its events.
+fn seal(file: &File, offset: u64, block: &mut BlockHeader) -> io::Result<u64> {
+    let mut payload = vec![0; block.committed as usize];
+    file.read_exact_at(&mut payload, offset + BLOCK_HEADER_LEN as u64)?;
+    if block.state != block_state::SEALED {
+        block.payload_crc = crc32c::crc32c(&payload);
+        block.state = block_state::SEALED;
+        file.write_all_at(block.as_bytes(), offset)?;
+    }
+    let unused = u64::from(block.capacity).saturating_sub(used_len(block));
+    if unused > 0 {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        // Some file systems have no holes; the zeros then stay.
+        let _ = fallocate(file, flags, (offset + used_len(block)) as i64, unused as i64);
+    }
+    Ok(if block.kind == block_kind::EVENTS { count_events(&payload, block.first_ticks) } else { 0 })
+}
+
+fn count_events(payload: &[u8], first_ticks: u64) -> u64 {
+    let mut decoder = Decoder::new(payload, first_ticks);
+    let mut n_events = 0;
+    while let Ok(Some(record)) = decoder.next() {
+        n_events += match record {
+            Record::Alloc(_) | Record::Free(_) | Record::Mmap(_) | Record::Munmap(_) | Record::Mremap(_) => 1,
+            _ => 0,
+        };
+    }
+    n_events
+}
+
+/// The encoded description, shortened until it fits behind the file header: first the arguments, which can be
+/// megabytes, then whatever else is long.
+fn fitting(info: &CaptureInfo) -> Vec<u8> {
+    const ROOM: usize = HEADER_LEN - size_of::<FileHeader>();
+    let mut info = info.clone();
+    let mut longest = ROOM;
+    loop {
+        let bytes = info::to_bytes(&info);
+        if bytes.len() <= ROOM {
+            return bytes;
+        }
+        longest /= 2;
+        for list in [&mut info.command_line, &mut info.argv] {
+            shorten_list(list, longest);
+        }
+        for text in [Some(&mut info.cwd), info.script.as_mut()].into_iter().flatten() {
+            shorten(text, longest);
+        }
+    }
+}
+
+/// Keeps the first `len` bytes of a list of texts.
+fn shorten_list(list: &mut Vec<String>, len: usize) {
+    let mut room = len;
+    let n_whole = list.iter().take_while(|text| {
+        let fits = text.len() < room;
+        room = room.saturating_sub(text.len() + 1);
+        fits
+    });
+    let n_whole = n_whole.count();
+    if n_whole < list.len() {
+        list.truncate(n_whole);
+        list.push("…".into());
+    }
+}
+
+fn shorten(text: &mut String, len: usize) {
+    if text.len() > len {
+        text.truncate(text.floor_char_boundary(len));
+        text.push('…');
+    }
+}
+
+fn is_same_file(file: &File, path: &Path) -> bool {
+    let (Ok(ours), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (ours.dev(), ours.ino()) == (named.dev(), named.ino())
+}

@@ -1,0 +1,98 @@
+//! The launcher's own signals: all blocked and read one by one, so that each can be passed on or not.
+//! Called by `commands::run` and `watch`. The program must never inherit any of this; `spawn` puts it back.
+//!
+//! # Safety
+//!
+//! Setting a disposition to ignore or default installs no handler, so no code of ours runs in signal context.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, raise, sigaction, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::launch::start_state;
+
+/// A signal that was sent to the launcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    pub number: i32,
+    /// By a process, with `kill` or the like; otherwise by the kernel, for instance for a key of the terminal.
+    pub is_from_process: bool,
+}
+
+/// Signals, taken over.
+pub struct Signals {
+    fd: SignalFd,
+    given_mask: SigSet,
+    given_sigchld: SigAction,
+}
+
+impl Signals {
+    /// From here on every signal waits until it is read. Faults of our own still end us: they can't be blocked.
+    pub fn take_over() -> anyhow::Result<Signals> {
+        let all = SigSet::all();
+        let mut given_mask = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), Some(&mut given_mask)).context("cannot block signals")?;
+        // With SIGCHLD ignored, as some callers leave it, the kernel would reap the program before we can.
+        let given_sigchld = set(Signal::SIGCHLD, SigHandler::SigDfl).context("cannot watch for SIGCHLD")?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let fd = SignalFd::with_flags(&all, flags).context("cannot open a signalfd")?;
+        Ok(Signals { fd, given_mask, given_sigchld })
+    }
+
+    /// Puts everything back as it was when memtrace was started. Called in the child, right before exec.
+    pub fn give_back(&self) {
+        // SAFETY: what was set before is a valid thing to set.
+        let _ = unsafe { sigaction(Signal::SIGCHLD, &self.given_sigchld) };
+        if !start_state::is_sigpipe_ignored() {
+            let _ = set(Signal::SIGPIPE, SigHandler::SigDfl);
+        }
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.given_mask), None);
+    }
+
+    /// Lets signals end the launcher again, as when it was started.
+    pub fn release(&self) {
+        // What came while the program was ending was for the program.
+        while let Ok(Some(_)) = self.fd.read_signal() {}
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.given_mask), None);
+    }
+
+    /// Waits for signals, up to `timeout`, and returns one of them; call again with no timeout for the others.
+    pub fn next(&self, timeout: Duration) -> Option<Received> {
+        if let Some(received) = self.read() {
+            return Some(received);
+        }
+        let millis = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, millis) {
+            Ok(0) | Err(Errno::EINTR) => None,
+            _ => self.read(),
+        }
+    }
+
+    fn read(&self) -> Option<Received> {
+        let info = self.fd.read_signal().ok()??;
+        Some(Received { number: info.ssi_signo as i32, is_from_process: info.ssi_code <= 0 })
+    }
+
+    /// Stops the launcher as the program was stopped, for the shell that waits for us; returns when it goes on.
+    pub fn stop_self(&self, signal: Signal) {
+        let _ = raise(signal);
+        let mut only = SigSet::empty();
+        only.add(signal);
+        let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&only), None);
+        let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&only), None);
+    }
+}
+
+fn set(signal: Signal, handler: SigHandler) -> nix::Result<SigAction> {
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: see the head of the file.
+    unsafe { sigaction(signal, &action) }
+}

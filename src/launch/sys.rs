@@ -1,0 +1,105 @@
+//! The few calls that have no safe form elsewhere, with one: a shared mapping of the log's header, `wait4`,
+//! extended attributes, real-time signals, the time stamp counter.
+//!
+//! # Safety
+//!
+//! Pointers handed to the kernel point to locals or to borrowed strings and are not kept by it. The mapping is of a
+//! file that other processes write: it is only touched through atomics. If the file is cut off under it, touching it
+//! raises SIGBUS, so callers check the file's length right before.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use format::{FileHeader, HEADER_LEN};
+use memtrace_format as format;
+
+/// The shared words of a log's header, as the recorder sees them.
+pub struct SharedHeader {
+    ptr: NonNull<u8>,
+}
+
+impl SharedHeader {
+    /// Maps the first page of a log.
+    pub fn map(file: &File) -> io::Result<SharedHeader> {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at a place of the kernel's choice disturbs no other memory.
+        let ptr = unsafe { libc::mmap(std::ptr::null_mut(), HEADER_LEN, prot, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        match NonNull::new(ptr.cast::<u8>()) {
+            Some(ptr) if ptr.as_ptr().cast() != libc::MAP_FAILED => Ok(SharedHeader { ptr }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Takes the next `len` bytes of the file, like the recorder does, and returns where they start.
+    pub fn take_block(&self, len: u64) -> u64 {
+        self.word(std::mem::offset_of!(FileHeader, next_offset)).fetch_add(len, Ordering::Relaxed)
+    }
+
+    /// The event counter of logs that have no usable time stamp counter.
+    pub fn counter(&self) -> u64 {
+        self.word(std::mem::offset_of!(FileHeader, counter)).load(Ordering::Relaxed)
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= HEADER_LEN);
+        // SAFETY: in bounds and aligned by the line above, mapped as long as `self` lives, and every process that
+        // shares it uses atomics too.
+        unsafe { self.ptr.add(offset).cast::<AtomicU64>().as_ref() }
+    }
+}
+
+impl Drop for SharedHeader {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and no reference into it outlives `self`.
+        unsafe { libc::munmap(self.ptr.as_ptr().cast(), HEADER_LEN) };
+    }
+}
+
+/// Reaps a child that has ended: how, and the largest resident set in bytes, of it or of any of its own children.
+pub fn reap(pid: i32) -> io::Result<(ExitStatus, u64)> {
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers are to locals of the right type; all-zero is a valid rusage.
+    let (reaped, usage) = unsafe {
+        let reaped = libc::wait4(pid, &mut status, 0, usage.as_mut_ptr());
+        (reaped, usage.assume_init())
+    };
+    if reaped == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((ExitStatus::from_raw(status), usage.ru_maxrss as u64 * 1024))
+}
+
+/// Sends a signal by number, real-time ones included, to a child that has not been reaped.
+pub fn send_signal(pid: i32, signal: i32) {
+    // SAFETY: no memory is involved. The pid is not reused before the child is reaped.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Whether the file carries capabilities that it would gain when executed.
+pub fn has_capabilities(path: &CStr) -> bool {
+    // SAFETY: both strings end in zero, and with a length of 0 nothing is written.
+    let len = unsafe { libc::getxattr(path.as_ptr(), c"security.capability".as_ptr(), std::ptr::null_mut(), 0) };
+    len > 0
+}
+
+/// The process's real and effective user and group.
+pub fn identity() -> [u32; 4] {
+    // SAFETY: these calls take nothing and can't fail.
+    unsafe { [libc::getuid(), libc::geteuid(), libc::getgid(), libc::getegid()] }
+}
+
+/// The time stamp counter.
+#[cfg(target_arch = "x86_64")]
+pub fn time_stamp_counter() -> u64 {
+    // SAFETY: reads a register; every x86-64 has it.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}

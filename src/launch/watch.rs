@@ -1,0 +1,173 @@
+//! Beside a running program: passes signals on, samples its memory, stops and goes on with it, until it ends.
+//! Called by `commands::run`. It must never end before the program does.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{Pid, SysconfVar, getpid, getsid, sysconf};
+
+use crate::capture::info::Exit;
+use crate::launch::log::Log;
+use crate::launch::signals::{Received, Signals};
+use crate::launch::sys;
+
+/// Time between two samples at first.
+const SHORTEST: Duration = Duration::from_millis(10);
+/// And at most.
+const LONGEST: Duration = Duration::from_secs(1);
+/// The time between samples grows with the age of the program, so that a minute has all of them and a week has a
+/// hundred times as many as a minute and not ten thousand times.
+const SAMPLES_PER_AGE: u32 = 6000;
+
+/// How a program ended.
+pub struct Ended {
+    pub exit: Exit,
+    /// The largest resident set of the program itself, in bytes.
+    pub peak_rss_bytes: u64,
+}
+
+/// Stays with the program until it ends, and reaps it.
+pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>) -> anyhow::Result<Ended> {
+    let mut watch = Watch { pid, log, memory: Memory::open(pid), is_stopped: false };
+    let start = Instant::now();
+    let mut next_sample = start;
+    loop {
+        let now = Instant::now();
+        if now >= next_sample {
+            watch.sample();
+            next_sample = now + ((now - start) / SAMPLES_PER_AGE).clamp(SHORTEST, LONGEST);
+        }
+        let Some(received) = signals.next(next_sample.saturating_duration_since(Instant::now())) else { continue };
+        if received.number == libc::SIGCHLD {
+            if watch.has_ended(signals) {
+                break;
+            }
+        } else {
+            watch.pass_on(received, signals);
+        }
+    }
+    watch.sample();
+    // Read before the process is reaped, while it is still there to be asked.
+    let has_had_children = has_waited_for_children(pid);
+    let (status, peak_rss_bytes) = sys::reap(pid.as_raw())?;
+    let exit = match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+    };
+    // The kernel's figure is the largest of the program, of its children, and of us before we became the program.
+    let is_own = !has_had_children && peak_rss_bytes > watch.memory.own_peak_bytes;
+    let peak_rss_bytes = if is_own { peak_rss_bytes } else { watch.memory.peak_bytes };
+    Ok(Ended { exit, peak_rss_bytes })
+}
+
+struct Watch<'a> {
+    pid: Pid,
+    log: Option<&'a mut Log>,
+    memory: Memory,
+    is_stopped: bool,
+}
+
+impl Watch<'_> {
+    fn sample(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.sample(self.memory.resident_bytes());
+        }
+    }
+
+    /// Takes note of what the program did; whether it has ended. It stays a zombie until it is reaped.
+    fn has_ended(&mut self, signals: &Signals) -> bool {
+        loop {
+            let changes = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
+            match waitid(Id::Pid(self.pid), changes) {
+                Ok(WaitStatus::Stopped(_, signal)) => self.stopped(signal, signals),
+                Ok(WaitStatus::Continued(_)) => self.is_stopped = false,
+                _ => break,
+            }
+        }
+        let end = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        !matches!(waitid(Id::Pid(self.pid), end), Ok(WaitStatus::StillAlive))
+    }
+
+    /// The shell waits for us, so it sees the stop of the program only if we stop too. Without a terminal there is no
+    /// such shell, and whoever continues the program may not know of us; nor after a SIGSTOP, which is sent to one
+    /// process by hand.
+    fn stopped(&mut self, signal: Signal, signals: &Signals) {
+        self.is_stopped = true;
+        let is_job_control = matches!(signal, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU);
+        if is_job_control && File::open("/dev/tty").is_ok() {
+            signals.stop_self(signal);
+        }
+    }
+
+    /// The terminal signals its whole foreground group, so the program has got those signals itself; what a process
+    /// sent to us was meant for the program.
+    fn pass_on(&mut self, received: Received, signals: &Signals) {
+        if received.number == libc::SIGCONT {
+            // A shell continues the whole group, and then the program goes on already.
+            self.has_ended(signals);
+            if !self.is_stopped {
+                return;
+            }
+        }
+        // When the terminal goes away, only the session's leader is told.
+        let is_hangup = received.number == libc::SIGHUP && getsid(None).is_ok_and(|leader| leader == getpid());
+        if received.is_from_process || is_hangup {
+            sys::send_signal(self.pid.as_raw(), received.number);
+        }
+    }
+}
+
+/// The program's memory as the kernel counts it.
+struct Memory {
+    statm: Option<File>,
+    page_bytes: u64,
+    /// The most that was seen.
+    peak_bytes: u64,
+    n_samples: u64,
+    pid: Pid,
+    /// Our own peak, which the program took over when it was forked.
+    own_peak_bytes: u64,
+}
+
+impl Memory {
+    fn open(pid: Pid) -> Memory {
+        let page_bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
+        let own_peak_bytes = high_water_bytes("self").unwrap_or(0);
+        let statm = File::open(format!("/proc/{pid}/statm")).ok();
+        Memory { statm, page_bytes, peak_bytes: 0, n_samples: 0, pid, own_peak_bytes }
+    }
+
+    fn resident_bytes(&mut self) -> Option<u64> {
+        let mut buf = [0; 128];
+        let len = self.statm.as_ref()?.read_at(&mut buf, 0).ok()?;
+        let pages = std::str::from_utf8(&buf[..len]).ok()?.split(' ').nth(1)?.parse::<u64>().ok()?;
+        let bytes = pages * self.page_bytes;
+        self.peak_bytes = self.peak_bytes.max(bytes);
+        // The kernel's own mark sees what happens between samples, but is ten times as dear to read.
+        if self.n_samples.is_multiple_of(16) {
+            self.peak_bytes = self.peak_bytes.max(high_water_bytes(&self.pid.to_string()).unwrap_or(0));
+        }
+        self.n_samples += 1;
+        Some(bytes)
+    }
+}
+
+/// The largest resident set of a process so far, as its `status` says.
+fn high_water_bytes(pid: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Whether a process, which may have ended but is not reaped, has waited for children of its own.
+fn has_waited_for_children(pid: Pid) -> bool {
+    const CHILDREN_MINOR_FAULTS: usize = 8;
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // The second field, the name, is in parentheses and may hold anything.
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    fields.split(' ').nth(CHILDREN_MINOR_FAULTS).is_none_or(|faults| faults != "0")
+}
