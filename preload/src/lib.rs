@@ -1,8 +1,75 @@
-#![no_std]
+//! The recorder inside the program: hooks → recorder → stacks and sink. Loaded by `LD_PRELOAD` into programs of any
+//! kind, it is a guest there.
+//!
+//! # Rules of living inside
+//! * The program comes first: whatever fails, the program runs on. Record less, count what was lost, say why once.
+//! * No allocation from the program's allocator, no lock of the program's or the loader's in an allocation, no thread
+//!   of ours, no call into Python beyond reading structures, no panic.
+//! * System calls are raw (`sys`), and errno stays what the real function made it.
+//! * Nothing is ever unmapped or restored that another thread could still use.
+//! * Unsafe code has an address: each module that needs it says at its top what is dangerous and what it promises.
+//!
+//! # Reading order
+//! `hooks` is the table of replaced symbols; `recorder` the verbs they use; `guard` how a thread knows that it is inside;
+//! `lifecycle` when anything is recorded at all; `lane` what a thread writes with; `stacks` and `python` where it stands;
+//! `sink` how bytes reach the log.
+
+#![cfg_attr(not(test), no_std)]
+
+mod abi;
+mod clock;
+mod elf;
+mod environment;
+mod guard;
+mod heap;
+mod hooks;
+mod install;
+mod lane;
+mod lifecycle;
+mod lock;
+mod meta;
+mod python;
+mod real;
+mod recorder;
+mod sink;
+mod stacks;
+mod sys;
+
+use core::ffi::{c_char, c_int};
+
+/// Called by the loader before the program's `main`, unless an earlier constructor's allocation was faster.
+extern "C" fn constructor(_argc: c_int, _argv: *mut *mut c_char, environment: *mut *mut c_char) {
+    if !environment.is_null() {
+        lifecycle::start(environment);
+    }
+}
+
+/// Called by the loader when the program exits. Recording goes on: later destructors free memory too.
+extern "C" fn destructor() {
+    lifecycle::flush();
+}
+
+#[used]
+#[cfg_attr(not(test), unsafe(link_section = ".init_array"))]
+static CONSTRUCTOR: extern "C" fn(c_int, *mut *mut c_char, *mut *mut c_char) = constructor;
+
+#[used]
+#[cfg_attr(not(test), unsafe(link_section = ".fini_array"))]
+static DESTRUCTOR: extern "C" fn() = destructor;
+
+/// A panic is a bug of ours. The program does not pay for it: recording ends and the thread goes on where it can't,
+/// by leaving the hook for ever; a test shows that the released library holds no panic at all.
 #[cfg(all(panic = "abort", not(test)))]
 #[panic_handler]
 fn on_panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
+    lifecycle::switch_off();
+    sys::abort()
 }
+
+// The precompiled core library names the unwinder's entry, which nothing calls when a panic aborts.
+#[cfg(all(panic = "abort", not(test)))]
+core::arch::global_asm!(".globl rust_eh_personality", ".hidden rust_eh_personality", "rust_eh_personality:", "ud2");
+
+// The unwinding build exists for `cargo test` only; it links std, which brings the handler.
 #[cfg(all(panic = "unwind", not(test)))]
 extern crate std as _std;

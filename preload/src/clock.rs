@@ -1,0 +1,30 @@
+//! The clock that orders events: ticks of the time stamp counter, or of a counter in the log's first page where the
+//! launcher found that the processors' counters can't be compared. It must never go backwards along a thread.
+
+use core::arch::x86_64::__rdtscp;
+use core::sync::atomic::Ordering;
+
+use memtrace_format as format;
+
+use crate::sink::LogHeader;
+
+/// Now, in ticks.
+///
+/// `rdtscp` waits for the instructions before it, so that the stamp of an allocation is later than the allocation;
+/// stores after it become visible after it, so that the stamp of a free is earlier than the free.
+#[inline(always)]
+pub fn now(header: &LogHeader) -> u64 {
+    if header.uses_counter() { counter(header) } else { tsc() }
+}
+
+#[inline(always)]
+fn tsc() -> u64 {
+    let mut processor = 0;
+    // SAFETY: every x86-64 processor with an invariant counter, which the launcher checked, has the instruction.
+    unsafe { __rdtscp(&mut processor) / format::TICK_DIVISOR }
+}
+
+#[cold]
+fn counter(header: &LogHeader) -> u64 {
+    header.counter().fetch_add(1, Ordering::AcqRel)
+}

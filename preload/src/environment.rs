@@ -1,0 +1,257 @@
+//! The environment: our variables out of it when a program starts, and into a copy of it when the program replaces
+//! itself by exec. The program must see the environment that it would have had.
+//!
+//! # Safety
+//! Dangerous: the environment is an array of C strings that belongs to the program. It is changed once, in place,
+//! before the program's own code runs; later it is only read, as libc's exec functions do.
+
+use core::cell::UnsafeCell;
+use core::ffi::{CStr, c_char};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use memtrace_format::options::{CAPTURE_VAR, OPTIONS_VAR, RecordOptions, SELF_CHECK_VAR, USER_PRELOAD_VAR};
+
+use crate::sys;
+
+unsafe extern "C" {
+    /// libc's pointer to the environment.
+    static mut environ: *mut *mut c_char;
+}
+
+const PRELOAD_VAR: &str = "LD_PRELOAD";
+/// Room for "LD_PRELOAD=" and our library's path.
+const MAX_SHIM_PATH: usize = 4096;
+
+/// What the launcher asked for.
+pub struct Request {
+    pub capture: &'static CStr,
+    pub options: RecordOptions,
+}
+
+/// What an exec needs to ask the same of the next image: the launcher's strings, which lie in the environment's own
+/// memory and stay there.
+struct Kept {
+    capture: AtomicUsize,
+    options: AtomicUsize,
+    /// Path of this library, taken from the first place of LD_PRELOAD.
+    shim: UnsafeCell<[u8; MAX_SHIM_PATH]>,
+    shim_len: AtomicUsize,
+    is_self_check: AtomicUsize,
+}
+
+// SAFETY: `shim` is written once, before the program's own code runs.
+unsafe impl Sync for Kept {}
+
+static KEPT: Kept = Kept {
+    capture: AtomicUsize::new(0),
+    options: AtomicUsize::new(0),
+    shim: UnsafeCell::new([0; MAX_SHIM_PATH]),
+    shim_len: AtomicUsize::new(0),
+    is_self_check: AtomicUsize::new(0),
+};
+
+/// The program's environment now; null before libc is there.
+pub fn current() -> *mut *mut c_char {
+    // SAFETY: reads a pointer.
+    unsafe { environ }
+}
+
+/// Whether the user asked for every stack to be compared with the interpreter's own account.
+pub fn is_self_check() -> bool {
+    KEPT.is_self_check.load(Ordering::Relaxed) != 0
+}
+
+/// Takes our variables out and puts the user's LD_PRELOAD back. `None` when the launcher asked for nothing.
+pub fn take_request(environment: *mut *mut c_char) -> Option<Request> {
+    let capture = find(environment, CAPTURE_VAR)?;
+    let options = find(environment, OPTIONS_VAR)?;
+    KEPT.capture.store(capture.entry as usize, Ordering::Relaxed);
+    KEPT.options.store(options.entry as usize, Ordering::Relaxed);
+    let is_self_check = find(environment, SELF_CHECK_VAR).is_some_and(|it| it.value == c"1");
+    KEPT.is_self_check.store(is_self_check as usize, Ordering::Relaxed);
+    if let Some(preload) = find(environment, PRELOAD_VAR) {
+        keep_shim(preload.value.to_bytes());
+    }
+    remove(environment, CAPTURE_VAR);
+    remove(environment, OPTIONS_VAR);
+    restore_preload(environment);
+    let bits = options.value.to_bytes().iter().try_fold(0u32, |bits, byte| {
+        byte.is_ascii_digit().then(|| bits.wrapping_mul(10).wrapping_add((byte - b'0') as u32))
+    })?;
+    Some(Request { capture: capture.value, options: RecordOptions::from_bits(bits) })
+}
+
+fn keep_shim(preload: &[u8]) {
+    let end = preload.iter().position(|byte| matches!(byte, b':' | b' ')).unwrap_or(preload.len());
+    let path = preload.get(..end).unwrap_or(&[]);
+    // SAFETY: written once, before the program's own code runs.
+    if let Some(place) = unsafe { (*KEPT.shim.get()).get_mut(..path.len()) } {
+        place.copy_from_slice(path);
+        KEPT.shim_len.store(path.len(), Ordering::Relaxed);
+    }
+}
+
+/// `MEMTRACE_LD_PRELOAD=x` becomes `LD_PRELOAD=x` in the place where ours was.
+fn restore_preload(environment: *mut *mut c_char) {
+    let Some(users) = find(environment, USER_PRELOAD_VAR) else {
+        remove(environment, PRELOAD_VAR);
+        return;
+    };
+    let prefix_len = USER_PRELOAD_VAR.len() - PRELOAD_VAR.len();
+    // The entry ends in "LD_PRELOAD=x".
+    // SAFETY: the prefix is part of the entry.
+    let restored = unsafe { users.entry.add(prefix_len) };
+    match find(environment, PRELOAD_VAR) {
+        Some(ours) => {
+            // SAFETY: the place holds an entry of the environment.
+            unsafe { *environment.add(ours.index) = restored };
+            remove(environment, USER_PRELOAD_VAR);
+        }
+        // SAFETY: as above.
+        None => unsafe { *environment.add(users.index) = restored },
+    }
+}
+
+struct Variable {
+    index: usize,
+    entry: *mut c_char,
+    value: &'static CStr,
+}
+
+fn find(environment: *mut *mut c_char, name: &str) -> Option<Variable> {
+    let mut index = 0;
+    loop {
+        // SAFETY: the array ends with a null pointer and we stop there.
+        let entry = unsafe { *environment.add(index) };
+        if entry.is_null() {
+            return None;
+        }
+        // SAFETY: entries are C strings that stay where they are.
+        let text: &'static CStr = unsafe { CStr::from_ptr(entry) };
+        if let Some(value) = value_of(text, name) {
+            return Some(Variable { index, entry, value });
+        }
+        index += 1;
+    }
+}
+
+fn value_of<'a>(entry: &'a CStr, name: &str) -> Option<&'a CStr> {
+    let rest = entry.to_bytes_with_nul().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+    CStr::from_bytes_with_nul(rest).ok()
+}
+
+fn remove(environment: *mut *mut c_char, name: &str) {
+    while let Some(variable) = find(environment, name) {
+        let mut index = variable.index;
+        loop {
+            // SAFETY: `index` is before the final null, so the next place exists.
+            let next = unsafe { *environment.add(index + 1) };
+            // SAFETY: as above.
+            unsafe { *environment.add(index) = next };
+            if next.is_null() {
+                break;
+            }
+            index += 1;
+        }
+    }
+}
+
+/// A copy of an environment with our request in it. Freed when dropped: an exec that succeeds never comes back.
+pub struct WithRequest {
+    memory: NonNull<u8>,
+    len: usize,
+}
+
+impl WithRequest {
+    /// `None` when there is no memory, or nothing to ask for.
+    ///
+    /// # Safety
+    /// `environment` is null or an array of C strings that ends with a null pointer.
+    pub unsafe fn new(environment: *const *const c_char) -> Option<WithRequest> {
+        let count = |environment: *const *const c_char| {
+            let mut n = 0;
+            // SAFETY: the array ends with a null pointer.
+            while !environment.is_null() && unsafe { !(*environment.add(n)).is_null() } {
+                n += 1;
+            }
+            n
+        };
+        let n_entries = count(environment);
+        let mut users = None;
+        for index in 0..n_entries {
+            // SAFETY: entries are C strings.
+            let entry = unsafe { CStr::from_ptr(*environment.add(index)) };
+            if let Some(value) = value_of(entry, PRELOAD_VAR) {
+                users = Some((index, value));
+                break;
+            }
+        }
+        let users_len = users.map_or(0, |(_, value)| value.count_bytes());
+        let pointers = (n_entries + 4) * size_of::<*const c_char>();
+        let text = 2 * (users_len + USER_PRELOAD_VAR.len() + MAX_SHIM_PATH + 64);
+        let len = (pointers + text).next_multiple_of(4096);
+        let memory = sys::map_anonymous(len).ok()?;
+        let result = WithRequest { memory, len };
+        let array = memory.as_ptr().cast::<*const c_char>();
+        let mut n = 0;
+        let mut push = |entry: *const c_char| {
+            // SAFETY: there are `n_entries + 4` places, and the last one stays null.
+            unsafe { *array.add(n) = entry };
+            n += 1;
+        };
+        push(KEPT.capture.load(Ordering::Relaxed) as *const c_char);
+        push(KEPT.options.load(Ordering::Relaxed) as *const c_char);
+        // SAFETY: `text` bytes behind the pointers belong to the mapping, and both strings fit into half of it.
+        unsafe {
+            let place = memory.as_ptr().add(pointers);
+            let shim = &*KEPT.shim.get();
+            let shim = shim.get(..KEPT.shim_len.load(Ordering::Relaxed)).unwrap_or(&[]);
+            let end = append(place, PRELOAD_VAR.as_bytes());
+            let end = append(append(end, b"="), shim);
+            push(place.cast());
+            if let Some((_, value)) = users {
+                append(append(end, b":"), value.to_bytes());
+                let place = memory.as_ptr().add(pointers + text / 2);
+                append(append(append(place, USER_PRELOAD_VAR.as_bytes()), b"="), value.to_bytes());
+                push(place.cast());
+            }
+            for index in (0..n_entries).filter(|index| users.is_none_or(|(taken, _)| taken != *index)) {
+                push(*environment.add(index));
+            }
+        }
+        Some(result)
+    }
+
+    pub fn as_ptr(&self) -> *const *const c_char {
+        self.memory.as_ptr().cast_const().cast()
+    }
+}
+
+impl Drop for WithRequest {
+    fn drop(&mut self) {
+        // SAFETY: the exec failed and nobody else knows the memory.
+        unsafe { sys::unmap(self.memory, self.len) };
+    }
+}
+
+/// Copies `bytes` to `place`; where they end.
+///
+/// # Safety
+/// There is room.
+unsafe fn append(place: *mut u8, bytes: &[u8]) -> *mut u8 {
+    // SAFETY: as the caller says.
+    unsafe {
+        ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len());
+        place.add(bytes.len())
+    }
+}
+
+/// The folders that `execvp` searches.
+pub fn path_variable() -> &'static [u8] {
+    let environment = current();
+    if environment.is_null() {
+        return b"/bin:/usr/bin";
+    }
+    find(environment, "PATH").map_or(b"/bin:/usr/bin", |variable| variable.value.to_bytes())
+}

@@ -1,0 +1,155 @@
+//! "This thread is inside memtrace", as a value you must hold to record; and the thread's two words of storage.
+//! Every hook asks for it; nothing here may allocate, block or fail.
+//!
+//! # Safety
+//! Dangerous: thread-local storage behind the compiler's back. `std`'s thread-locals go through `__tls_get_addr`, where
+//! glibc may allocate, so a 16-byte object is declared in assembly and addressed with the initial-exec model: its
+//! distance from the thread pointer is a constant of the process. We rely on the ABI of x86-64 ELF thread-local
+//! storage, and on the object being zero in every new thread. Callers get a value that only one place of a thread can
+//! hold at a time.
+
+use core::arch::{asm, global_asm};
+use core::cell::Cell;
+use core::marker::PhantomData;
+
+use crate::lane::Lane;
+use crate::sys;
+
+global_asm!(
+    ".pushsection .tbss.memtrace_tls,\"awT\",@nobits",
+    ".balign 16",
+    ".globl memtrace_tls",
+    ".hidden memtrace_tls",
+    ".type memtrace_tls,@object",
+    ".size memtrace_tls,16",
+    "memtrace_tls:",
+    ".zero 16",
+    ".popsection",
+);
+
+/// What a thread has of ours.
+struct Local {
+    /// 0, or the stack address at which the guard was taken, with [`ALLOCATOR`] in its lowest bit.
+    holder: Cell<usize>,
+    lane: Cell<*mut Lane>,
+}
+
+const _: () = assert!(size_of::<Local>() == 16);
+
+/// Set in `holder` while the wrapped allocator runs: what it maps is recorded, what it allocates is not.
+const ALLOCATOR: usize = 1;
+
+#[inline(always)]
+fn local() -> *const Local {
+    let address: *const Local;
+    // SAFETY: reads the thread pointer and a constant of the process; see the module's note.
+    unsafe {
+        asm!("mov {0}, qword ptr fs:[0]", "add {0}, qword ptr [rip + memtrace_tls@GOTTPOFF]", out(reg) address,
+            options(nostack, pure, readonly));
+    }
+    address
+}
+
+#[inline(always)]
+fn stack_pointer() -> usize {
+    let address: usize;
+    // SAFETY: copies a register.
+    unsafe { asm!("mov {}, rsp", out(reg) address, options(nomem, nostack, preserves_flags)) };
+    address
+}
+
+/// Proof that this thread entered memtrace and has not left.
+pub struct Guard {
+    local: *const Local,
+    /// What `holder` becomes again.
+    previous: usize,
+    not_send: PhantomData<*mut ()>,
+}
+
+impl Guard {
+    /// `None` when this thread is inside memtrace already.
+    #[inline(always)]
+    pub fn enter() -> Option<Guard> {
+        let local = local();
+        // SAFETY: the thread's own storage, there as long as the thread runs.
+        let holder = unsafe { &(*local).holder };
+        let here = stack_pointer();
+        let held = holder.get();
+        if held != 0 && !is_stale(held, here) {
+            return None;
+        }
+        if held != 0 {
+            // SAFETY: as above. Whoever held the guard may have left the lane half-changed: take another.
+            unsafe { abandon_lane(&*local) };
+        }
+        holder.set(here & !ALLOCATOR);
+        Some(Guard { local, previous: 0, not_send: PhantomData })
+    }
+
+    /// Like [`Guard::enter`], but also when the guard is held round a wrapped allocator's own work. The second value
+    /// says whether it is.
+    pub fn enter_for_mapping() -> Option<(Guard, bool)> {
+        let local = local();
+        // SAFETY: the thread's own storage.
+        let holder = unsafe { &(*local).holder };
+        let held = holder.get();
+        if held & ALLOCATOR == 0 || is_stale(held, stack_pointer()) {
+            return Guard::enter().map(|guard| (guard, false));
+        }
+        holder.set(held & !ALLOCATOR);
+        Some((Guard { local, previous: held, not_send: PhantomData }, true))
+    }
+
+    /// Runs the wrapped allocator under the guard: what it does inside is not recorded, but for mappings.
+    #[inline(always)]
+    pub fn in_allocator<T>(&self, work: impl FnOnce() -> T) -> T {
+        // SAFETY: the thread's own storage.
+        let holder = unsafe { &(*self.local).holder };
+        let held = holder.get();
+        holder.set(held | ALLOCATOR);
+        let result = work();
+        holder.set(held);
+        result
+    }
+
+    /// The lane of this thread, or null.
+    #[inline(always)]
+    pub fn lane(&self) -> *mut Lane {
+        // SAFETY: the thread's own storage.
+        unsafe { (*self.local).lane.get() }
+    }
+
+    pub fn set_lane(&self, lane: *mut Lane) {
+        // SAFETY: the thread's own storage.
+        unsafe { (*self.local).lane.set(lane) }
+    }
+}
+
+impl Drop for Guard {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: the thread's own storage.
+        unsafe { (*self.local).holder.set(self.previous) }
+    }
+}
+
+/// Whether the guard was left set by a `siglongjmp` out of a handler that had interrupted us: then the frame that took
+/// it is gone, and we stand above it on the same stack. A handler on its own signal stack may stand anywhere.
+#[cold]
+#[inline(never)]
+fn is_stale(held: usize, here: usize) -> bool {
+    here > (held & !ALLOCATOR) && !sys::is_on_signal_stack()
+}
+
+/// The stale holder may have been in the middle of changing its lane: leave that as it is and start with a new one.
+#[cold]
+#[inline(never)]
+fn abandon_lane(local: &Local) {
+    let lane = local.lane.get();
+    if !lane.is_null() {
+        // SAFETY: lanes are never freed.
+        unsafe { (*lane).abandon() };
+        local.lane.set(core::ptr::null_mut());
+    }
+    crate::lock::release_all_of_this_thread();
+}

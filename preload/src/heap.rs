@@ -1,0 +1,97 @@
+//! The shim's own memory: growing arrays and tables over private mappings. Nothing here comes from the program's
+//! allocator, and nothing is shrunk.
+//!
+//! # Safety
+//! Dangerous: raw mappings used as arrays. Each array knows its capacity and checks every index against it; elements
+//! are plain numbers for which any bytes, and so the mapping's zeroes, are a value.
+
+use core::ptr::NonNull;
+
+use crate::sys;
+
+/// Types for which all-zero bytes are a value, without destructors.
+///
+/// # Safety
+/// Implementors promise exactly that.
+pub unsafe trait Plain: Copy {}
+// SAFETY: numbers.
+unsafe impl Plain for u32 {}
+// SAFETY: numbers.
+unsafe impl Plain for u64 {}
+
+/// An array that grows. All elements within the capacity exist, zero at first.
+pub struct Array<T: Plain> {
+    start: *mut T,
+    capacity: usize,
+}
+
+impl<T: Plain> Array<T> {
+    pub const fn new() -> Array<T> {
+        Array { start: core::ptr::null_mut(), capacity: 0 }
+    }
+
+    /// Zeroed elements, at least `len` of them; `None` when the kernel has no memory.
+    pub fn with_capacity(len: usize) -> Option<Array<T>> {
+        let bytes = len.checked_mul(size_of::<T>())?.checked_next_multiple_of(4096)?.max(4096);
+        let start = sys::map_anonymous(bytes).ok()?;
+        Some(Array { start: start.as_ptr().cast(), capacity: bytes / size_of::<T>() })
+    }
+
+    #[inline(always)]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Makes room for `len` elements and keeps those that are there. `false` when the kernel has no memory.
+    #[cold]
+    #[inline(never)]
+    pub fn grow(&mut self, len: usize) -> bool {
+        if len <= self.capacity {
+            return true;
+        }
+        let Some(larger) = Array::<T>::with_capacity(len.max(self.capacity.saturating_mul(2))) else {
+            return false;
+        };
+        if self.capacity != 0 {
+            // SAFETY: the new array is larger and does not overlap the old one.
+            unsafe { core::ptr::copy_nonoverlapping(self.start, larger.start, self.capacity) };
+        }
+        self.release();
+        *self = larger;
+        true
+    }
+
+    /// The element, zero when the index is out of reach.
+    #[inline(always)]
+    pub fn get(&self, index: usize) -> Option<T> {
+        // SAFETY: the index was checked.
+        if index < self.capacity { Some(unsafe { *self.start.add(index) }) } else { None }
+    }
+
+    #[inline(always)]
+    pub fn set(&mut self, index: usize, value: T) {
+        if index < self.capacity {
+            // SAFETY: the index was checked.
+            unsafe { *self.start.add(index) = value };
+        }
+    }
+
+    /// The first `len` elements (fewer when there are fewer).
+    #[inline(always)]
+    pub fn slice(&self, len: usize) -> &[T] {
+        if self.capacity == 0 {
+            return &[];
+        }
+        // SAFETY: within the capacity every element exists.
+        unsafe { core::slice::from_raw_parts(self.start, len.min(self.capacity)) }
+    }
+
+    /// Gives the memory back.
+    pub fn release(&mut self) {
+        if let Some(start) = NonNull::new(self.start.cast::<u8>()) {
+            // SAFETY: the array is the mapping's only user and forgets it.
+            unsafe { sys::unmap(start, self.capacity * size_of::<T>()) };
+        }
+        *self = Array::new();
+    }
+}

@@ -1,0 +1,297 @@
+//! The exec family and posix_spawn. A program that replaces itself is followed: the new image finds our request in its
+//! environment. Children, also those of vfork, are left alone.
+//!
+//! # Safety
+//! Dangerous: variadic functions, which Rust can't define. Each of those is a few instructions that put the argument
+//! registers into memory and pass their place and that of the stack arguments on (System V ABI: the first six words in
+//! registers, the rest above the return address).
+
+use core::arch::naked_asm;
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ptr;
+
+use memtrace_format::record::notice;
+
+use crate::abi;
+use crate::environment::{self, WithRequest};
+use crate::{lifecycle, meta, real, sys};
+
+type Text = *const c_char;
+type Texts = *const *const c_char;
+
+macro_rules! variadic {
+    ($name:ident, $work:ident) => {
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name(path: Text, first: Text) -> c_int {
+            naked_asm!(
+                // Room for the five registers behind the path, then alignment.
+                "sub rsp, 40",
+                "mov [rsp], rsi", "mov [rsp + 8], rdx", "mov [rsp + 16], rcx", "mov [rsp + 24], r8",
+                "mov [rsp + 32], r9",
+                "mov rsi, rsp",
+                "lea rdx, [rsp + 48]",
+                "call {work}",
+                "add rsp, 40",
+                "ret",
+                work = sym $work,
+            )
+        }
+    };
+}
+
+variadic!(execl, execl_with);
+variadic!(execlp, execlp_with);
+variadic!(execle, execle_with);
+
+/// The arguments of a variadic call, made one array.
+struct Arguments {
+    memory: ptr::NonNull<u8>,
+    len: usize,
+    /// Behind the final null: `execle`'s environment.
+    environment: Texts,
+}
+
+/// Words that arrive in registers.
+const N_REGISTERS: usize = 5;
+
+impl Arguments {
+    /// # Safety
+    /// The words at `registers` and then at `rest` are C strings up to a null.
+    unsafe fn collect(registers: Texts, rest: Texts) -> Option<Arguments> {
+        let word = |index: usize| {
+            // SAFETY: the call's arguments go on up to the null, and with `execle` one further.
+            unsafe { if index < N_REGISTERS { *registers.add(index) } else { *rest.add(index - N_REGISTERS) } }
+        };
+        let mut n = 0;
+        while !word(n).is_null() {
+            n += 1;
+        }
+        let len = ((n + 1) * size_of::<Text>()).next_multiple_of(4096);
+        let memory = sys::map_anonymous(len).ok()?;
+        for index in 0..n {
+            // SAFETY: there are `n + 1` places; the last stays null.
+            unsafe { *memory.as_ptr().cast::<Text>().add(index) = word(index) };
+        }
+        // SAFETY: only `execle` uses it, which has one more argument.
+        let environment = word(n + 1).cast();
+        Some(Arguments { memory, len, environment })
+    }
+
+    fn as_ptr(&self) -> Texts {
+        self.memory.as_ptr().cast_const().cast()
+    }
+}
+
+impl Drop for Arguments {
+    fn drop(&mut self) {
+        // SAFETY: the exec failed and nobody else knows the memory.
+        unsafe { sys::unmap(self.memory, self.len) };
+    }
+}
+
+unsafe extern "C" fn execl_with(path: Text, registers: Texts, rest: Texts) -> c_int {
+    // SAFETY: the program's own arguments, here and below.
+    unsafe {
+        match Arguments::collect(registers, rest) {
+            Some(arguments) => execv(path, arguments.as_ptr()),
+            None => out_of_memory(),
+        }
+    }
+}
+
+unsafe extern "C" fn execlp_with(file: Text, registers: Texts, rest: Texts) -> c_int {
+    // SAFETY: as in `execl_with`.
+    unsafe {
+        match Arguments::collect(registers, rest) {
+            Some(arguments) => execvp(file, arguments.as_ptr()),
+            None => out_of_memory(),
+        }
+    }
+}
+
+unsafe extern "C" fn execle_with(path: Text, registers: Texts, rest: Texts) -> c_int {
+    // SAFETY: as in `execl_with`.
+    unsafe {
+        match Arguments::collect(registers, rest) {
+            Some(arguments) => execve(path, arguments.as_ptr(), arguments.environment),
+            None => out_of_memory(),
+        }
+    }
+}
+
+/// What exec does when the kernel has no memory for the arguments: a real call fails the same way and sets errno.
+unsafe fn out_of_memory() -> c_int {
+    // SAFETY: no file is called "", so this fails.
+    unsafe { real::execve(c"".as_ptr(), ptr::null(), ptr::null()) }
+}
+
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn execv(path: Text, arguments: Texts) -> c_int {
+    // SAFETY: the program's own arguments.
+    unsafe { execve(path, arguments, environment::current().cast_const().cast()) }
+}
+
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn execvp(file: Text, arguments: Texts) -> c_int {
+    // SAFETY: the program's own arguments.
+    unsafe { execvpe(file, arguments, environment::current().cast_const().cast()) }
+}
+
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn execve(path: Text, arguments: Texts, environment: Texts) -> c_int {
+    // SAFETY: the program's own arguments.
+    unsafe {
+        let request = request_for(environment, || sys::open_read(CStr::from_ptr(path)), path);
+        real::execve(path, arguments, request.as_ref().map_or(environment, WithRequest::as_ptr))
+    }
+}
+
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn execvpe(file: Text, arguments: Texts, environment: Texts) -> c_int {
+    // SAFETY: the program's own arguments.
+    unsafe {
+        let request = request_for(environment, || open_on_path(CStr::from_ptr(file)), file);
+        real::execvpe(file, arguments, request.as_ref().map_or(environment, WithRequest::as_ptr))
+    }
+}
+
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn fexecve(fd: c_int, arguments: Texts, environment: Texts) -> c_int {
+    // SAFETY: the program's own arguments.
+    unsafe {
+        let request = request_for(environment, || sys::duplicate_above(fd, 3), c"(descriptor)".as_ptr());
+        real::fexecve(fd, arguments, request.as_ref().map_or(environment, WithRequest::as_ptr))
+    }
+}
+
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn posix_spawn(
+    pid: *mut c_int,
+    path: Text,
+    actions: *mut c_void,
+    attributes: *mut c_void,
+    arguments: Texts,
+    environment: Texts,
+) -> c_int {
+    // SAFETY: the program's own arguments.
+    unsafe { real::posix_spawn(pid, path, actions, attributes, arguments, environment) }
+}
+
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn posix_spawnp(
+    pid: *mut c_int,
+    file: Text,
+    actions: *mut c_void,
+    attributes: *mut c_void,
+    arguments: Texts,
+    environment: Texts,
+) -> c_int {
+    // SAFETY: the program's own arguments.
+    unsafe { real::posix_spawnp(pid, file, actions, attributes, arguments, environment) }
+}
+
+/// The environment for the next image, when this process is recorded and the next image can be.
+unsafe fn request_for(
+    environment: Texts,
+    open: impl FnOnce() -> Result<i32, sys::Errno>,
+    name: Text,
+) -> Option<WithRequest> {
+    // In a child of vfork memory says "recording", but the process is another.
+    if !lifecycle::is_recording() || sys::pid() != lifecycle::pid() {
+        return None;
+    }
+    let fd = open().ok()?;
+    let can_follow = can_be_followed(fd, 0);
+    sys::close(fd);
+    if !can_follow && let Some(guard) = lifecycle::enter() {
+        // SAFETY: the program passed a C string.
+        meta::notice(&guard, notice::EXEC_NOT_FOLLOWED, unsafe { CStr::from_ptr(name) }.to_bytes());
+    }
+    lifecycle::flush();
+    // SAFETY: the program passed an environment.
+    if can_follow { unsafe { WithRequest::new(environment) } } else { None }
+}
+
+/// The file that `execvp` would run, opened: along PATH when the name has no slash.
+fn open_on_path(file: &CStr) -> Result<i32, sys::Errno> {
+    let name = file.to_bytes();
+    if name.contains(&b'/') {
+        return sys::open_read(file);
+    }
+    let path = environment::path_variable();
+    for folder in path.split(|byte| *byte == b':') {
+        let mut joined = [0u8; 4096];
+        let parts = [folder, if folder.is_empty() { b"" } else { b"/" }, name];
+        if let Some(candidate) = join(&mut joined, &parts)
+            && let Ok(fd) = sys::open_read(candidate)
+        {
+            return Ok(fd);
+        }
+    }
+    Err(sys::Errno(abi::ENOENT))
+}
+
+fn join<'a>(buf: &'a mut [u8], parts: &[&[u8]]) -> Option<&'a CStr> {
+    let mut len = 0;
+    for part in parts {
+        buf.get_mut(len..)?.get_mut(..part.len())?.copy_from_slice(part);
+        len += part.len();
+    }
+    *buf.get_mut(len)? = 0;
+    CStr::from_bytes_until_nul(buf).ok()
+}
+
+/// Interpreters of interpreters that the kernel follows.
+const MAX_INTERPRETERS: u32 = 4;
+const ELF_MAGIC: &[u8] = b"\x7fELF";
+const ELF_CLASS_64: u8 = 2;
+const EM_X86_64: u16 = 62;
+
+/// Whether our library can be loaded into the program: 64-bit, dynamic, of this machine and this libc's loader, and
+/// not set-user-id, whose loader ignores LD_PRELOAD. The loader would complain about the others on standard error.
+fn can_be_followed(fd: i32, level: u32) -> bool {
+    const SETS_ID: u32 = abi::S_ISUID | abi::S_ISGID;
+    if sys::status(fd).is_ok_and(|status| status.mode & SETS_ID != 0) {
+        return false;
+    }
+    let mut head = [0u8; 4096];
+    let len = sys::read_at(fd, &mut head, 0).unwrap_or(0);
+    let head = head.get(..len).unwrap_or(&[]);
+    if let Some(line) = head.strip_prefix(b"#!") {
+        let line = line.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
+        let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
+        let mut path = [0u8; 4096];
+        let interpreter = words.next().and_then(|word| join(&mut path, &[word]));
+        let Some(Ok(fd)) = interpreter.map(sys::open_read) else {
+            return false;
+        };
+        let result = level < MAX_INTERPRETERS && can_be_followed(fd, level + 1);
+        sys::close(fd);
+        return result;
+    }
+    is_dynamic_of_this_machine(head)
+}
+
+fn is_dynamic_of_this_machine(head: &[u8]) -> bool {
+    let number = |offset: usize, len: usize| -> Option<usize> {
+        let bytes = head.get(offset..)?.get(..len)?;
+        Some(bytes.iter().rev().fold(0, |value, byte| value << 8 | *byte as usize))
+    };
+    let loader = || {
+        // Elf64_Ehdr: e_machine at 18, e_phoff at 32, e_phentsize at 54, e_phnum at 56.
+        if number(4, 1)? != ELF_CLASS_64 as usize || number(18, 2)? != EM_X86_64 as usize {
+            return None;
+        }
+        let (start, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+        for index in 0..count {
+            let segment = start.checked_add(index.checked_mul(size)?)?;
+            // Elf64_Phdr: p_type at 0, p_offset at 8, p_filesz at 32.
+            if number(segment, 4)? == abi::PT_INTERP as usize {
+                return head.get(number(segment + 8, 8)?..)?.get(..number(segment + 32, 8)?);
+            }
+        }
+        None
+    };
+    head.starts_with(ELF_MAGIC) && loader().is_some_and(|path| path.ends_with(b"/ld-linux-x86-64.so.2\0"))
+}

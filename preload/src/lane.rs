@@ -1,0 +1,149 @@
+//! A lane: what one thread at a time writes with, its place in the log and its memory of stacks. Taken at a thread's
+//! first event; when the thread is gone the next new thread takes it over, so that 100 000 short threads leave as many
+//! lanes as were alive at once. Lanes are never freed: a thread may still allocate in its last destructors.
+//!
+//! # Safety
+//! Dangerous: lanes are raw memory, reached from thread-local storage. A lane has one user at a time: the thread whose
+//! id it carries, and a thread takes a lane over only after the kernel said that its owner is gone.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use memtrace_format::record::Thread;
+use memtrace_format::{Record, block_kind, stop_reason};
+
+use crate::guard::Guard;
+use crate::lock::Lock;
+use crate::sink::{self, Writer};
+use crate::stacks::Stacks;
+use crate::{clock, lifecycle, sys};
+
+pub struct Lane {
+    pub writer: Writer,
+    pub stacks: Stacks,
+    /// The kernel's id of the thread that uses it, or [`ABANDONED`].
+    owner: AtomicU32,
+    next: *mut Lane,
+}
+
+/// The owner of a lane that nobody may use again.
+const ABANDONED: u32 = u32::MAX;
+/// How many lanes a new thread looks at for one that is free.
+const MAX_PROBES: u32 = 16;
+
+pub struct Lanes {
+    first: *mut Lane,
+    /// Where the next search goes on.
+    probe: *mut Lane,
+    n_lanes: u32,
+    n_threads: u32,
+}
+
+pub static LANES: Lock<Lanes> =
+    Lock::new(Lanes { first: core::ptr::null_mut(), probe: core::ptr::null_mut(), n_lanes: 0, n_threads: 0 });
+
+impl Lane {
+    /// Leaves the lane as it is, for good.
+    pub fn abandon(&self) {
+        self.owner.store(ABANDONED, Ordering::Release);
+    }
+}
+
+/// The lane of this thread; `None` when there is no memory for one.
+#[inline(always)]
+pub fn of_this_thread(guard: &Guard) -> Option<&'static mut Lane> {
+    let lane = guard.lane();
+    // SAFETY: the lane of this thread has one user, and the guard proves that this is it.
+    if !lane.is_null() { Some(unsafe { &mut *lane }) } else { take(guard) }
+}
+
+#[cold]
+#[inline(never)]
+fn take(guard: &Guard) -> Option<&'static mut Lane> {
+    let pid = sys::pid();
+    // A child of vfork runs on its parent's thread: a lane taken here would name a thread that ends soon.
+    if pid != lifecycle::pid() {
+        lifecycle::count_lost(1);
+        return None;
+    }
+    let tid = sys::tid();
+    let mut lanes = LANES.lock(guard);
+    let lane = match find_free(&mut lanes, pid, tid) {
+        Some(lane) => lane,
+        None => create(&mut lanes)?,
+    };
+    lanes.n_threads += 1;
+    let thread = lanes.n_threads;
+    // SAFETY: its owner is gone, or it is new; the lock keeps others from taking it.
+    let taken = unsafe { &mut *lane };
+    taken.owner.store(tid, Ordering::Release);
+    drop(lanes);
+    guard.set_lane(lane);
+    taken.writer.thread = thread;
+    let header = sink::header()?;
+    let ticks = clock::now(&header);
+    let record = Record::Thread(Thread { ticks, thread, os_tid: tid, pthread: thread_pointer() as u64 });
+    taken.writer.record(guard, ticks, &record);
+    Some(taken)
+}
+
+fn find_free(lanes: &mut Lanes, pid: u32, tid: u32) -> Option<*mut Lane> {
+    for _ in 0..MAX_PROBES.min(lanes.n_lanes) {
+        if lanes.probe.is_null() {
+            lanes.probe = lanes.first;
+        }
+        let lane = lanes.probe;
+        // SAFETY: lanes are never freed, and `next` does not change after a lane was linked.
+        let (owner, next) = unsafe { ((*lane).owner.load(Ordering::Acquire), (*lane).next) };
+        lanes.probe = next;
+        // A lane that carries our own id belonged to an earlier thread of that number.
+        if owner != ABANDONED && (owner == tid || sys::is_thread_gone(pid, owner)) {
+            return Some(lane);
+        }
+    }
+    None
+}
+
+fn create(lanes: &mut Lanes) -> Option<*mut Lane> {
+    let memory = match sys::map_anonymous(size_of::<Lane>()) {
+        Ok(memory) => memory.cast::<Lane>(),
+        Err(errno) => {
+            sink::file::stop(stop_reason::NO_MEMORY, errno);
+            return None;
+        }
+    };
+    let lane = Lane {
+        writer: Writer::new(block_kind::EVENTS, lanes.n_lanes),
+        stacks: Stacks::new(),
+        owner: AtomicU32::new(ABANDONED),
+        next: lanes.first,
+    };
+    // SAFETY: the memory is new, page-aligned and long enough.
+    unsafe { memory.write(lane) };
+    lanes.first = memory.as_ptr();
+    lanes.n_lanes += 1;
+    Some(memory.as_ptr())
+}
+
+/// Writes out what all lanes hold, where the log is written and not mapped.
+pub fn flush_all(guard: &Guard) {
+    let lanes = LANES.lock(guard);
+    let mut lane = lanes.first;
+    while !lane.is_null() {
+        // SAFETY: lanes are never freed. Another thread may be writing its lane: the length is read once, and what is
+        // written beyond it is not part of the log.
+        unsafe {
+            (*lane).writer.flush(guard);
+            lane = (*lane).next;
+        }
+    }
+}
+
+/// The thread pointer, which is glibc's `pthread_t` and, but for the main thread, the upper end of the stack.
+pub fn thread_pointer() -> usize {
+    let address: usize;
+    // SAFETY: the first word of the thread control block is its own address (x86-64 ELF ABI).
+    unsafe {
+        core::arch::asm!("mov {}, qword ptr fs:[0]", out(reg) address, options(nostack, preserves_flags, pure, readonly))
+    };
+    address
+}

@@ -1,0 +1,82 @@
+//! A lock of one word, for what happens rarely: taking a lane, describing a code object, opening the log again.
+//! It knows its owner, so that a thread which was thrown out of it (`siglongjmp`) can give it back. It must never be
+//! taken without a [`Guard`], which keeps signal handlers of the owner out.
+//!
+//! # Safety
+//! Dangerous: the value is reached through a shared reference. The owner word proves that one thread at a time has it.
+
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::guard::Guard;
+use crate::sys;
+
+/// A value that one thread uses at a time.
+pub struct Lock<T> {
+    /// The kernel's id of the thread that has it, or 0.
+    owner: AtomicU32,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the owner word gives the value to one thread at a time.
+unsafe impl<T> Sync for Lock<T> {}
+
+impl<T> Lock<T> {
+    pub const fn new(value: T) -> Lock<T> {
+        Lock { owner: AtomicU32::new(0), value: UnsafeCell::new(value) }
+    }
+
+    /// Waits for the value.
+    pub fn lock<'a>(&'a self, _proof: &'a Guard) -> Locked<'a, T> {
+        let me = sys::tid();
+        let mut spins = 0u32;
+        while self.owner.compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            spins = spins.wrapping_add(1);
+            if spins.is_multiple_of(64) {
+                sys::yield_now();
+            } else {
+                core::hint::spin_loop();
+            }
+        }
+        Locked { lock: self }
+    }
+
+    /// Gives the value back when this thread has it and the code that took it is gone.
+    pub fn release_if_mine(&self) {
+        let _ = self.owner.compare_exchange(sys::tid(), 0, Ordering::Release, Ordering::Relaxed);
+    }
+}
+
+/// The value, until this goes out of scope.
+pub struct Locked<'a, T> {
+    lock: &'a Lock<T>,
+}
+
+impl<T> Deref for Locked<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: we own the lock.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for Locked<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: we own the lock, and the exclusive borrow says that this is the only use.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for Locked<'_, T> {
+    fn drop(&mut self) {
+        self.lock.owner.store(0, Ordering::Release);
+    }
+}
+
+/// After a `siglongjmp` out of memtrace.
+pub fn release_all_of_this_thread() {
+    crate::lane::LANES.release_if_mine();
+    crate::meta::META.release_if_mine();
+    crate::sink::release_lock_if_mine();
+}

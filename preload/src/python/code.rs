@@ -1,0 +1,339 @@
+//! Code object → our number, name, file and line table, described in the log once. A code object that dies gives its
+//! address to another: its number is retired before and after the interpreter's own destructor (weak references'
+//! callbacks allocate in between), so an address is never taken for what it was.
+//!
+//! # Safety
+//! Dangerous: reads strings of the interpreter, and replaces `PyCode_Type.tp_dealloc`. We rely on the code object of a
+//! running frame being alive and its names immutable. The table is read without a lock: an entry only changes when its
+//! code object dies, which no reader's own frames allow, and the table as a whole only after `GENERATION` has moved on,
+//! which readers check afterwards.
+
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::slice;
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+
+use memtrace_format::Record;
+use memtrace_format::record::{Code, PyStr};
+
+use super::interpreter;
+use super::offsets::Layout;
+use super::walk::word;
+use crate::guard::Guard;
+use crate::lifecycle;
+use crate::meta::META;
+use crate::stacks::RawFrame;
+use crate::sys;
+
+/// Code objects that have died.
+static DEATHS: AtomicU64 = AtomicU64::new(0);
+
+/// Grows with every death of a code object that we knew: addresses read before may mean something else now.
+#[inline(always)]
+pub fn epoch() -> u64 {
+    DEATHS.load(Ordering::Acquire)
+}
+
+/// The number of a frame's code object and the byte offset of its running instruction; `None` for frames that CPython
+/// does not show either: those whose code has not begun (`_PyFrame_IsIncomplete`) and those without a code object.
+pub fn resolve(guard: &Guard, frame: RawFrame) -> Option<(u32, u32)> {
+    let layout = &interpreter().layout;
+    let address = frame.code as usize;
+    let (number, first_traceable) = match TABLE.find(address) {
+        Some(known) => known,
+        None => describe(guard, layout, address)?,
+    };
+    let instruction = frame.instruction & !RawFrame::GENERATOR;
+    let offset = instruction.saturating_sub(frame.code + layout.code_instructions as u64) as u32;
+    let is_incomplete = frame.instruction & RawFrame::GENERATOR == 0 && offset < first_traceable;
+    if is_incomplete { None } else { Some((number, offset)) }
+}
+
+/// Bytes per instruction.
+const CODE_UNIT: u32 = 2;
+
+/// Writes a code object that was not seen before into the log. Its number and the offset of its first traceable
+/// instruction in bytes.
+#[cold]
+#[inline(never)]
+fn describe(guard: &Guard, layout: &Layout, address: usize) -> Option<(u32, u32)> {
+    let mut meta = META.lock(guard);
+    // Another thread may have been faster.
+    if let Some(known) = TABLE.find(address) {
+        return Some(known);
+    }
+    // SAFETY: the frame keeps its executable alive.
+    let first_traceable = unsafe { first_traceable(layout, address)? };
+    // SAFETY: it is a code object, and alive.
+    let (first_line, name, file, line_table) = unsafe {
+        (
+            *((address + layout.code_first_line) as *const u32),
+            text(layout, word(address + layout.code_name)),
+            text(layout, word(address + layout.code_file)),
+            bytes(layout, word(address + layout.code_line_table)),
+        )
+    };
+    let id = TABLE.next_number();
+    let record = Record::Code(Code { id, first_line, name, file, line_table });
+    let ticks = 0;
+    if !meta.record(guard, ticks, &record) || !TABLE.insert(address, id, first_traceable) {
+        return None;
+    }
+    Some((id, first_traceable))
+}
+
+/// Offset in bytes of a code object's first traceable instruction; `None` when this is no code object: in 3.13 a frame's
+/// executable may be something else.
+///
+/// # Safety
+/// `executable` is null or a live object.
+pub unsafe fn first_traceable(layout: &Layout, executable: usize) -> Option<u32> {
+    const OB_TYPE: usize = 8;
+    // SAFETY: as the caller says.
+    unsafe {
+        let is_code = executable != 0 && word(executable + OB_TYPE) == interpreter().code_type;
+        is_code.then(|| (*((executable + layout.code_first_traceable) as *const u32)).wrapping_mul(CODE_UNIT))
+    }
+}
+
+const NO_TEXT: PyStr<'static> = PyStr { width: 1, bytes: &[] };
+
+/// The characters of a `str`.
+///
+/// # Safety
+/// `object` is null or a `str` that stays alive and unchanged.
+unsafe fn text<'a>(layout: &Layout, object: usize) -> PyStr<'a> {
+    if object == 0 {
+        return NO_TEXT;
+    }
+    // SAFETY: as the caller says. `state`: interned 2 bits, kind 3 bits, compact 1 bit, ascii 1 bit (3.11 to 3.13).
+    unsafe {
+        let state = *((object + layout.str_state) as *const u32);
+        let (width, is_compact, is_ascii) = (state >> 2 & 7, state >> 5 & 1 != 0, state >> 6 & 1 != 0);
+        if !matches!(width, 1 | 2 | 4) {
+            return NO_TEXT;
+        }
+        let start = match (is_compact, is_ascii) {
+            (true, true) => object + layout.str_ascii,
+            (true, false) => object + layout.str_compact,
+            // A subclass of str: `PyUnicodeObject.data` behind the compact part.
+            (false, _) => word(object + layout.str_compact),
+        };
+        let len = word(object + layout.str_len);
+        if start == 0 || len > MAX_TEXT {
+            return NO_TEXT;
+        }
+        PyStr { width: width as u8, bytes: slice::from_raw_parts(start as *const u8, len * width as usize) }
+    }
+}
+
+/// The bytes of a `bytes` object.
+///
+/// # Safety
+/// `object` is null or a `bytes` object that stays alive.
+unsafe fn bytes<'a>(layout: &Layout, object: usize) -> &'a [u8] {
+    if object == 0 {
+        return &[];
+    }
+    // SAFETY: as the caller says.
+    unsafe {
+        let len = word(object + layout.bytes_len);
+        if len > MAX_TEXT {
+            return &[];
+        }
+        slice::from_raw_parts((object + layout.bytes_start) as *const u8, len)
+    }
+}
+
+/// Longer strings and line tables are left out.
+const MAX_TEXT: usize = 16 << 20;
+
+/// The interpreter's own destructor of code objects.
+static REAL_DEALLOC: AtomicUsize = AtomicUsize::new(0);
+
+/// From now on, deaths of code objects are seen.
+pub fn watch_deaths(layout: &Layout, code_type: usize) {
+    // SAFETY: a static type object, in writable memory; the word is a function pointer that others only read.
+    let place = unsafe { AtomicUsize::from_ptr((code_type + layout.type_dealloc) as *mut usize) };
+    let ours = dealloc as *const () as usize;
+    let real = place.load(Ordering::Acquire);
+    if real != ours {
+        REAL_DEALLOC.store(real, Ordering::Release);
+        place.store(ours, Ordering::Release);
+    }
+}
+
+unsafe extern "C" fn dealloc(code: *mut c_void) {
+    retire(code as usize);
+    // SAFETY: the word was the type's destructor.
+    unsafe {
+        let real: unsafe extern "C" fn(*mut c_void) = core::mem::transmute(REAL_DEALLOC.load(Ordering::Acquire));
+        real(code);
+    }
+    retire(code as usize);
+}
+
+fn retire(address: usize) {
+    if TABLE.find(address).is_none() {
+        return;
+    }
+    if let Some(guard) = lifecycle::enter() {
+        let _meta = META.lock(&guard);
+        TABLE.remove(address);
+        DEATHS.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Code addresses and what they are. Changed under the lock of the metadata only.
+struct Table {
+    /// The slots in use.
+    slots: AtomicPtr<Slot>,
+    capacity: AtomicUsize,
+    /// Grows when `slots` or `capacity` change.
+    generation: AtomicUsize,
+    /// The slots that were in use before, free for the next change; as many as `capacity`, or none.
+    spare: UnsafeCell<*mut Slot>,
+    /// Slots that are or were taken, and slots that are.
+    n_used: AtomicUsize,
+    n_live: AtomicUsize,
+    n_numbers: AtomicUsize,
+}
+
+/// One code object: its address (0 empty, [`DEAD`] retired), and number and first traceable offset.
+#[repr(C)]
+struct Slot {
+    address: AtomicUsize,
+    value: AtomicU64,
+}
+
+const DEAD: usize = 1;
+
+// SAFETY: `spare` is only used under the lock.
+unsafe impl Sync for Table {}
+
+static TABLE: Table = Table {
+    slots: AtomicPtr::new(core::ptr::null_mut()),
+    capacity: AtomicUsize::new(0),
+    generation: AtomicUsize::new(0),
+    spare: UnsafeCell::new(core::ptr::null_mut()),
+    n_used: AtomicUsize::new(0),
+    n_live: AtomicUsize::new(0),
+    n_numbers: AtomicUsize::new(0),
+};
+
+impl Table {
+    /// The number and first traceable offset of the code object at `address`.
+    #[inline]
+    fn find(&self, address: usize) -> Option<(u32, u32)> {
+        loop {
+            let generation = self.generation.load(Ordering::Acquire);
+            let found = self.place(address).ok().map(|slot| slot.value.load(Ordering::Acquire));
+            fence(Ordering::Acquire);
+            if self.generation.load(Ordering::Relaxed) == generation {
+                return found.map(|value| (value as u32, (value >> 32) as u32));
+            }
+        }
+    }
+
+    /// The slot that holds the address, or the one where it would go.
+    fn place(&self, address: usize) -> Result<&Slot, Option<&Slot>> {
+        // In this order: whoever sees a capacity sees slots of at least that number.
+        let capacity = self.capacity.load(Ordering::Acquire);
+        let slots = self.slots.load(Ordering::Acquire);
+        let mut free = None;
+        for step in 0..capacity {
+            let index = (hash(address) + step) & (capacity - 1);
+            // SAFETY: slots are never unmapped, and there are `capacity` of them.
+            let slot = unsafe { &*slots.add(index) };
+            match slot.address.load(Ordering::Acquire) {
+                0 => return Err(free.or(Some(slot))),
+                DEAD => free = free.or(Some(slot)),
+                found if found == address => return Ok(slot),
+                _ => {}
+            }
+        }
+        Err(free)
+    }
+
+    fn next_number(&self) -> u32 {
+        self.n_numbers.fetch_add(1, Ordering::Relaxed) as u32 + 1
+    }
+
+    /// Under the lock. `false` when there is no memory.
+    fn insert(&self, address: usize, number: u32, first_traceable: u32) -> bool {
+        let is_full = self.n_used.load(Ordering::Relaxed) * 2 >= self.capacity.load(Ordering::Relaxed);
+        if is_full && !self.rebuild() {
+            return false;
+        }
+        let Err(Some(slot)) = self.place(address) else {
+            return false;
+        };
+        if slot.address.load(Ordering::Relaxed) == 0 {
+            self.n_used.fetch_add(1, Ordering::Relaxed);
+        }
+        self.n_live.fetch_add(1, Ordering::Relaxed);
+        slot.value.store((first_traceable as u64) << 32 | number as u64, Ordering::Release);
+        slot.address.store(address, Ordering::Release);
+        true
+    }
+
+    /// Under the lock.
+    fn remove(&self, address: usize) {
+        if let Ok(slot) = self.place(address) {
+            slot.address.store(DEAD, Ordering::Release);
+            self.n_live.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Under the lock: the living into fresh slots, twice as many if more than a quarter lives.
+    fn rebuild(&self) -> bool {
+        let (old_slots, old_capacity) = (self.slots.load(Ordering::Relaxed), self.capacity.load(Ordering::Relaxed));
+        let must_grow = self.n_live.load(Ordering::Relaxed) * 4 >= old_capacity;
+        let capacity = if must_grow { (old_capacity * 2).max(1024) } else { old_capacity };
+        let len = capacity * size_of::<Slot>();
+        // SAFETY: only used under the lock.
+        let spare = unsafe { &mut *self.spare.get() };
+        let fresh = if !must_grow && !spare.is_null() {
+            // SAFETY: nobody relies on what a reader still finds there: the generation has moved on since.
+            unsafe { core::ptr::write_bytes(*spare, 0, capacity) };
+            *spare
+        } else {
+            match sys::map_anonymous(len) {
+                Ok(memory) => memory.as_ptr().cast(),
+                Err(_) => return false,
+            }
+        };
+        let mut n_live = 0;
+        for index in 0..old_capacity {
+            // SAFETY: there are `old_capacity` slots.
+            let slot = unsafe { &*old_slots.add(index) };
+            let address = slot.address.load(Ordering::Relaxed);
+            if address > DEAD {
+                let mut place = hash(address) & (capacity - 1);
+                // SAFETY: indexes stay below `capacity`, and more than half of the slots are empty.
+                unsafe {
+                    while (*fresh.add(place)).address.load(Ordering::Relaxed) != 0 {
+                        place = (place + 1) & (capacity - 1);
+                    }
+                    (*fresh.add(place)).value.store(slot.value.load(Ordering::Relaxed), Ordering::Relaxed);
+                    (*fresh.add(place)).address.store(address, Ordering::Relaxed);
+                }
+                n_live += 1;
+            }
+        }
+        // A reader between these stores sees the generation change and looks again. Until then it stays inside the
+        // slots that it found: it reads the capacity first, and new slots are at least as many as the old.
+        self.slots.store(fresh, Ordering::Release);
+        self.capacity.store(capacity, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.n_used.store(n_live, Ordering::Relaxed);
+        self.n_live.store(n_live, Ordering::Relaxed);
+        // Slots of another number stay mapped for readers that are still there; numbers double, so that is bounded.
+        *spare = if must_grow { core::ptr::null_mut() } else { old_slots };
+        true
+    }
+}
+
+fn hash(address: usize) -> usize {
+    (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+}

@@ -1,0 +1,256 @@
+//! The interpreter in the program: found by its symbols, known by its version, read but never called into, but for two
+//! functions that return a pointer.
+//!
+//! # Safety
+//! Dangerous: addresses of another program's functions and structures. We rely on the symbols' types as CPython's
+//! headers declare them and on the layouts in `offsets.rs`. Callers get frames, or none.
+
+pub mod code;
+pub mod offsets;
+mod self_check;
+mod walk;
+
+use core::cell::UnsafeCell;
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use memtrace_format::record::{Python, notice};
+
+use crate::elf::{self, Object};
+use crate::guard::Guard;
+use crate::heap::Array;
+use crate::install::pymem;
+use crate::stacks::RawFrame;
+use crate::{environment, lifecycle, meta, sys};
+use offsets::Layout;
+
+/// What recording needs of an interpreter. Written once, before `HAS_INTERPRETER` is set.
+struct Interpreter {
+    layout: Layout,
+    runtime: usize,
+    /// `PyGILState_GetThisThreadState`
+    this_thread_state: usize,
+    /// `_PyThreadState_UncheckedGet`: 3.11 and 3.12.
+    current_thread_state: usize,
+    /// `PyCode_Type`
+    code_type: usize,
+}
+
+struct Place(UnsafeCell<Interpreter>);
+
+// SAFETY: written once, before others may look.
+unsafe impl Sync for Place {}
+
+static INTERPRETER: Place = Place(UnsafeCell::new(Interpreter {
+    layout: offsets::NONE,
+    runtime: 0,
+    this_thread_state: 0,
+    current_thread_state: 0,
+    code_type: 0,
+}));
+/// An interpreter was found, whether or not we can read it.
+static WAS_FOUND: AtomicBool = AtomicBool::new(false);
+/// `PY_VERSION_HEX` of what was found.
+static VERSION: AtomicU32 = AtomicU32::new(0);
+/// Its frames can be read.
+static HAS_STACKS: AtomicBool = AtomicBool::new(false);
+/// Address of the runtime's three flags of initialisation, or 0.
+static INITIALISATION: AtomicUsize = AtomicUsize::new(0);
+/// What they were when the allocators were looked at last.
+static SEEN_INITIALISATION: AtomicU64 = AtomicU64::new(0);
+
+type ThreadStateGetter = unsafe extern "C" fn() -> usize;
+
+fn interpreter() -> &'static Interpreter {
+    // SAFETY: only called after one of the flags was seen set, and not written afterwards.
+    unsafe { &*INTERPRETER.0.get() }
+}
+
+/// The stack of this thread, leaf first, into `frames`; its depth, 0 when the thread runs no Python.
+#[inline(always)]
+pub fn frames(guard: &Guard, frames: &mut Array<RawFrame>) -> usize {
+    if !HAS_STACKS.load(Ordering::Acquire) {
+        return 0;
+    }
+    let interpreter = interpreter();
+    let state = thread_state(interpreter);
+    if state == 0 {
+        return 0;
+    }
+    let depth = walk::frames(&interpreter.layout, state, frames);
+    if environment::is_self_check() {
+        self_check::compare(guard, &interpreter.layout, state, frames.slice(depth));
+    }
+    depth
+}
+
+/// The thread state that this thread runs, with or without the GIL; 0 when it has none.
+#[inline(always)]
+fn thread_state(interpreter: &Interpreter) -> usize {
+    // SAFETY: the function of this name and type. It reads thread-specific storage and is safe at any time.
+    let own = unsafe { call(interpreter.this_thread_state) };
+    // SAFETY: a word of the runtime's static structure.
+    let finalizing = unsafe { *((interpreter.runtime + interpreter.layout.runtime_finalizing) as *const usize) };
+    if finalizing != 0 && finalizing != own {
+        // The finalising thread deletes the states of all others; what this thread remembers may be gone.
+        return 0;
+    }
+    if interpreter.layout.has_global_current { with_subinterpreters(interpreter, own) } else { own }
+}
+
+/// Up to 3.11 the thread's own state is not the running one inside a subinterpreter. The current state of the process
+/// is this thread's when its C frame lies on this thread's stack.
+#[inline(always)]
+fn with_subinterpreters(interpreter: &Interpreter, own: usize) -> usize {
+    let runtime = interpreter.runtime;
+    // SAFETY: words of the runtime's static structure: the newest interpreter and the main one.
+    let (newest, main) = unsafe {
+        let layout = &interpreter.layout;
+        (*((runtime + layout.runtime_newest) as *const usize), *((runtime + layout.runtime_main) as *const usize))
+    };
+    if newest == main { own } else { running_on_this_stack(interpreter, own) }
+}
+
+#[cold]
+#[inline(never)]
+fn running_on_this_stack(interpreter: &Interpreter, own: usize) -> usize {
+    // SAFETY: the function of this name and type; it reads a word.
+    let current = unsafe { call(interpreter.current_thread_state) };
+    if current == own || current == 0 {
+        return own;
+    }
+    // Another thread may hold the GIL and delete that state just now: the kernel reads it for us.
+    let Some(c_frame) = sys::read_word(current + interpreter.layout.state_frame) else {
+        return own;
+    };
+    let here = &raw const c_frame as usize;
+    let end = if sys::tid() == sys::pid() { elf::main_stack_end() } else { crate::lane::thread_pointer() };
+    if (here..end).contains(&c_frame) { current } else { own }
+}
+
+/// # Safety
+/// `address` is that of a function which takes nothing and returns a pointer.
+#[inline(always)]
+unsafe fn call(address: usize) -> usize {
+    // SAFETY: as the caller says.
+    unsafe { core::mem::transmute::<usize, ThreadStateGetter>(address)() }
+}
+
+/// Whether an interpreter has been (re-)initialised since the last look: then its allocators may have been replaced.
+#[inline(always)]
+pub fn notice_changes(guard: &Guard) {
+    let flags = INITIALISATION.load(Ordering::Relaxed);
+    if flags != 0 {
+        // SAFETY: three 32-bit flags, 0 or 1, of the runtime's static structure.
+        let now = unsafe { *(flags as *const u64) | (*((flags + 8) as *const u32) as u64) << 1 };
+        if now != SEEN_INITIALISATION.load(Ordering::Relaxed) {
+            initialisation_changed(guard, now);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn initialisation_changed(guard: &Guard, now: u64) {
+    SEEN_INITIALISATION.store(now, Ordering::Relaxed);
+    wrap_allocators(guard);
+}
+
+/// Sees to it that the allocators are wrapped, and says so in the log when they are new.
+fn wrap_allocators(guard: &Guard) {
+    if let Some(allocator) = pymem::wrap(guard) {
+        let version = VERSION.load(Ordering::Relaxed);
+        let has_stacks = HAS_STACKS.load(Ordering::Relaxed);
+        meta::python(guard, Python { version, allocator: allocator.as_bytes(), has_stacks });
+    }
+}
+
+/// Looks among the objects that the program started with.
+pub fn look_for_interpreter_at_start(guard: &Guard) {
+    if let Some(found) = elf::find_at_start(Found::look) {
+        adopt(guard, &found);
+    }
+}
+
+/// Looks among the objects that are loaded now, and sees to it that the allocators of a known one are wrapped.
+pub fn look_for_interpreter_now(guard: &Guard) {
+    if WAS_FOUND.load(Ordering::Acquire) {
+        wrap_allocators(guard);
+    } else if let Some(found) = elf::find_now(Found::look) {
+        adopt(guard, &found);
+    }
+}
+
+/// An object that holds an interpreter.
+struct Found {
+    object: Object,
+    version: u32,
+    runtime: usize,
+}
+
+impl Found {
+    fn look(object: Object) -> Option<Found> {
+        // `Py_Version` is there from 3.11 on. Older ones are known to be there by their runtime.
+        let runtime = object.symbol(c"_PyRuntime")?;
+        let version = match object.symbol(c"Py_Version") {
+            // SAFETY: `const unsigned long Py_Version`.
+            Some(address) => unsafe { *(address as *const u64) as u32 },
+            None => 0,
+        };
+        Some(Found { object, version, runtime })
+    }
+}
+
+fn adopt(guard: &Guard, found: &Found) {
+    if WAS_FOUND.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    VERSION.store(found.version, Ordering::Relaxed);
+    let layout = match offsets::of(found.version, found.runtime, |name| found.object.symbol(name).is_some()) {
+        Ok(layout) => Some(layout),
+        Err(refusal) => {
+            let mut text = [0; 64];
+            meta::notice(guard, refusal.notice(), refusal.text(found.version, &mut text));
+            None
+        }
+    };
+    let has_stacks = layout.is_some_and(|layout| use_layout(found, layout));
+    meta::python(guard, Python { version: found.version, allocator: b"", has_stacks });
+    if lifecycle::options().python_allocators && pymem::adopt(guard, found.object, layout.is_some()) {
+        wrap_allocators(guard);
+    }
+}
+
+fn use_layout(found: &Found, layout: Layout) -> bool {
+    let symbol = |name: &CStr| found.object.symbol(name).unwrap_or(0);
+    let interpreter = Interpreter {
+        layout,
+        runtime: found.runtime,
+        this_thread_state: symbol(c"PyGILState_GetThisThreadState"),
+        current_thread_state: symbol(c"_PyThreadState_UncheckedGet"),
+        code_type: symbol(c"PyCode_Type"),
+    };
+    let is_whole = interpreter.this_thread_state != 0
+        && interpreter.code_type != 0
+        && (interpreter.current_thread_state != 0 || !layout.has_global_current);
+    if is_whole {
+        if environment::is_self_check() {
+            self_check::find_functions(found.object);
+        }
+        let code_type = interpreter.code_type;
+        // SAFETY: `WAS_FOUND` was set by this call only, and nobody reads before the flags below are set.
+        unsafe { *INTERPRETER.0.get() = interpreter };
+        INITIALISATION.store(found.runtime + layout.runtime_preinitialized, Ordering::Relaxed);
+        code::watch_deaths(&layout, code_type);
+        HAS_STACKS.store(true, Ordering::Release);
+    }
+    is_whole
+}
+
+/// Says that the self-check failed, with what it saw, and ends the program.
+pub fn fail_self_check(guard: &Guard, text: &[u8]) -> ! {
+    sys::write_to_stderr(text);
+    meta::notice(guard, notice::SELF_CHECK, text);
+    crate::sink::file::stop(memtrace_format::stop_reason::SELF_CHECK_FAILED, sys::Errno(0));
+    sys::abort()
+}

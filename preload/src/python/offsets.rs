@@ -1,0 +1,253 @@
+//! One row of numbers per CPython minor version: where the fields lie that we read. From 3.13 on compared with the
+//! interpreter's own description, `_Py_DebugOffsets`. It must refuse what it does not know.
+//!
+//! Sources, per row: `Include/cpython/pystate.h` (PyThreadState, 3.11 and 3.12 `_PyCFrame`),
+//! `Include/internal/pycore_frame.h` (`_PyInterpreterFrame`), `Include/cpython/code.h` (PyCodeObject),
+//! `Include/cpython/unicodeobject.h`, `Include/cpython/bytesobject.h`, `Include/internal/pycore_runtime.h`. A test
+//! compiles a program against each installed interpreter's headers and compares.
+//!
+//! # Safety
+//! Dangerous: reads the interpreter's description of itself from the start of `_PyRuntime`. We rely on its cookie.
+
+use core::ffi::CStr;
+
+use memtrace_format::record::notice;
+
+/// Byte offsets of one minor version.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    /// `_PyRuntimeState.preinitialized`, followed by `core_initialized` and `initialized`
+    pub runtime_preinitialized: usize,
+    /// `_PyRuntimeState._finalizing`
+    pub runtime_finalizing: usize,
+    /// `_PyRuntimeState.interpreters.head`
+    pub runtime_newest: usize,
+    /// `_PyRuntimeState.interpreters.main`
+    pub runtime_main: usize,
+    /// `PyThreadState.cframe` (3.11, 3.12) or `.current_frame` (3.13)
+    pub state_frame: usize,
+    /// `_PyCFrame.current_frame`, where `state_frame` leads to one
+    pub c_frame_current: Option<usize>,
+    /// `_PyInterpreterFrame.f_code` (3.11, 3.12) or `.f_executable` (3.13)
+    pub frame_code: usize,
+    /// `_PyInterpreterFrame.previous`
+    pub frame_previous: usize,
+    /// `_PyInterpreterFrame.prev_instr` (3.11, 3.12) or `.instr_ptr` (3.13)
+    pub frame_instruction: usize,
+    /// `_PyInterpreterFrame.owner`
+    pub frame_owner: usize,
+    /// `FRAME_OWNED_BY_CSTACK`: an entry frame of the interpreter, without code. From 3.12 on.
+    pub owner_c_stack: u8,
+    /// `FRAME_OWNED_BY_GENERATOR`
+    pub owner_generator: u8,
+    /// `PyCodeObject.co_filename`
+    pub code_file: usize,
+    /// `PyCodeObject.co_qualname`
+    pub code_name: usize,
+    /// `PyCodeObject.co_linetable`
+    pub code_line_table: usize,
+    /// `PyCodeObject.co_firstlineno`
+    pub code_first_line: usize,
+    /// `PyCodeObject._co_firsttraceable`
+    pub code_first_traceable: usize,
+    /// `PyCodeObject.co_code_adaptive`
+    pub code_instructions: usize,
+    /// `PyTypeObject.tp_dealloc`
+    pub type_dealloc: usize,
+    /// `PyASCIIObject.length`
+    pub str_len: usize,
+    /// `PyASCIIObject.state`
+    pub str_state: usize,
+    /// `sizeof(PyASCIIObject)`: where the characters of an ASCII string start
+    pub str_ascii: usize,
+    /// `sizeof(PyCompactUnicodeObject)`: where those of other strings start
+    pub str_compact: usize,
+    /// `PyBytesObject.ob_size`
+    pub bytes_len: usize,
+    /// `PyBytesObject.ob_sval`
+    pub bytes_start: usize,
+    /// Whether the running thread state is a word of the process (and not of the thread): up to 3.11.
+    pub has_global_current: bool,
+}
+
+/// No interpreter.
+pub const NONE: Layout = PYTHON_3_11;
+
+/// CPython 3.11
+const PYTHON_3_11: Layout = Layout {
+    runtime_preinitialized: 8,
+    runtime_finalizing: 24,
+    runtime_newest: 40,
+    runtime_main: 48,
+    state_frame: 56,
+    c_frame_current: Some(8),
+    frame_code: 32,
+    frame_previous: 48,
+    frame_instruction: 56,
+    frame_owner: 69,
+    owner_c_stack: u8::MAX,
+    owner_generator: 1,
+    code_file: 112,
+    code_name: 128,
+    code_line_table: 136,
+    code_first_line: 72,
+    code_first_traceable: 168,
+    code_instructions: 184,
+    type_dealloc: 48,
+    str_len: 16,
+    str_state: 32,
+    str_ascii: 48,
+    str_compact: 72,
+    bytes_len: 16,
+    bytes_start: 32,
+    has_global_current: true,
+};
+
+/// CPython 3.12
+const PYTHON_3_12: Layout = Layout {
+    c_frame_current: Some(0),
+    frame_code: 0,
+    frame_previous: 8,
+    frame_owner: 70,
+    owner_c_stack: 3,
+    code_first_line: 68,
+    code_first_traceable: 176,
+    code_instructions: 192,
+    str_ascii: 40,
+    str_compact: 56,
+    has_global_current: false,
+    ..PYTHON_3_11
+};
+
+/// CPython 3.13
+const PYTHON_3_13: Layout = Layout {
+    runtime_preinitialized: 592,
+    runtime_finalizing: 608,
+    runtime_newest: 632,
+    runtime_main: 640,
+    state_frame: 72,
+    c_frame_current: None,
+    code_first_traceable: 184,
+    code_instructions: 200,
+    ..PYTHON_3_12
+};
+
+/// Why an interpreter's stacks are not read.
+#[derive(Clone, Copy)]
+pub enum Refusal {
+    UnknownVersion,
+    FreeThreaded,
+    DebugBuild,
+    /// The field in which table and interpreter differ.
+    Mismatch(&'static str),
+}
+
+impl Refusal {
+    pub fn notice(self) -> u32 {
+        match self {
+            Refusal::UnknownVersion => notice::UNKNOWN_PYTHON,
+            Refusal::FreeThreaded | Refusal::DebugBuild => notice::UNSUPPORTED_PYTHON,
+            Refusal::Mismatch(_) => notice::LAYOUT_MISMATCH,
+        }
+    }
+
+    /// The notice's particulars.
+    pub fn text(self, version: u32, buf: &mut [u8; 64]) -> &[u8] {
+        match self {
+            Refusal::UnknownVersion if version == 0 => b"older than 3.11",
+            Refusal::UnknownVersion => version_text(version, buf),
+            Refusal::FreeThreaded => b"free-threaded",
+            Refusal::DebugBuild => b"debug",
+            Refusal::Mismatch(field) => field.as_bytes(),
+        }
+    }
+}
+
+/// `3.11.7` for 0x030b07f0.
+fn version_text(version: u32, buf: &mut [u8; 64]) -> &[u8] {
+    let parts = [version >> 24 & 0xff, version >> 16 & 0xff, version >> 8 & 0xff];
+    let mut len = 0;
+    for (index, part) in parts.into_iter().enumerate() {
+        let digits = [part / 100 % 10, part / 10 % 10, part % 10];
+        let shown = if part >= 100 {
+            0
+        } else if part >= 10 {
+            1
+        } else {
+            2
+        };
+        let dot = if index > 0 { Some(b'.') } else { None };
+        let digits = digits.into_iter().skip(shown).map(|digit| b'0' + digit as u8);
+        for byte in dot.into_iter().chain(digits) {
+            if let Some(place) = buf.get_mut(len) {
+                *place = byte;
+                len += 1;
+            }
+        }
+    }
+    buf.get(..len).unwrap_or(&[])
+}
+
+/// The row for an interpreter, checked as far as it can be. `has` tells whether the interpreter exports a symbol.
+pub fn of(version: u32, runtime: usize, has: impl Fn(&CStr) -> bool) -> Result<Layout, Refusal> {
+    // Builds with reference debugging export it; their objects may have more fields.
+    if has(c"_Py_NegativeRefcount") {
+        return Err(Refusal::DebugBuild);
+    }
+    match version >> 16 {
+        0x030b => Ok(PYTHON_3_11),
+        0x030c => Ok(PYTHON_3_12),
+        0x030d => checked(PYTHON_3_13, runtime, &DEBUG_OFFSETS_3_13),
+        _ => Err(Refusal::UnknownVersion),
+    }
+}
+
+/// Where `_Py_DebugOffsets` (`Include/internal/pycore_runtime.h`) of one version describes what we read.
+struct DebugOffsets {
+    free_threaded: usize,
+    fields: &'static [Described],
+}
+
+/// Place of the interpreter's description, our field, its name.
+type Described = (usize, fn(&Layout) -> usize, &'static str);
+
+const DEBUG_OFFSETS_3_13: DebugOffsets = DebugOffsets {
+    free_threaded: 16,
+    fields: &[
+        (32, |it| it.runtime_finalizing, "runtime_state.finalizing"),
+        (40, |it| it.runtime_newest, "runtime_state.interpreters_head"),
+        (184, |it| it.state_frame, "thread_state.current_frame"),
+        (232, |it| it.frame_previous, "interpreter_frame.previous"),
+        (240, |it| it.frame_code, "interpreter_frame.executable"),
+        (248, |it| it.frame_instruction, "interpreter_frame.instr_ptr"),
+        (264, |it| it.frame_owner, "interpreter_frame.owner"),
+        (280, |it| it.code_file, "code_object.filename"),
+        (296, |it| it.code_name, "code_object.qualname"),
+        (304, |it| it.code_line_table, "code_object.linetable"),
+        (312, |it| it.code_first_line, "code_object.firstlineno"),
+        (344, |it| it.code_instructions, "code_object.co_code_adaptive"),
+        (520, |it| it.bytes_len, "bytes_object.ob_size"),
+        (528, |it| it.bytes_start, "bytes_object.ob_sval"),
+        (544, |it| it.str_state, "unicode_object.state"),
+        (552, |it| it.str_len, "unicode_object.length"),
+        (560, |it| it.str_ascii, "unicode_object.asciiobject_size"),
+    ],
+};
+
+/// `_Py_Debug_Cookie`
+const COOKIE: [u8; 8] = *b"xdebugpy";
+
+fn checked(layout: Layout, runtime: usize, described: &DebugOffsets) -> Result<Layout, Refusal> {
+    // SAFETY: `_PyRuntime` starts with the description, which is longer than all places read here.
+    let word = |place: usize| unsafe { *((runtime + place) as *const u64) };
+    if word(0).to_ne_bytes() != COOKIE {
+        return Err(Refusal::Mismatch("cookie"));
+    }
+    if word(described.free_threaded) != 0 {
+        return Err(Refusal::FreeThreaded);
+    }
+    match described.fields.iter().find(|(place, field, _)| word(*place) != field(&layout) as u64) {
+        Some((_, _, name)) => Err(Refusal::Mismatch(name)),
+        None => Ok(layout),
+    }
+}

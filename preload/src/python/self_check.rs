@@ -1,0 +1,226 @@
+//! `MEMTRACE_SELF_CHECK=1`: every stack that we read is compared with the interpreter's own account of it, by calling
+//! `PyThreadState_GetFrame` and `PyFrame_GetBack` where this thread holds the GIL. Slow, and it makes frame objects in
+//! the program: for tests only. A difference ends the program with both stacks printed.
+//!
+//! # Safety
+//! Dangerous: calls the C API inside an allocation. The garbage collector is off and a pending exception set aside
+//! meanwhile; the guard keeps the calls' own allocations out of the log.
+
+use core::ffi::{CStr, c_int};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use super::offsets::Layout;
+use super::{code, fail_self_check};
+use crate::elf::Object;
+use crate::guard::Guard;
+use crate::sink;
+use crate::stacks::RawFrame;
+
+macro_rules! functions {
+    ($($field:ident: $names:expr,)*) => {
+        struct Functions { $($field: AtomicUsize,)* }
+        static FUNCTIONS: Functions = Functions { $($field: AtomicUsize::new(0),)* };
+
+        /// Finds the functions of the C API that the check calls.
+        pub fn find_functions(object: Object) {
+            $(FUNCTIONS.$field.store(symbol(object, $names), Ordering::Release);)*
+        }
+    };
+}
+
+functions! {
+    get_frame: [c"PyThreadState_GetFrame"],
+    get_back: [c"PyFrame_GetBack"],
+    get_code: [c"PyFrame_GetCode"],
+    get_lasti: [c"PyFrame_GetLasti"],
+    // 3.13, before.
+    current: [c"PyThreadState_GetUnchecked", c"_PyThreadState_UncheckedGet"],
+    gc_enable: [c"PyGC_Enable"],
+    gc_disable: [c"PyGC_Disable"],
+    err_fetch: [c"PyErr_Fetch"],
+    err_restore: [c"PyErr_Restore"],
+    dec_ref: [c"Py_DecRef"],
+}
+
+fn symbol<const N: usize>(object: Object, names: [&CStr; N]) -> usize {
+    names.into_iter().find_map(|name| object.symbol(name)).unwrap_or(0)
+}
+
+/// # Safety
+/// The address is that of a function of type `F`.
+unsafe fn function<F: Copy>(address: &AtomicUsize) -> Option<F> {
+    let address = address.load(Ordering::Acquire);
+    // SAFETY: as the caller says; `F` is a function pointer.
+    if address == 0 { None } else { Some(unsafe { core::mem::transmute_copy::<usize, F>(&address) }) }
+}
+
+type Getter = unsafe extern "C" fn() -> usize;
+type OneToOne = unsafe extern "C" fn(usize) -> usize;
+type ToInt = unsafe extern "C" fn(usize) -> c_int;
+type Switch = unsafe extern "C" fn() -> c_int;
+type Triple = unsafe extern "C" fn(*mut usize, *mut usize, *mut usize);
+type TripleBack = unsafe extern "C" fn(usize, usize, usize);
+type Consumer = unsafe extern "C" fn(usize);
+
+struct Api {
+    get_frame: OneToOne,
+    get_back: OneToOne,
+    get_code: OneToOne,
+    get_lasti: ToInt,
+    current: Getter,
+    gc_enable: Switch,
+    gc_disable: Switch,
+    err_fetch: Triple,
+    err_restore: TripleBack,
+    dec_ref: Consumer,
+}
+
+impl Api {
+    fn found() -> Option<Api> {
+        // SAFETY: the types are those of the C API's headers.
+        unsafe {
+            Some(Api {
+                get_frame: function(&FUNCTIONS.get_frame)?,
+                get_back: function(&FUNCTIONS.get_back)?,
+                get_code: function(&FUNCTIONS.get_code)?,
+                get_lasti: function(&FUNCTIONS.get_lasti)?,
+                current: function(&FUNCTIONS.current)?,
+                gc_enable: function(&FUNCTIONS.gc_enable)?,
+                gc_disable: function(&FUNCTIONS.gc_disable)?,
+                err_fetch: function(&FUNCTIONS.err_fetch)?,
+                err_restore: function(&FUNCTIONS.err_restore)?,
+                dec_ref: function(&FUNCTIONS.dec_ref)?,
+            })
+        }
+    }
+}
+
+/// Compares `frames`, read from `state`, with the interpreter's account, frame by frame.
+#[cold]
+#[inline(never)]
+pub fn compare(guard: &Guard, layout: &Layout, state: usize, frames: &[RawFrame]) {
+    let Some(api) = Api::found() else {
+        return;
+    };
+    // SAFETY: returns the state that holds the GIL (up to 3.11), or that this thread has attached (later).
+    if unsafe { (api.current)() } != state {
+        return;
+    }
+    let is_equal =
+        guard.in_allocator(|| with_interpreter_at_rest(&api, || walk(&api, layout, state, frames, |_, _| {})));
+    if let Some(header) = sink::header() {
+        header.n_self_checked().fetch_add(1, Ordering::Relaxed);
+    }
+    if !is_equal {
+        let mut text = Text::new();
+        text.push(b"memtrace: self-check: the stack that was read differs from the interpreter's\n  read            interpreter\n");
+        guard.in_allocator(|| {
+            with_interpreter_at_rest(&api, || {
+                walk(&api, layout, state, frames, |ours, theirs| {
+                    for side in [ours, theirs] {
+                        text.push(b"  ");
+                        match side {
+                            Some((code, offset)) => {
+                                text.push_hex(code);
+                                text.push(b"+");
+                                text.push_hex(offset);
+                            }
+                            None => text.push(b"-                "),
+                        }
+                    }
+                    text.push(b"\n");
+                })
+            })
+        });
+        fail_self_check(guard, text.as_bytes());
+    }
+}
+
+type Side = Option<(usize, usize)>;
+
+/// Walks both accounts at once and shows each pair; whether all were equal.
+fn walk(api: &Api, layout: &Layout, state: usize, frames: &[RawFrame], mut show: impl FnMut(Side, Side)) -> bool {
+    let mut ours = frames.iter().filter_map(|frame| visible(layout, *frame));
+    let mut is_equal = true;
+    // SAFETY: new references, given back below; null at the end.
+    unsafe {
+        let mut frame = (api.get_frame)(state);
+        loop {
+            let theirs = (frame != 0).then(|| {
+                let code = (api.get_code)(frame);
+                (api.dec_ref)(code);
+                (code, (api.get_lasti)(frame).max(0) as usize)
+            });
+            let mine = ours.next();
+            if mine.is_none() && theirs.is_none() {
+                return is_equal;
+            }
+            is_equal &= mine == theirs;
+            show(mine, theirs);
+            if frame != 0 {
+                let back = (api.get_back)(frame);
+                (api.dec_ref)(frame);
+                frame = back;
+            }
+        }
+    }
+}
+
+/// What the log would say of the frame, by the same rule.
+fn visible(layout: &Layout, frame: RawFrame) -> Side {
+    // SAFETY: the frame keeps its code object alive.
+    let first_traceable = unsafe { code::first_traceable(layout, frame.code as usize)? };
+    let instruction = frame.instruction & !RawFrame::GENERATOR;
+    let offset = instruction.saturating_sub(frame.code + layout.code_instructions as u64);
+    let is_incomplete = frame.instruction & RawFrame::GENERATOR == 0 && offset < first_traceable as u64;
+    if is_incomplete { None } else { Some((frame.code as usize, offset as usize)) }
+}
+
+fn with_interpreter_at_rest<T>(api: &Api, work: impl FnOnce() -> T) -> T {
+    // SAFETY: this thread holds the GIL.
+    unsafe {
+        let was_enabled = (api.gc_disable)();
+        let (mut kind, mut value, mut traceback) = (0, 0, 0);
+        (api.err_fetch)(&mut kind, &mut value, &mut traceback);
+        let result = work();
+        (api.err_restore)(kind, value, traceback);
+        if was_enabled != 0 {
+            (api.gc_enable)();
+        }
+        result
+    }
+}
+
+/// A message of bounded length.
+struct Text {
+    bytes: [u8; 8192],
+    len: usize,
+}
+
+impl Text {
+    fn new() -> Text {
+        Text { bytes: [0; 8192], len: 0 }
+    }
+
+    fn push(&mut self, more: &[u8]) {
+        if let Some(place) = self.bytes.get_mut(self.len..).and_then(|rest| rest.get_mut(..more.len())) {
+            place.copy_from_slice(more);
+            self.len += more.len();
+        }
+    }
+
+    fn push_hex(&mut self, number: usize) {
+        let mut is_started = false;
+        for shift in (0..16).rev() {
+            let digit = (number >> (4 * shift) & 0xf) as u8;
+            is_started |= digit != 0 || shift == 0;
+            if is_started {
+                self.push(&[if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }]);
+            }
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+}

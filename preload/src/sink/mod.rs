@@ -1,0 +1,193 @@
+//! Bytes out: blocks of the log, and the writer that fills them. Called by lanes and by the metadata; it must never
+//! write into a file that is not the log.
+
+pub mod file;
+
+pub use file::{LogHeader, Mode, header, release_lock_if_mine};
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use memtrace_format::encode::{self, Deltas, MAX_HOT_LEN};
+use memtrace_format::record::{Alloc, Free, Node};
+use memtrace_format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, Record, block_state, codec};
+
+use crate::guard::Guard;
+use crate::lifecycle;
+use file::Window;
+
+/// The first block of a writer is this long, in bytes, and each later one twice as long as the one before…
+const FIRST_BLOCK_LEN: usize = 64 * 1024;
+/// …up to this.
+const MAX_BLOCK_LEN: usize = 256 * 1024;
+/// No record may need a longer block than this.
+const MAX_RECORD_LEN: usize = 64 * 1024 * 1024;
+
+/// Writes the records of one lane. Used by one thread at a time.
+pub struct Writer {
+    kind: u8,
+    lane: u32,
+    /// The thread that later blocks name.
+    pub thread: u32,
+    sequence: u32,
+    /// Stack nodes introduced so far.
+    pub n_nodes: u32,
+    window: Option<Window>,
+    /// Bytes of payload that are whole.
+    committed: usize,
+    deltas: Deltas,
+    next_len: usize,
+}
+
+impl Writer {
+    pub const fn new(kind: u8, lane: u32) -> Writer {
+        Writer {
+            kind,
+            lane,
+            thread: 0,
+            sequence: 0,
+            n_nodes: 0,
+            window: None,
+            committed: 0,
+            deltas: Deltas { ticks: 0, address: 0, stack: 0 },
+            next_len: FIRST_BLOCK_LEN,
+        }
+    }
+
+    #[inline(always)]
+    pub fn alloc(&mut self, guard: &Guard, record: &Alloc) {
+        self.hot(guard, record.ticks, |room, deltas| encode::alloc(room, deltas, record));
+    }
+
+    #[inline(always)]
+    pub fn free(&mut self, guard: &Guard, record: &Free) {
+        self.hot(guard, record.ticks, |room, deltas| encode::free(room, deltas, record));
+    }
+
+    /// Introduces a stack node; its number, or 0 when it could not be written.
+    pub fn node(&mut self, guard: &Guard, node: &Node) -> u32 {
+        if !self.record(guard, self.deltas.ticks, &Record::Node(*node)) {
+            return 0;
+        }
+        self.n_nodes += 1;
+        self.n_nodes
+    }
+
+    /// Writes any record, in a block of its own length if need be. `false` when it is lost.
+    pub fn record(&mut self, guard: &Guard, ticks: u64, record: &Record<'_>) -> bool {
+        let mut len = MAX_HOT_LEN;
+        while len <= MAX_RECORD_LEN {
+            let mut deltas = self.deltas;
+            let written = match self.room() {
+                Some(room) => encode::record(room, &mut deltas, record),
+                None => None,
+            };
+            if let Some(written) = written {
+                self.deltas = deltas;
+                self.commit(written);
+                return true;
+            }
+            if !self.next_block(guard, ticks, len) {
+                return false;
+            }
+            len = len.saturating_mul(8).max(FIRST_BLOCK_LEN);
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn hot(&mut self, guard: &Guard, ticks: u64, encode: impl Fn(&mut [u8], &mut Deltas) -> Option<usize>) {
+        loop {
+            let mut deltas = self.deltas;
+            if let Some(room) = self.room()
+                && room.len() >= MAX_HOT_LEN
+                && let Some(written) = encode(room, &mut deltas)
+            {
+                self.deltas = deltas;
+                self.commit(written);
+                return;
+            }
+            if !self.next_block(guard, ticks, MAX_HOT_LEN) {
+                return;
+            }
+        }
+    }
+
+    /// The free end of the payload.
+    #[inline(always)]
+    fn room(&mut self) -> Option<&mut [u8]> {
+        self.window.as_mut()?.payload().get_mut(self.committed..)
+    }
+
+    /// Makes what was written part of the log.
+    #[inline(always)]
+    fn commit(&mut self, len: usize) {
+        self.committed += len;
+        if let Some(window) = &self.window {
+            window.committed().store(self.committed as u32, Ordering::Release);
+        }
+    }
+
+    /// Closes the block and opens one with room for `len` bytes of payload. `false` when recording has ended.
+    #[cold]
+    #[inline(never)]
+    fn next_block(&mut self, guard: &Guard, ticks: u64, len: usize) -> bool {
+        if !lifecycle::is_recording() {
+            return false;
+        }
+        self.close(guard);
+        let capacity = self.next_len.max((len + BLOCK_HEADER_LEN).next_multiple_of(BLOCK_ALIGN));
+        let Some(mut window) = file::open_block(guard, capacity) else {
+            return false;
+        };
+        // Along a lane ticks never decrease, also across blocks.
+        let first_ticks = ticks.max(self.deltas.ticks);
+        let mut header = BlockHeader {
+            magic: BLOCK_MAGIC,
+            kind: self.kind,
+            codec: codec::RAW,
+            image: lifecycle::image(),
+            capacity: capacity as u32,
+            lane: self.lane,
+            sequence: self.sequence,
+            thread: self.thread,
+            first_ticks,
+            first_node: self.n_nodes,
+            header_crc: 0,
+            committed: 0,
+            state: block_state::OPEN,
+            payload_crc: 0,
+            reserved: [0; 3],
+        };
+        header.header_crc = header.computed_crc();
+        window.write_header(&header);
+        self.sequence += 1;
+        self.committed = 0;
+        self.deltas = Deltas::at_block_start(first_ticks);
+        self.next_len = (self.next_len * 2).min(MAX_BLOCK_LEN);
+        self.window = Some(window);
+        true
+    }
+
+    fn close(&mut self, guard: &Guard) {
+        if let Some(window) = self.window.take() {
+            window.state().store(block_state::CLOSED, Ordering::Release);
+            window.close(guard, self.committed);
+        }
+    }
+
+    /// In [`Mode::Buffered`], writes out what the open block holds.
+    pub fn flush(&self, guard: &Guard) {
+        if let Some(window) = &self.window {
+            window.flush(guard, self.committed);
+        }
+    }
+}
+
+/// A field of a mapped structure that others change too.
+///
+/// # Safety
+/// `place` is aligned, inside a live mapping, and only accessed atomically.
+unsafe fn shared_u32<'a>(place: *mut u8) -> &'a AtomicU32 {
+    // SAFETY: as the caller says.
+    unsafe { AtomicU32::from_ptr(place.cast()) }
+}

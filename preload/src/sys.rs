@@ -1,0 +1,241 @@
+//! The few system calls, raw: libc's wrappers are hooked, set errno, and may not be there yet.
+//!
+//! # Safety
+//! Dangerous: the kernel believes every pointer it is given, and mappings can be pulled away under running code.
+//! We rely on the x86-64 system call convention and on the structure layouts in `abi`.
+//! Callers get functions that can't corrupt memory unless they unmap what is in use; those that could are `unsafe`.
+
+use core::arch::asm;
+use core::ffi::CStr;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+
+use crate::abi;
+
+/// An error number of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+/// # Safety
+/// The arguments must be right for the call: pointers valid for what the kernel reads and writes through them.
+#[inline(always)]
+unsafe fn syscall(number: i64, arguments: [usize; 6]) -> Result<usize, Errno> {
+    let result: isize;
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: the caller vouches for the arguments; rcx and r11 are the registers that the instruction destroys.
+    unsafe {
+        asm!("syscall", inlateout("rax") number as isize => result,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    if (-4095..0).contains(&result) { Err(Errno(-result as i32)) } else { Ok(result as usize) }
+}
+
+/// Maps `len` bytes of zeroed private memory.
+pub fn map_anonymous(len: usize) -> Result<NonNull<u8>, Errno> {
+    map(len, abi::PROT_READ | abi::PROT_WRITE, abi::MAP_PRIVATE | abi::MAP_ANONYMOUS | abi::MAP_NORESERVE, -1, 0)
+}
+
+/// Maps a window of a file, shared and writable.
+pub fn map_file(fd: i32, offset: u64, len: usize) -> Result<NonNull<u8>, Errno> {
+    map(len, abi::PROT_READ | abi::PROT_WRITE, abi::MAP_SHARED, fd, offset)
+}
+
+fn map(len: usize, prot: i32, flags: i32, fd: i32, offset: u64) -> Result<NonNull<u8>, Errno> {
+    let arguments = [0, len, prot as usize, flags as usize, fd as usize, offset as usize];
+    // SAFETY: without MAP_FIXED the kernel picks a free range, so nothing that exists changes.
+    let address = unsafe { syscall(abi::SYS_MMAP, arguments)? };
+    NonNull::new(address as *mut u8).ok_or(Errno(abi::ENOMEM))
+}
+
+/// Unmaps a range.
+///
+/// # Safety
+/// Nothing may use the range any more.
+pub unsafe fn unmap(address: NonNull<u8>, len: usize) {
+    // SAFETY: the caller gave the range up.
+    let _ = unsafe { syscall(abi::SYS_MUNMAP, [address.as_ptr() as usize, len, 0, 0, 0, 0]) };
+}
+
+/// Makes a mapping read as zero in children of fork (Linux 4.14).
+pub fn wipe_on_fork(address: NonNull<u8>, len: usize) -> Result<(), Errno> {
+    let advice = abi::MADV_WIPEONFORK as usize;
+    // SAFETY: the advice changes nothing in this process.
+    unsafe { syscall(abi::SYS_MADVISE, [address.as_ptr() as usize, len, advice, 0, 0, 0]) }.map(drop)
+}
+
+/// Opens an existing file for reading and writing, close-on-exec.
+pub fn open_read_write(path: &CStr) -> Result<i32, Errno> {
+    open(path, abi::O_RDWR)
+}
+
+/// Opens a file for reading, close-on-exec.
+pub fn open_read(path: &CStr) -> Result<i32, Errno> {
+    open(path, abi::O_RDONLY)
+}
+
+fn open(path: &CStr, flags: i32) -> Result<i32, Errno> {
+    let flags = flags | abi::O_CLOEXEC | abi::O_NOCTTY | abi::O_NONBLOCK;
+    let arguments = [abi::AT_FDCWD as usize, path.as_ptr() as usize, flags as usize, 0, 0, 0];
+    // SAFETY: the path ends with a zero byte.
+    unsafe { syscall(abi::SYS_OPENAT, arguments) }.map(|fd| fd as i32)
+}
+
+pub fn close(fd: i32) {
+    // SAFETY: callers close descriptors that they opened themselves.
+    let _ = unsafe { syscall(abi::SYS_CLOSE, [fd as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// A copy of the descriptor with a number of at least `lowest`, close-on-exec.
+pub fn duplicate_above(fd: i32, lowest: i32) -> Result<i32, Errno> {
+    let arguments = [fd as usize, abi::F_DUPFD_CLOEXEC as usize, lowest as usize, 0, 0, 0];
+    // SAFETY: takes and returns numbers only.
+    unsafe { syscall(abi::SYS_FCNTL, arguments) }.map(|fd| fd as i32)
+}
+
+/// What [`status`] tells of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStatus {
+    pub device: u64,
+    pub inode: u64,
+    pub mode: u32,
+}
+
+pub fn status(fd: i32) -> Result<FileStatus, Errno> {
+    let mut status = MaybeUninit::<abi::Stat>::zeroed();
+    // SAFETY: the kernel fills the structure, whose layout is the kernel's.
+    let status = unsafe {
+        syscall(abi::SYS_FSTAT, [fd as usize, status.as_mut_ptr() as usize, 0, 0, 0, 0])?;
+        status.assume_init()
+    };
+    Ok(FileStatus { device: status.device, inode: status.inode, mode: status.mode })
+}
+
+/// The magic number of the file system that holds the file.
+pub fn file_system(fd: i32) -> Result<i64, Errno> {
+    let mut status = MaybeUninit::<abi::StatFs>::zeroed();
+    // SAFETY: the kernel fills the structure, whose layout is the kernel's.
+    unsafe {
+        syscall(abi::SYS_FSTATFS, [fd as usize, status.as_mut_ptr() as usize, 0, 0, 0, 0])?;
+        Ok(status.assume_init().kind)
+    }
+}
+
+/// Allocates a range of the file, so that writing to it can't run out of space.
+pub fn allocate(fd: i32, offset: u64, len: u64) -> Result<(), Errno> {
+    loop {
+        // SAFETY: takes numbers only.
+        match unsafe { syscall(abi::SYS_FALLOCATE, [fd as usize, 0, offset as usize, len as usize, 0, 0]) } {
+            Err(Errno(abi::EINTR)) => {}
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// Writes all of `bytes` at `offset`.
+pub fn write_at(fd: i32, bytes: &[u8], offset: u64) -> Result<(), Errno> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        let arguments = [fd as usize, rest.as_ptr() as usize, rest.len(), offset as usize + done, 0, 0];
+        // SAFETY: pointer and length are those of a slice.
+        match unsafe { syscall(abi::SYS_PWRITE64, arguments) } {
+            Err(Errno(abi::EINTR)) => {}
+            Ok(0) => return Err(Errno(abi::EIO)),
+            Ok(written) => done += written,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Writes to standard error; nobody is told when it fails.
+pub fn write_to_stderr(bytes: &[u8]) {
+    // SAFETY: pointer and length are those of a slice.
+    let _ = unsafe { syscall(abi::SYS_WRITE, [2, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) };
+}
+
+/// Reads up to `buf.len()` bytes at `offset`.
+pub fn read_at(fd: i32, buf: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    let arguments = [fd as usize, buf.as_mut_ptr() as usize, buf.len(), offset as usize, 0, 0];
+    // SAFETY: pointer and length are those of a slice.
+    unsafe { syscall(abi::SYS_PREAD64, arguments) }
+}
+
+/// The target of a symbolic link, cut off at the buffer's length.
+pub fn read_link<'a>(path: &CStr, buf: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+    let arguments = [path.as_ptr() as usize, buf.as_mut_ptr() as usize, buf.len(), 0, 0, 0];
+    // SAFETY: the path ends with a zero byte; pointer and length are those of a slice.
+    let len = unsafe { syscall(abi::SYS_READLINK, arguments)? };
+    Ok(buf.get(..len).unwrap_or(&[]))
+}
+
+/// The soft RLIMIT_FSIZE in bytes: going past it would raise SIGXFSZ.
+pub fn file_size_limit() -> u64 {
+    let mut limit = abi::RLimit64 { current: 0, max: 0 };
+    let arguments = [0, abi::RLIMIT_FSIZE as usize, 0, &raw mut limit as usize, 0, 0];
+    // SAFETY: the kernel fills the structure, whose layout is the kernel's.
+    match unsafe { syscall(abi::SYS_PRLIMIT64, arguments) } {
+        Ok(_) => limit.current,
+        Err(_) => u64::MAX,
+    }
+}
+
+pub fn pid() -> u32 {
+    // SAFETY: takes nothing, returns a number.
+    unsafe { syscall(abi::SYS_GETPID, [0; 6]) }.unwrap_or(0) as u32
+}
+
+pub fn tid() -> u32 {
+    // SAFETY: takes nothing, returns a number.
+    unsafe { syscall(abi::SYS_GETTID, [0; 6]) }.unwrap_or(0) as u32
+}
+
+/// Whether a thread of this process is gone for good.
+pub fn is_thread_gone(pid: u32, tid: u32) -> bool {
+    // SAFETY: signal 0 is none; only the look-up happens.
+    let result = unsafe { syscall(abi::SYS_TGKILL, [pid as usize, tid as usize, 0, 0, 0, 0]) };
+    result == Err(Errno(abi::ESRCH))
+}
+
+/// Whether this thread runs on its alternate signal stack.
+pub fn is_on_signal_stack() -> bool {
+    let mut stack = MaybeUninit::<abi::SigStack>::zeroed();
+    // SAFETY: with no new stack given the kernel only fills the structure.
+    unsafe {
+        match syscall(abi::SYS_SIGALTSTACK, [0, stack.as_mut_ptr() as usize, 0, 0, 0, 0]) {
+            Ok(_) => stack.assume_init().flags & abi::SS_ONSTACK != 0,
+            Err(_) => false,
+        }
+    }
+}
+
+/// Reads a word of this process that may not be there.
+pub fn read_word(address: usize) -> Option<usize> {
+    let mut word = 0usize;
+    let local = abi::IoVec { start: (&raw mut word).cast(), len: size_of::<usize>() };
+    let remote = abi::IoVec { start: address as *mut _, len: size_of::<usize>() };
+    let arguments = [pid() as usize, &raw const local as usize, 1, &raw const remote as usize, 1, 0];
+    // SAFETY: the kernel checks the remote address and answers EFAULT for a bad one.
+    match unsafe { syscall(abi::SYS_PROCESS_VM_READV, arguments) } {
+        Ok(len) if len == size_of::<usize>() => Some(word),
+        _ => None,
+    }
+}
+
+/// Lets other threads run.
+pub fn yield_now() {
+    // SAFETY: takes nothing.
+    let _ = unsafe { syscall(abi::SYS_SCHED_YIELD, [0; 6]) };
+}
+
+/// Ends the process as `abort` does.
+pub fn abort() -> ! {
+    loop {
+        let arguments = [pid() as usize, tid() as usize, abi::SIGABRT as usize, 0, 0, 0];
+        // SAFETY: a signal to ourselves; when it is caught or blocked, the illegal instruction ends us.
+        unsafe {
+            let _ = syscall(abi::SYS_TGKILL, arguments);
+            asm!("ud2");
+        }
+    }
+}
