@@ -166,6 +166,15 @@ pub enum ConfidentialFiles {
 pub struct SummaryArgs {
     /// The capture
     pub capture: PathBuf,
+    /// Sort by column N: 1 or 2 total memory, 3 or 4 own memory, 5 allocation count
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub sort_column: u8,
+    /// Show at most N rows [default: as many as fit on the screen]
+    #[arg(short = 'r', long, value_name = "N")]
+    pub max_rows: Option<usize>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub selection: Selection,
 }
@@ -175,6 +184,9 @@ pub struct SummaryArgs {
 pub struct TreeArgs {
     /// The capture
     pub capture: PathBuf,
+    /// Show the N largest allocating stacks
+    #[arg(short, long, value_name = "N", default_value_t = 200)]
+    pub biggest_allocs: usize,
     #[command(flatten)]
     pub selection: Selection,
 }
@@ -190,6 +202,15 @@ pub struct StatsArgs {
     /// How many lines the lists of largest allocators have
     #[arg(short, long, value_name = "N", default_value_t = 5)]
     pub num_largest: usize,
+    /// Write to FILE instead of the screen
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite an existing file
+    #[arg(short, long)]
+    pub force: bool,
+    /// Count every mmap at its full length, files and reserved address space included, as memray does
+    #[arg(long)]
+    pub all_mappings: bool,
 }
 
 /// Print every record of a capture
@@ -200,6 +221,12 @@ pub struct ParseArgs {
     /// One JSON object per line
     #[arg(long)]
     pub json: bool,
+    /// Leave out allocations of fewer bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub min_size: u64,
+    /// Print each stack once, as a line with a number that later lines refer to
+    #[arg(long, requires = "json")]
+    pub stacks_once: bool,
 }
 
 /// The arguments as clap is to see them: `-mMODULE` and `-cCODE` become two arguments, so that what follows belongs

@@ -1,6 +1,7 @@
 //! Opening a capture and reading it to its end. Refuses what is not a capture with one sentence.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -79,11 +80,19 @@ impl Capture {
     /// is still being written is read up to where it was when the reading began. Damage costs what it hit and is
     /// listed in the facts.
     pub fn read(&self, mut take: impl FnMut(&Model, &Event)) -> Result<Model> {
-        self.read_with(|_| {}, &mut take)
+        self.read_while(|_| {}, |model, event| {
+            take(model, event);
+            ControlFlow::Continue(())
+        })
     }
 
-    /// Like [`read`](Capture::read), with a look at the model before the first event: metadata and time are there.
-    pub fn read_with(&self, begin: impl FnOnce(&Model), mut take: impl FnMut(&Model, &Event)) -> Result<Model> {
+    /// Like [`read`](Capture::read), with a look at the model before the first event (metadata and time are there),
+    /// and until `take` breaks off.
+    pub fn read_while(
+        &self,
+        begin: impl FnOnce(&Model),
+        mut take: impl FnMut(&Model, &Event) -> ControlFlow<()>,
+    ) -> Result<Model> {
         let named = || format!("cannot read {}", self.path.display());
         let mut model = Model::new(self.facts.clone(), clock_of(&self.header));
         // First how far the lanes have come, then the metadata: what the lanes refer to is written before they do.

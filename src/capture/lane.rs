@@ -1,6 +1,7 @@
 //! The records of one lane, block after block, as events.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 
 use anyhow::Result;
 use memtrace_format::Record;
@@ -8,7 +9,7 @@ use memtrace_format::decode::{Decoder, Problem};
 
 use super::blocks::Block;
 use super::payload::{self, Payload};
-use crate::model::{Action, Event, Model, StackId, ThreadKey};
+use crate::model::{Action, Event, Model, StackId};
 
 /// What lanes share while they are read.
 pub struct Context<'a> {
@@ -66,30 +67,32 @@ impl Lane {
         }
     }
 
-    /// Hands over the events up to `limit`, that moment included.
+    /// Hands over the events up to `limit`, that moment included; breaks off when `take` does.
     pub fn run(
         &mut self,
         context: &mut Context<'_>,
         limit: Moment,
-        take: &mut impl FnMut(&mut Model, &Event),
-    ) -> Result<()> {
+        take: &mut impl FnMut(&mut Model, &Event) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
         if let Some(event) = self.pending {
             if moment(&event) > limit {
-                return Ok(());
+                return Ok(ControlFlow::Continue(()));
             }
             self.pending = None;
-            take(context.model, &event);
+            if take(context.model, &event).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
         loop {
             match &mut self.payload {
                 None => match self.blocks.pop() {
                     Some(block) => self.begin_block(context, &block)?,
-                    None => return Ok(()),
+                    None => return Ok(ControlFlow::Continue(())),
                 },
                 Some(payload) if payload.is_done() => self.payload = None,
                 Some(_) => {
-                    if self.run_window(context, limit, take)? {
-                        return Ok(());
+                    if let Some(flow) = self.run_window(context, limit, take)? {
+                        return Ok(flow);
                     }
                 }
             }
@@ -118,14 +121,14 @@ impl Lane {
         Ok(())
     }
 
-    /// Decodes what the window holds; true when the next event is later than `limit`.
+    /// Decodes what the window holds; `Some` when the next event is later than `limit`, or `take` broke off.
     fn run_window(
         &mut self,
         context: &mut Context<'_>,
         limit: Moment,
-        take: &mut impl FnMut(&mut Model, &Event),
-    ) -> Result<bool> {
-        let Some(payload) = &mut self.payload else { return Ok(false) };
+        take: &mut impl FnMut(&mut Model, &Event) -> ControlFlow<()>,
+    ) -> Result<Option<ControlFlow<()>>> {
+        let Some(payload) = &mut self.payload else { return Ok(None) };
         let mut decoder = Decoder::resume(&payload.bytes, payload.start, payload.deltas);
         let problem = loop {
             let record = match decoder.next() {
@@ -161,7 +164,7 @@ impl Lane {
                 }
                 other => {
                     let ticks = decoder.deltas().ticks;
-                    match rare(&other, self.image, &mut self.thread, &self.nodes, context.model) {
+                    match rare(&other, &mut self.thread, &self.nodes, context.model) {
                         Some(action) => {
                             Event { ticks, image: self.image, lane: self.number, thread: self.thread, action }
                         }
@@ -172,9 +175,11 @@ impl Lane {
             if moment(&event) > limit {
                 (payload.start, payload.deltas) = (decoder.offset(), decoder.deltas());
                 self.pending = Some(event);
-                return Ok(true);
+                return Ok(Some(ControlFlow::Continue(())));
             }
-            take(context.model, &event);
+            if take(context.model, &event).is_break() {
+                return Ok(Some(ControlFlow::Break(())));
+            }
         };
         (payload.start, payload.deltas) = (decoder.offset(), decoder.deltas());
         match problem {
@@ -189,12 +194,12 @@ impl Lane {
                 self.payload = None;
             }
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
 /// The events that are not allocations and frees.
-fn rare(record: &Record<'_>, image: u16, thread: &mut u32, nodes: &Nodes, model: &mut Model) -> Option<Action> {
+fn rare(record: &Record<'_>, thread: &mut u32, nodes: &Nodes, model: &mut Model) -> Option<Action> {
     Some(match *record {
         Record::Restore(_) => Action::Restore,
         Record::Mmap(it) => Action::Mmap {
@@ -216,12 +221,11 @@ fn rare(record: &Record<'_>, image: u16, thread: &mut u32, nodes: &Nodes, model:
         },
         Record::Thread(it) => {
             *thread = it.thread;
-            model.threads.appear(ThreadKey { image, number: it.thread }, it.os_tid, it.pthread);
             Action::Thread { os_tid: it.os_tid, pthread: it.pthread }
         }
         Record::ThreadName(it) => {
             let name = model.intern(&String::from_utf8_lossy(it.name));
-            Action::ThreadName { pthread: it.pthread, name }
+            Action::ThreadName { pthread: it.pthread, name, named: None }
         }
         Record::Lost(it) => Action::Lost { count: it.count },
         Record::Clock(it) => Action::Clock { mono_nanos: it.mono_nanos },

@@ -7,16 +7,17 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fs::File;
+use std::ops::ControlFlow;
 
 use anyhow::Result;
 use memtrace_format::LAUNCHER_IMAGE;
 
 use super::blocks::Block;
 use super::lane::{Context, Lane, Moment};
-use crate::model::{Action, Event, Model};
+use crate::model::{Action, Event, Model, ThreadKey};
 
 /// Reads the blocks of all lanes and hands every event to `take`.
-pub fn run(file: &File, blocks: Vec<Block>, model: &mut Model, take: &mut impl FnMut(&Model, &Event)) -> Result<()> {
+pub fn run(file: &File, blocks: Vec<Block>, model: &mut Model, take: &mut impl FnMut(&Model, &Event) -> ControlFlow<()>) -> Result<()> {
     let mut lanes = lanes(blocks);
     let mut heap: BinaryHeap<Reverse<(Moment, usize)>> = BinaryHeap::new();
     for (index, lane) in lanes.iter().enumerate() {
@@ -26,7 +27,10 @@ pub fn run(file: &File, blocks: Vec<Block>, model: &mut Model, take: &mut impl F
     let mut context = Context { file, model, scratch: Vec::new() };
     while let Some(Reverse((_, index))) = heap.pop() {
         let limit = heap.peek().map_or((u64::MAX, true), |Reverse((moment, _))| *moment);
-        lanes[index].run(&mut context, limit, &mut |model, event| images.pass(model, event, take))?;
+        let flow = lanes[index].run(&mut context, limit, &mut |model, event| images.pass(model, *event, take))?;
+        if flow.is_break() {
+            break;
+        }
         match lanes[index].next_moment() {
             Some(moment) => heap.push(Reverse((moment, index))),
             // Nothing refers to a lane that has ended.
@@ -55,16 +59,28 @@ struct Images {
 }
 
 impl Images {
-    fn pass(&mut self, model: &mut Model, event: &Event, take: &mut impl FnMut(&Model, &Event)) {
+    #[inline]
+    fn pass(
+        &mut self,
+        model: &mut Model,
+        mut event: Event,
+        take: &mut impl FnMut(&Model, &Event) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         if event.image != LAUNCHER_IMAGE && self.current != Some(event.image) {
             if self.current.is_some_and(|current| event.image < current) {
                 // No thread of an image survives an exec. Its addresses mean nothing now.
-                return;
+                return ControlFlow::Continue(());
             }
             self.current = Some(event.image);
             model.facts.image_mut(event.image);
-            take(model, &Event { thread: 0, action: Action::ImageStart, ..*event });
+            take(model, &Event { thread: 0, action: Action::ImageStart, ..event })?;
         }
-        take(model, event);
+        let this = ThreadKey { image: event.image, number: event.thread };
+        match &mut event.action {
+            Action::Thread { os_tid, pthread } => model.threads.appear(this, *os_tid, *pthread),
+            Action::ThreadName { pthread, name, named } => *named = model.threads.name(this, *pthread, *name),
+            _ => {}
+        }
+        take(model, &event)
     }
 }

@@ -64,6 +64,11 @@ impl Clock {
         (moment - self.start_mono_nanos as i128).clamp(0, u64::MAX as i128) as u64
     }
 
+    /// Nanoseconds since the capture began, of a moment of the monotonic clock.
+    pub fn since_start(&self, mono_nanos: u64) -> u64 {
+        mono_nanos.saturating_sub(self.start_mono_nanos)
+    }
+
     /// The wall clock then, in nanoseconds since 1970.
     pub fn unix_nanos(&self, ticks: u64) -> u64 {
         self.start_unix_nanos.saturating_add(self.nanos_since_start(ticks))

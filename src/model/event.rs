@@ -61,6 +61,8 @@ pub enum Action {
     ThreadName {
         pthread: u64,
         name: StringId,
+        /// The number of the thread that has this `pthread_t` now; `None` when it has not shown up yet.
+        named: Option<u32>,
     },
     Lost {
         count: u64,

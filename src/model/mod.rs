@@ -71,6 +71,11 @@ impl Model {
         self.stacks.frame(stack)
     }
 
+    /// The handles of a stack's frames from the leaf to the root.
+    pub fn stack_from_leaf(&self, stack: StackId) -> impl Iterator<Item = FrameId> + '_ {
+        self.stacks.from_leaf(stack)
+    }
+
     /// The frames of a stack from the leaf to the root.
     pub fn frames_from_leaf(&self, stack: StackId) -> impl Iterator<Item = Frame> + '_ {
         self.stacks.from_leaf(stack).map(|id| self.frames.get(id))

@@ -24,7 +24,7 @@ pub struct Threads {
     threads: HashMap<ThreadKey, Thread>,
     /// The latest thread with each `pthread_t`, which the C library uses again.
     by_pthread: HashMap<(u16, u64), u32>,
-    /// Names given before the thread's first record.
+    /// Names given by others, perhaps to threads that have not shown up yet.
     early_names: HashMap<(u16, u64), StringId>,
 }
 
@@ -35,28 +35,57 @@ impl Threads {
 
     /// A lane has gone over to this thread.
     pub fn appear(&mut self, key: ThreadKey, os_tid: u32, pthread: u64) {
-        let early = self.early_names.remove(&(key.image, pthread));
+        let before = self.by_pthread.insert((key.image, pthread), key.number);
         let thread = self.threads.entry(key).or_default();
         thread.os_tid = os_tid;
-        thread.name = early.or(thread.name);
-        self.by_pthread.insert((key.image, pthread), key.number);
+        if before != Some(key.number) {
+            thread.name = self.early_names.remove(&(key.image, pthread)).or(thread.name);
+        }
     }
 
-    /// Names the thread that has this `pthread_t` now, or the next one to get it. Returns the number of the thread
-    /// when it is known already.
+    /// `by` names the thread that has this `pthread_t`. Returns its number when it is known.
     ///
-    /// A `pthread_t` outlives its thread, so the name goes to the last thread that had it *and* to a next one that
-    /// appears without a name of its own; the last thread's name is not used any more by then.
-    pub fn name(&mut self, image: u16, pthread: u64, name: StringId) -> Option<u32> {
-        match self.by_pthread.get(&(image, pthread)) {
-            Some(&number) => {
-                self.threads.entry(ThreadKey { image, number }).or_default().name = Some(name);
-                Some(number)
-            }
-            None => {
-                self.early_names.insert((image, pthread), name);
-                None
-            }
+    /// The log does not say when threads end. A name given by another thread may therefore be for a new thread that
+    /// got the `pthread_t` of an ended one and has not shown up: it is kept for that one as well.
+    pub fn name(&mut self, by: ThreadKey, pthread: u64, name: StringId) -> Option<u32> {
+        let number = self.by_pthread.get(&(by.image, pthread)).copied();
+        if number != Some(by.number) {
+            self.early_names.insert((by.image, pthread), name);
         }
+        let number = number?;
+        self.threads.entry(ThreadKey { image: by.image, number }).or_default().name = Some(name);
+        Some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Model;
+    use super::*;
+
+    const MAIN: ThreadKey = ThreadKey { image: 0, number: 1 };
+    const SECOND: ThreadKey = ThreadKey { image: 0, number: 2 };
+    const THIRD: ThreadKey = ThreadKey { image: 0, number: 3 };
+
+    #[test]
+    fn a_name_given_before_the_first_record_is_found() {
+        let mut model = Model::default();
+        let worker = model.intern("worker");
+        model.threads.appear(MAIN, 10, 0xa);
+        assert_eq!(model.threads.name(MAIN, 0xb, worker), None);
+        model.threads.appear(SECOND, 11, 0xb);
+        assert_eq!(model.threads.get(SECOND), Thread { os_tid: 11, name: Some(worker) });
+        assert_eq!(model.threads.get(MAIN).name, None);
+    }
+
+    #[test]
+    fn a_name_that_a_thread_gave_itself_ends_with_it() {
+        let mut model = Model::default();
+        let worker = model.intern("worker");
+        model.threads.appear(SECOND, 11, 0xb);
+        assert_eq!(model.threads.name(SECOND, 0xb, worker), Some(2));
+        model.threads.appear(THIRD, 12, 0xb);
+        assert_eq!(model.threads.get(SECOND).name, Some(worker));
+        assert_eq!(model.threads.get(THIRD).name, None);
     }
 }

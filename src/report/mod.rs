@@ -1,0 +1,6 @@
+//! Outputs, one file each: a value, options and a writer. Reports never read logs.
+
+pub mod parse;
+pub mod stats;
+pub mod summary;
+pub mod tree;
