@@ -8,6 +8,8 @@ pub mod launch;
 pub mod analysis;
 pub mod capture;
 pub mod model;
+pub mod report;
+pub mod units;
 
 // Tests of the folds and of the program write their logs with the same code.
 #[cfg(test)]

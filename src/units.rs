@@ -41,6 +41,15 @@ pub fn date(unix_nanos: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hours:02}:{minutes:02}:{seconds:02}.{millis:03}")
 }
 
+/// `2023-11-14 22:13:20.123000+00:00`, as Python writes a time in UTC; without the fraction when it is 0.
+pub fn iso_date(unix_nanos: u64) -> String {
+    let text = date(unix_nanos);
+    match text.strip_suffix(".000") {
+        Some(whole) => format!("{whole}+00:00"),
+        None => format!("{text}000+00:00"),
+    }
+}
+
 /// Year, month and day, from days since 1970.
 ///
 /// The calendar repeats every 400 years, 146 097 days; counted from a 1 March, the leap day is the last of a year, and
@@ -81,5 +90,7 @@ mod tests {
         check(1_700_000_000, "2023-11-14 22:13:20.000");
         check(4_107_542_400, "2100-03-01 00:00:00.000");
         assert_eq!(date(1_123_000_000), "1970-01-01 00:00:01.123");
+        assert_eq!(iso_date(1_123_000_000), "1970-01-01 00:00:01.123000+00:00");
+        assert_eq!(iso_date(1_000_000_000), "1970-01-01 00:00:01+00:00");
     }
 }

@@ -5,6 +5,7 @@ pub mod heap;
 pub mod live;
 mod mappings;
 pub mod stats;
+pub mod summary;
 pub mod temporary;
 pub mod tree;
 
@@ -38,7 +39,8 @@ pub struct Row {
 }
 
 impl Snapshot {
-    fn new(rows: impl Iterator<Item = Row>, ticks: Option<u64>) -> Snapshot {
+    /// Without the rows that hold nothing.
+    pub fn new(rows: impl Iterator<Item = Row>, ticks: Option<u64>) -> Snapshot {
         let rows: Vec<Row> = rows.filter(|row| row.count > 0).collect();
         let bytes = rows.iter().fold(0u64, |sum, row| sum.saturating_add(row.bytes));
         let count = rows.iter().map(|row| row.count).sum();

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use super::live::{Change, Live};
 use super::mappings::MmapRule;
 use super::{Row, Snapshot};
-use crate::model::{Event, Model, StackId};
+use crate::model::{Action, Event, Model, StackId};
 
 /// Finds them as events come.
 pub struct Temporary {
@@ -35,13 +35,15 @@ impl Temporary {
         let Temporary { threshold, live, serials, entries } = self;
         let serial = serials.entry((event.image, event.thread)).or_default();
         let origin = Origin { thread: event.thread, serial: *serial };
+        // What an mremap moves is not given back.
+        let is_remap = matches!(event.action, Action::Munmap { is_remap: true, .. });
         live.apply(model, event, origin, &mut |change| {
             let is_temporary = |origin: Origin, serial: u64| {
                 origin.thread == event.thread && serial - origin.serial.min(serial) <= *threshold + 1
             };
             match change {
                 Change::Allocated(..) => *serial += 1,
-                Change::Freed(holding) if is_temporary(holding.tag, *serial) => {
+                Change::Freed(holding) if !is_remap && is_temporary(holding.tag, *serial) => {
                     let index = holding.stack.index();
                     if index >= entries.len() {
                         entries.resize(index + 1, (0, 0));

@@ -80,10 +80,13 @@ impl Capture {
     /// is still being written is read up to where it was when the reading began. Damage costs what it hit and is
     /// listed in the facts.
     pub fn read(&self, mut take: impl FnMut(&Model, &Event)) -> Result<Model> {
-        self.read_while(|_| {}, |model, event| {
-            take(model, event);
-            ControlFlow::Continue(())
-        })
+        self.read_while(
+            |_| {},
+            |model, event| {
+                take(model, event);
+                ControlFlow::Continue(())
+            },
+        )
     }
 
     /// Like [`read`](Capture::read), with a look at the model before the first event (metadata and time are there),

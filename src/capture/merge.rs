@@ -17,7 +17,12 @@ use super::lane::{Context, Lane, Moment};
 use crate::model::{Action, Event, Model, ThreadKey};
 
 /// Reads the blocks of all lanes and hands every event to `take`.
-pub fn run(file: &File, blocks: Vec<Block>, model: &mut Model, take: &mut impl FnMut(&Model, &Event) -> ControlFlow<()>) -> Result<()> {
+pub fn run(
+    file: &File,
+    blocks: Vec<Block>,
+    model: &mut Model,
+    take: &mut impl FnMut(&Model, &Event) -> ControlFlow<()>,
+) -> Result<()> {
     let mut lanes = lanes(blocks);
     let mut heap: BinaryHeap<Reverse<(Moment, usize)>> = BinaryHeap::new();
     for (index, lane) in lanes.iter().enumerate() {

@@ -2,6 +2,7 @@
 //! Each returns the exit code, or an error that `main` prints.
 
 pub mod load;
+mod output;
 
 pub mod flamegraph;
 pub mod parse;

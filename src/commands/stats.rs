@@ -2,8 +2,24 @@
 
 use std::process::ExitCode;
 
+use crate::analysis::{MmapRule, Stats};
+use crate::capture::Capture;
 use crate::cli::StatsArgs;
+use crate::commands::load;
+use crate::commands::output::Output;
+use crate::report::stats::{self, StatsOptions};
 
-pub fn run(_args: &StatsArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("this command is not written yet")
+pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
+    let capture = Capture::open(&args.capture)?;
+    let out = Output::create(args.output.as_deref(), args.force)?;
+    let mut fold = Stats::new(if args.all_mappings { MmapRule::All } else { MmapRule::Memory });
+    let mut last_ticks = 0;
+    let model = capture.read(|model, event| {
+        last_ticks = event.ticks;
+        fold.take(model, event);
+    })?;
+    load::warn(&model.facts);
+    let document = stats::document(&model, &fold, last_ticks, &StatsOptions { num_largest: args.num_largest });
+    out.finish(|out| if args.json { stats::json(&document, out) } else { stats::text(&document, out) })?;
+    Ok(ExitCode::SUCCESS)
 }

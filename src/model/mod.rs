@@ -55,6 +55,11 @@ impl Model {
         self.frames.get(id)
     }
 
+    /// Number of distinct frames.
+    pub fn n_frames(&self) -> usize {
+        self.frames.count()
+    }
+
     /// Number of stacks, the empty one included; their handles are `0..n_stacks()`, and a stack's parent always has a
     /// smaller number than the stack.
     pub fn n_stacks(&self) -> usize {

@@ -51,6 +51,10 @@ pub struct Frames {
 }
 
 impl Frames {
+    pub fn count(&self) -> usize {
+        self.frames.len()
+    }
+
     pub fn get(&self, id: FrameId) -> Frame {
         self.frames[id.index()]
     }

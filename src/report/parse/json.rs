@@ -141,8 +141,10 @@ impl<W: Write> JsonLines<W> {
 
     /// What could not be read, and how the capture ended.
     pub fn end(&mut self, facts: &Facts) -> Result<()> {
-        for image in facts.images.iter().filter(|image| !self.started.contains(&image.number)) {
-            self.describe_image(facts, image.number)?;
+        for image in &facts.images {
+            if !self.started.contains(&image.number) {
+                self.describe_image(facts, image.number)?;
+            }
         }
         for damage in &facts.damage {
             let (text, offset, bytes) = (damage.to_string(), damage.offset, damage.bytes);
@@ -185,7 +187,9 @@ impl<W: Write> JsonLines<W> {
         }
         for notice in facts.notices.iter().filter(|notice| notice.image == number) {
             let (name, text) = (notice_name(notice.code), &notice.text);
-            self.value(&json!({"event": "notice", "image": number, "notice": name, "code": notice.code, "text": text}))?;
+            self.value(
+                &json!({"event": "notice", "image": number, "notice": name, "code": notice.code, "text": text}),
+            )?;
         }
         Ok(())
     }

@@ -1,0 +1,196 @@
+//! Totals, histogram and the largest allocators: as text, and as JSON with memray's keys, shapes and meaning.
+
+mod histogram;
+mod modules;
+
+use std::cmp::Reverse;
+use std::io::{Result, Write};
+
+use hashbrown::HashMap;
+use memtrace_format::AllocatorKind;
+use serde::Serialize;
+use serde::ser::SerializeMap;
+
+use self::histogram::Bin;
+use self::modules::Modules;
+use crate::analysis::Stats;
+use crate::model::{FrameId, Model};
+use crate::units;
+
+pub struct StatsOptions {
+    /// Length of the lists.
+    pub num_largest: usize,
+}
+
+/// What both outputs show.
+#[derive(Serialize)]
+pub struct Document {
+    total_num_allocations: u64,
+    total_bytes_allocated: u64,
+    allocation_size_histogram: Vec<Bin>,
+    #[serde(serialize_with = "as_map")]
+    allocator_type_distribution: Vec<(String, u64)>,
+    top_allocations_by_size: Vec<BySize>,
+    top_allocations_by_count: Vec<ByCount>,
+    top_modules_by_allocation_size: Vec<Module>,
+    top_modules_by_allocation_count: Vec<Module>,
+    metadata: Metadata,
+    #[serde(skip)]
+    extremes: Option<(u64, u64)>,
+    #[serde(skip)]
+    num_largest: usize,
+}
+
+#[derive(Serialize)]
+struct BySize {
+    location: String,
+    size: u64,
+}
+
+#[derive(Serialize)]
+struct ByCount {
+    location: String,
+    count: u64,
+}
+
+#[derive(Clone, Serialize)]
+struct Module {
+    module: String,
+    num_allocations: u64,
+    total_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Metadata {
+    start_time: String,
+    end_time: String,
+    /// Allocations and frees.
+    total_allocations: u64,
+    total_frames: u64,
+    peak_memory: u64,
+    command_line: String,
+    pid: u32,
+    main_thread_id: u32,
+    python_allocator: String,
+    has_native_traces: bool,
+    trace_python_allocators: bool,
+    file_format: u32,
+}
+
+/// Puts names to the numbers. `last_ticks` is the end of a capture that has none of its own.
+pub fn document(model: &Model, stats: &Stats, last_ticks: u64, options: &StatsOptions) -> Document {
+    let mut by_location: HashMap<Option<FrameId>, (u64, u64)> = HashMap::new();
+    let mut modules = Modules::new(&model.facts);
+    for (stack, bytes, count) in stats.stacks() {
+        let sum = by_location.entry(model.leaf(stack)).or_default();
+        *sum = (sum.0.saturating_add(bytes), sum.1 + count);
+        modules.add(model, stack, bytes, count);
+    }
+    let name = |location: Option<FrameId>| match location {
+        Some(id) => model.location(model.frame(id)),
+        None => "<stack trace unavailable>".to_string(),
+    };
+    let mut locations: Vec<_> = by_location.into_iter().collect();
+    let n_shown = options.num_largest;
+    locations.sort_by_key(|&(location, (bytes, _))| (Reverse(bytes), location));
+    let by_size = locations.iter().take(n_shown);
+    let by_size = by_size.map(|&(location, (size, _))| BySize { location: name(location), size }).collect();
+    locations.sort_by_key(|&(location, (_, count))| (Reverse(count), location));
+    let by_count = locations.iter().take(n_shown);
+    let by_count = by_count.map(|&(location, (_, count))| ByCount { location: name(location), count }).collect();
+
+    let mut modules = modules.finish();
+    modules.sort_by(|a, b| (b.total_bytes, &a.module).cmp(&(a.total_bytes, &b.module)));
+    let modules_by_size = modules.iter().take(n_shown).cloned().collect();
+    modules.sort_by(|a, b| (b.num_allocations, &a.module).cmp(&(a.num_allocations, &b.module)));
+    let modules_by_count = modules.iter().take(n_shown).cloned().collect();
+
+    let kinds = AllocatorKind::ALL.iter().map(|&kind| (kind.name().to_uppercase(), stats.by_kind[kind as usize]));
+    let mut kinds: Vec<(String, u64)> = kinds.filter(|&(_, count)| count > 0).collect();
+    kinds.sort_by_key(|&(_, count)| Reverse(count));
+    Document {
+        total_num_allocations: stats.n_allocations,
+        total_bytes_allocated: stats.bytes,
+        allocation_size_histogram: histogram::bins(&stats.sizes),
+        allocator_type_distribution: kinds,
+        top_allocations_by_size: by_size,
+        top_allocations_by_count: by_count,
+        top_modules_by_allocation_size: modules_by_size,
+        top_modules_by_allocation_count: modules_by_count,
+        metadata: metadata(model, stats, last_ticks),
+        extremes: stats.sizes.smallest.zip(stats.sizes.largest),
+        num_largest: n_shown,
+    }
+}
+
+fn metadata(model: &Model, stats: &Stats, last_ticks: u64) -> Metadata {
+    let facts = &model.facts;
+    let python = facts.python();
+    let allocator = python.map_or("", |python| &python.allocator);
+    let end = facts.end.map_or_else(|| model.clock.unix_nanos(last_ticks), |end| end.unix_nanos);
+    Metadata {
+        start_time: units::iso_date(facts.start_unix_nanos),
+        end_time: units::iso_date(end),
+        total_allocations: stats.n_events,
+        total_frames: model.n_frames() as u64,
+        peak_memory: stats.peak_bytes,
+        command_line: facts.command_line.join(" "),
+        pid: facts.pid,
+        main_thread_id: 1,
+        python_allocator: if allocator.is_empty() { "unknown".to_string() } else { allocator.replace('_', " ") },
+        has_native_traces: false,
+        trace_python_allocators: !allocator.is_empty(),
+        file_format: 0,
+    }
+}
+
+fn as_map<S: serde::Serializer>(pairs: &[(String, u64)], out: S) -> std::result::Result<S::Ok, S::Error> {
+    let mut map = out.serialize_map(Some(pairs.len()))?;
+    for (key, value) in pairs {
+        map.serialize_entry(key, value)?;
+    }
+    map.end()
+}
+
+pub fn json(document: &Document, out: &mut dyn Write) -> Result<()> {
+    serde_json::to_writer_pretty(&mut *out, document)?;
+    writeln!(out)
+}
+
+pub fn text(document: &Document, out: &mut dyn Write) -> Result<()> {
+    writeln!(out, "Total allocations:\n    {}\n", document.total_num_allocations)?;
+    writeln!(out, "Total memory allocated:\n    {}\n", units::bytes(document.total_bytes_allocated))?;
+    writeln!(out, "Peak memory usage:\n    {}\n", units::bytes(document.metadata.peak_memory))?;
+    writeln!(out, "Histogram of allocation size:")?;
+    match document.extremes {
+        None => writeln!(out, "    (no allocations)")?,
+        Some((smallest, largest)) => {
+            writeln!(out, "    min: {}", units::bytes(smallest))?;
+            histogram::draw(&document.allocation_size_histogram, out)?;
+            writeln!(out, "    max: {}", units::bytes(largest))?;
+        }
+    }
+    writeln!(out, "\nAllocator type distribution:")?;
+    for (kind, count) in &document.allocator_type_distribution {
+        writeln!(out, "    {kind}: {count}")?;
+    }
+    let n = document.num_largest;
+    writeln!(out, "\nTop {n} largest allocating locations (by size):")?;
+    for BySize { location, size } in &document.top_allocations_by_size {
+        writeln!(out, "    - {location} -> {}", units::bytes(*size))?;
+    }
+    writeln!(out, "\nTop {n} largest allocating locations (by number of allocations):")?;
+    for ByCount { location, count } in &document.top_allocations_by_count {
+        writeln!(out, "    - {location} -> {count}")?;
+    }
+    for (order, modules) in [
+        ("by size", &document.top_modules_by_allocation_size),
+        ("by number of allocations", &document.top_modules_by_allocation_count),
+    ] {
+        writeln!(out, "\nTop {n} allocating modules ({order}):")?;
+        for Module { module, num_allocations, total_bytes } in modules {
+            writeln!(out, "    - {module}: {} total | {num_allocations} allocations", units::bytes(*total_bytes))?;
+        }
+    }
+    Ok(())
+}
