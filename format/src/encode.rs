@@ -155,7 +155,11 @@ fn with_length(buf: &mut [u8], deltas: &mut Deltas, record: &Record<'_>) -> Opti
     }
     if body_len < 0x80 {
         // Short bodies, nodes above all, move up behind a length of one byte.
-        buf.copy_within(1 + LENGTH_LEN..1 + LENGTH_LEN + body_len, 2);
+        // (Byte by byte, because `copy_within` may panic, and the recorder must hold no panic.)
+        for index in 0..body_len {
+            let byte = *buf.get(1 + LENGTH_LEN + index)?;
+            *buf.get_mut(2 + index)? = byte;
+        }
         *buf.get_mut(0)? = tag;
         *buf.get_mut(1)? = body_len as u8;
         return Some(2 + body_len);
