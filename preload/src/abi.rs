@@ -2,7 +2,7 @@
 //! The `libc` crate has them too, but with it comes a link to libc, and the shim needs none.
 //!
 //! Sources: `asm/unistd_64.h`, `asm-generic/{errno,errno-base,fcntl,mman,mman-common,resource,signal,stat}.h`,
-//! `linux/{fcntl,mman,prctl,seccomp,time}.h`, `asm/{stat,statfs}.h`, `elf.h`, `dlfcn.h`, `link.h`.
+//! `linux/{fcntl,membarrier,mman,prctl,seccomp,time}.h`, `asm/{stat,statfs}.h`, `elf.h`, `dlfcn.h`, `link.h`.
 
 use core::ffi::{c_char, c_void};
 
@@ -26,6 +26,7 @@ pub const SYS_OPENAT: i64 = 257;
 pub const SYS_FALLOCATE: i64 = 285;
 pub const SYS_PRLIMIT64: i64 = 302;
 pub const SYS_PROCESS_VM_READV: i64 = 310;
+pub const SYS_MEMBARRIER: i64 = 324;
 
 pub const ENOENT: i32 = 2;
 pub const ESRCH: i32 = 3;
@@ -56,6 +57,8 @@ pub const MAP_FAILED: *mut c_void = usize::MAX as *mut c_void;
 pub const MREMAP_DONTUNMAP: i32 = 4;
 pub const MADV_WIPEONFORK: i32 = 18;
 
+pub const MEMBARRIER_CMD_PRIVATE_EXPEDITED: usize = 1 << 3;
+pub const MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED: usize = 1 << 4;
 pub const PR_SET_NAME: i32 = 15;
 pub const PR_SET_SECCOMP: i32 = 22;
 pub const SECCOMP_MODE_STRICT: usize = 1;

@@ -124,6 +124,27 @@ fn create(lanes: &mut Lanes) -> Option<*mut Lane> {
     Some(memory.as_ptr())
 }
 
+/// How often [`wait_for_readers`] looks at one lane before it gives up.
+const MAX_WAITS: u32 = 10_000;
+
+/// Waits until no other thread is in the middle of reading the interpreter's frames.
+pub fn wait_for_readers(guard: &Guard) {
+    let lanes = LANES.lock(guard);
+    let mut lane = lanes.first;
+    while !lane.is_null() {
+        // SAFETY: lanes are never freed; what is read of another thread's lane are atomics.
+        let (owner, stacks, next) = unsafe { ((*lane).owner.load(Ordering::Acquire), &(*lane).stacks, (*lane).next) };
+        let is_other = lane != guard.lane() && owner != ABANDONED;
+        for _ in 0..if is_other { MAX_WAITS } else { 0 } {
+            if !stacks.is_reading() {
+                break;
+            }
+            sys::yield_now();
+        }
+        lane = next;
+    }
+}
+
 /// Writes out what all lanes hold, where the log is written and not mapped.
 pub fn flush_all(guard: &Guard) {
     let lanes = LANES.lock(guard);

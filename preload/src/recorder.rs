@@ -40,6 +40,7 @@ pub fn freeing(guard: &Guard, kind: AllocatorKind, block: *mut c_void) {
     let Some((lane, header)) = lane_and_header(guard) else {
         return;
     };
+    python::notice_end(guard);
     lane.writer.free(guard, &Free { ticks: clock::now(&header), kind, address: block as u64 });
 }
 
@@ -59,6 +60,7 @@ pub fn mapped(guard: &Guard, address: *mut c_void, len: usize, prot: i32, flags:
 
 /// A range is about to be unmapped, or moved.
 pub fn unmapping(guard: &Guard, address: *mut c_void, len: usize, is_remap: bool) {
+    python::notice_end(guard);
     record(guard, |ticks| Record::Munmap(Munmap { ticks, address: address as u64, len: len as u64, is_remap }));
 }
 

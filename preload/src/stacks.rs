@@ -4,6 +4,8 @@
 //! costs one look-up per *new* frame. Two raw frames are the same when code address and instruction are; a code
 //! address stands for the same code as long as no code object has died in between (`code::epoch`).
 
+use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+
 use memtrace_format::record::Node;
 
 use crate::environment;
@@ -38,6 +40,8 @@ pub struct Stacks {
     /// The death count of code objects that `last` was read under.
     epoch: u64,
     tree: Tree,
+    /// Set while the interpreter's frames are read; see `python::notice_end`.
+    is_reading: AtomicBool,
 }
 
 impl Stacks {
@@ -49,12 +53,28 @@ impl Stacks {
             nodes: Array::new(),
             epoch: 0,
             tree: Tree::new(),
+            is_reading: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the lane's thread is just reading the interpreter's frames.
+    pub fn is_reading(&self) -> bool {
+        self.is_reading.load(Ordering::Acquire)
     }
 
     /// The number of this thread's Python stack now; 0 when it has none.
     #[inline(always)]
     pub fn current(&mut self, guard: &Guard, writer: &mut Writer) -> u32 {
+        self.is_reading.store(true, Ordering::Relaxed);
+        // Whoever wants to know passes a barrier in all threads first, so the compiler's order is enough here.
+        compiler_fence(Ordering::SeqCst);
+        let node = self.read(guard, writer);
+        self.is_reading.store(false, Ordering::Release);
+        node
+    }
+
+    #[inline(always)]
+    fn read(&mut self, guard: &Guard, writer: &mut Writer) -> u32 {
         let epoch = code::epoch();
         let depth = python::frames(guard, &mut self.next);
         if depth == 0 {

@@ -222,6 +222,21 @@ pub fn read_word(address: usize) -> Option<usize> {
     }
 }
 
+/// Announces later use of [`barrier_in_all_threads`] (Linux 4.14).
+pub fn register_barrier() -> bool {
+    membarrier(abi::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+}
+
+/// Every thread of the process passes a full memory barrier. `false` when the kernel can't do that.
+pub fn barrier_in_all_threads() -> bool {
+    membarrier(abi::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
+}
+
+fn membarrier(command: usize) -> bool {
+    // SAFETY: takes numbers only.
+    unsafe { syscall(abi::SYS_MEMBARRIER, [command, 0, 0, 0, 0, 0]) }.is_ok()
+}
+
 /// Lets other threads run.
 pub fn yield_now() {
     // SAFETY: takes nothing.

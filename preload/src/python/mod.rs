@@ -21,7 +21,7 @@ use crate::guard::Guard;
 use crate::heap::Array;
 use crate::install::pymem;
 use crate::stacks::RawFrame;
-use crate::{environment, lifecycle, meta, sys};
+use crate::{environment, lane, lifecycle, meta, sys};
 use offsets::Layout;
 
 /// What recording needs of an interpreter. Written once, before `HAS_INTERPRETER` is set.
@@ -58,6 +58,10 @@ static HAS_STACKS: AtomicBool = AtomicBool::new(false);
 static INITIALISATION: AtomicUsize = AtomicUsize::new(0);
 /// What they were when the allocators were looked at last.
 static SEEN_INITIALISATION: AtomicU64 = AtomicU64::new(0);
+
+/// Address of the runtime's pointer to the thread state that finalises it, or 0; and what it was at the last look.
+static FINALIZING: AtomicUsize = AtomicUsize::new(0);
+static SEEN_FINALIZING: AtomicUsize = AtomicUsize::new(0);
 
 type ThreadStateGetter = unsafe extern "C" fn() -> usize;
 
@@ -124,7 +128,7 @@ fn running_on_this_stack(interpreter: &Interpreter, own: usize) -> usize {
         return own;
     };
     let here = &raw const c_frame as usize;
-    let end = if sys::tid() == sys::pid() { elf::main_stack_end() } else { crate::lane::thread_pointer() };
+    let end = if sys::tid() == sys::pid() { elf::main_stack_end() } else { lane::thread_pointer() };
     if (here..end).contains(&c_frame) { current } else { own }
 }
 
@@ -162,6 +166,30 @@ fn wrap_allocators(guard: &Guard) {
         let version = VERSION.load(Ordering::Relaxed);
         let has_stacks = HAS_STACKS.load(Ordering::Relaxed);
         meta::python(guard, Python { version, allocator: allocator.as_bytes(), has_stacks });
+    }
+}
+
+/// Called before memory is given back. The thread that finalises the interpreter deletes the thread states and frames
+/// of all others, while those may run on without the GIL: before the first block goes, it waits for reads of frames
+/// that have begun. Later ones find the runtime finalising and read nothing.
+#[inline(always)]
+pub fn notice_end(guard: &Guard) {
+    let place = FINALIZING.load(Ordering::Relaxed);
+    if place != 0 {
+        // SAFETY: a word of the runtime's static structure.
+        let now = unsafe { *(place as *const usize) };
+        if now != SEEN_FINALIZING.load(Ordering::Relaxed) {
+            finalizing_changed(guard, now);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn finalizing_changed(guard: &Guard, now: usize) {
+    SEEN_FINALIZING.store(now, Ordering::Relaxed);
+    if now != 0 && sys::barrier_in_all_threads() {
+        lane::wait_for_readers(guard);
     }
 }
 
@@ -241,6 +269,8 @@ fn use_layout(found: &Found, layout: Layout) -> bool {
         // SAFETY: `WAS_FOUND` was set by this call only, and nobody reads before the flags below are set.
         unsafe { *INTERPRETER.0.get() = interpreter };
         INITIALISATION.store(found.runtime + layout.runtime_preinitialized, Ordering::Relaxed);
+        sys::register_barrier();
+        FINALIZING.store(found.runtime + layout.runtime_finalizing, Ordering::Relaxed);
         code::watch_deaths(&layout, code_type);
         HAS_STACKS.store(true, Ordering::Release);
     }
