@@ -255,3 +255,62 @@ pub fn path_variable() -> &'static [u8] {
     }
     find(environment, "PATH").map_or(b"/bin:/usr/bin", |variable| variable.value.to_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CString;
+    use std::string::String;
+    use std::vec::Vec;
+
+    fn array(entries: &[&str]) -> Vec<*mut c_char> {
+        let entries = entries.iter().map(|entry| CString::new(*entry).unwrap().into_raw());
+        entries.chain([ptr::null_mut()]).collect()
+    }
+
+    fn entries(array: *const *const c_char) -> Vec<String> {
+        let pointers = (0..).map(|index| unsafe { *array.add(index) }).take_while(|entry| !entry.is_null());
+        pointers.map(|entry| unsafe { CStr::from_ptr(entry) }.to_str().unwrap().into()).collect()
+    }
+
+    #[test]
+    fn the_program_sees_its_own_environment_and_an_exec_asks_again() {
+        let mut given = array(&[
+            "A=1",
+            "LD_PRELOAD=/lib/ours.so:/lib/theirs.so",
+            "MEMTRACE_CAPTURE=/tmp/log",
+            "MEMTRACE_OPTIONS=1",
+            "B=2",
+            "MEMTRACE_LD_PRELOAD=/lib/theirs.so",
+        ]);
+        let request = take_request(given.as_mut_ptr()).unwrap();
+        assert_eq!(request.capture, c"/tmp/log");
+        assert!(request.options.python_allocators);
+        let seen = given.as_ptr().cast::<*const c_char>();
+        assert_eq!(entries(seen), ["A=1", "LD_PRELOAD=/lib/theirs.so", "B=2"]);
+
+        let again = unsafe { WithRequest::new(seen) }.unwrap();
+        let expected = [
+            "MEMTRACE_CAPTURE=/tmp/log",
+            "MEMTRACE_OPTIONS=1",
+            "LD_PRELOAD=/lib/ours.so:/lib/theirs.so",
+            "MEMTRACE_LD_PRELOAD=/lib/theirs.so",
+            "A=1",
+            "B=2",
+        ];
+        assert_eq!(entries(again.as_ptr()), expected);
+
+        let scrubbed = unsafe { WithRequest::new(ptr::null()) }.unwrap();
+        assert_eq!(
+            entries(scrubbed.as_ptr()),
+            ["MEMTRACE_CAPTURE=/tmp/log", "MEMTRACE_OPTIONS=1", "LD_PRELOAD=/lib/ours.so"]
+        );
+    }
+
+    #[test]
+    fn an_environment_without_a_request_stays_as_it_is() {
+        let mut given = array(&["A=1", "LD_PRELOAD=/lib/theirs.so"]);
+        assert!(take_request(given.as_mut_ptr()).is_none());
+        assert_eq!(entries(given.as_ptr().cast()), ["A=1", "LD_PRELOAD=/lib/theirs.so"]);
+    }
+}

@@ -295,3 +295,54 @@ fn is_dynamic_of_this_machine(head: &[u8]) -> bool {
     };
     head.starts_with(ELF_MAGIC) && loader().is_some_and(|path| path.ends_with(b"/ld-linux-x86-64.so.2\0"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CString;
+    use std::os::fd::AsRawFd;
+
+    fn can_follow(path: &str) -> bool {
+        let path = CString::new(path).unwrap();
+        let fd = sys::open_read(&path).unwrap();
+        let result = can_be_followed(fd, 0);
+        sys::close(fd);
+        result
+    }
+
+    #[test]
+    fn dynamic_programs_of_this_machine_are_followed_and_so_are_their_scripts() {
+        assert!(can_follow("/bin/sh"));
+        let script = std::env::temp_dir().join(std::format!("memtrace-exec-test-{}", std::process::id()));
+        for (text, expected) in
+            [("#! /bin/sh -e\n", true), ("#!/dev/null\n", false), ("#!\n", false), ("\x7fELF", false), ("", false)]
+        {
+            std::fs::write(&script, text).unwrap();
+            assert_eq!(can_follow(script.to_str().unwrap()), expected, "{text:?}");
+        }
+        std::fs::remove_file(&script).unwrap();
+    }
+
+    #[test]
+    fn a_set_user_id_program_is_not_followed() {
+        use std::os::unix::fs::PermissionsExt;
+        let program = std::env::temp_dir().join(std::format!("memtrace-suid-test-{}", std::process::id()));
+        std::fs::copy("/bin/true", &program).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).unwrap();
+        let file = std::fs::File::open(&program).unwrap();
+        assert!(!can_be_followed(file.as_raw_fd(), 0));
+        std::fs::remove_file(&program).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_program_header_is_not_believed() {
+        let mut head = std::fs::read("/bin/true").unwrap();
+        head.truncate(4096);
+        assert!(is_dynamic_of_this_machine(&head));
+        for cut in [0, 4, 20, 57, 64, 100] {
+            assert!(!is_dynamic_of_this_machine(&head[..cut]));
+        }
+        head[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(!is_dynamic_of_this_machine(&head));
+    }
+}

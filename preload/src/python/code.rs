@@ -337,3 +337,26 @@ impl Table {
 fn hash(address: usize) -> usize {
     (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_known_from_insertion_to_removal_however_many_come_and_go() {
+        let address = |n: usize| 0x7f00_0000_0000 + n * 0x1c0;
+        for n in 0..20_000 {
+            assert_eq!(TABLE.find(address(n)), None);
+            assert!(TABLE.insert(address(n), n as u32 + 1, 12));
+            // All but every tenth die young, as with code that is compiled in a loop.
+            if n >= 100 && n % 10 != 0 {
+                TABLE.remove(address(n - 100));
+                assert_eq!(TABLE.find(address(n - 100)), None);
+            }
+        }
+        let n_live = TABLE.n_live.load(Ordering::Relaxed);
+        let found: usize = (0..20_000).filter(|n| TABLE.find(address(*n)) == Some((*n as u32 + 1, 12))).count();
+        assert_eq!(found, n_live);
+        assert!(TABLE.capacity.load(Ordering::Relaxed) <= 16 * n_live.next_power_of_two());
+    }
+}

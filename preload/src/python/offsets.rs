@@ -251,3 +251,40 @@ fn checked(layout: Layout, runtime: usize, described: &DebugOffsets) -> Result<L
         None => Ok(layout),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_written_as_people_write_it() {
+        let mut buf = [0; 64];
+        assert_eq!(version_text(0x030b_07f0, &mut buf), b"3.11.7");
+        assert_eq!(version_text(0x0310_00a1, &mut buf), b"3.16.0");
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_refused() {
+        let description = [0u64; 200];
+        let runtime = description.as_ptr() as usize;
+        assert!(matches!(of(0x0310_00f0, runtime, |_| false), Err(Refusal::UnknownVersion)));
+        assert!(matches!(of(0x030c_01f0, runtime, |_| true), Err(Refusal::DebugBuild)));
+        assert!(matches!(of(0x030d_00f0, runtime, |_| false), Err(Refusal::Mismatch("cookie"))));
+        assert!(of(0x030c_01f0, runtime, |_| false).is_ok());
+    }
+
+    #[test]
+    fn a_layout_that_differs_from_the_interpreters_own_account_is_refused_by_field() {
+        let mut description = [0u64; 200];
+        description[0] = u64::from_ne_bytes(COOKIE);
+        for (place, field, _) in DEBUG_OFFSETS_3_13.fields {
+            description[place / 8] = field(&PYTHON_3_13) as u64;
+        }
+        let check = |description: &[u64; 200]| of(0x030d_00f0, description.as_ptr() as usize, |_| false);
+        assert!(check(&description).is_ok());
+        description[280 / 8] += 8;
+        assert!(matches!(check(&description), Err(Refusal::Mismatch("code_object.filename"))));
+        description[2] = 1;
+        assert!(matches!(check(&description), Err(Refusal::FreeThreaded)));
+    }
+}
