@@ -15,6 +15,7 @@ pub const SYS_PREAD64: i64 = 17;
 pub const SYS_PWRITE64: i64 = 18;
 pub const SYS_SCHED_YIELD: i64 = 24;
 pub const SYS_MADVISE: i64 = 28;
+pub const SYS_NANOSLEEP: i64 = 35;
 pub const SYS_GETPID: i64 = 39;
 pub const SYS_FCNTL: i64 = 72;
 pub const SYS_READLINK: i64 = 89;
@@ -75,6 +76,12 @@ pub const RTLD_NEXT: *mut c_void = usize::MAX as *mut c_void;
 pub struct IoVec {
     pub start: *mut c_void,
     pub len: usize,
+}
+
+#[repr(C)]
+pub struct TimeSpec {
+    pub seconds: i64,
+    pub nanos: i64,
 }
 
 #[repr(C)]

@@ -13,7 +13,7 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 
 use crate::lane::Lane;
-use crate::sys;
+use crate::{lifecycle, sys};
 
 global_asm!(
     ".pushsection .tbss.memtrace_tls,\"awT\",@nobits",
@@ -75,12 +75,9 @@ impl Guard {
         let holder = unsafe { &(*local).holder };
         let here = stack_pointer();
         let held = holder.get();
-        if held != 0 && !is_stale(held, here) {
+        // SAFETY: as above.
+        if held != 0 && !unsafe { may_enter_again(&*local, held, here) } {
             return None;
-        }
-        if held != 0 {
-            // SAFETY: as above. Whoever held the guard may have left the lane half-changed: take another.
-            unsafe { abandon_lane(&*local) };
         }
         holder.set(here & !ALLOCATOR);
         Some(Guard { local, previous: 0, not_send: PhantomData })
@@ -135,16 +132,22 @@ impl Drop for Guard {
 
 /// Whether the guard was left set by a `siglongjmp` out of a handler that had interrupted us: then the frame that took
 /// it is gone, and we stand above it on the same stack. A handler on its own signal stack may stand anywhere.
-#[cold]
-#[inline(never)]
 fn is_stale(held: usize, here: usize) -> bool {
     here > (held & !ALLOCATOR) && !sys::is_on_signal_stack()
 }
 
-/// The stale holder may have been in the middle of changing its lane: leave that as it is and start with a new one.
+/// Whether a thread that seems to be inside may enter nevertheless.
 #[cold]
 #[inline(never)]
-fn abandon_lane(local: &Local) {
+fn may_enter_again(local: &Local, held: usize, here: usize) -> bool {
+    if !is_stale(held, here) {
+        if held & ALLOCATOR == 0 {
+            // A signal handler has interrupted the recorder and allocates.
+            lifecycle::count_lost(1);
+        }
+        return false;
+    }
+    // The stale holder may have been in the middle of changing its lane: leave that as it is and start with a new one.
     let lane = local.lane.get();
     if !lane.is_null() {
         // SAFETY: lanes are never freed.
@@ -152,4 +155,5 @@ fn abandon_lane(local: &Local) {
         local.lane.set(core::ptr::null_mut());
     }
     crate::lock::release_all_of_this_thread();
+    true
 }

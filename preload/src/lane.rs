@@ -148,12 +148,12 @@ pub fn wait_for_readers(guard: &Guard) {
 /// Writes out what all lanes hold, where the log is written and not mapped.
 pub fn flush_all(guard: &Guard) {
     let lanes = LANES.lock(guard);
+    let _switching = sink::SWITCHING.lock(guard);
     let mut lane = lanes.first;
     while !lane.is_null() {
-        // SAFETY: lanes are never freed. Another thread may be writing its lane: the length is read once, and what is
-        // written beyond it is not part of the log.
+        // SAFETY: lanes are never freed, and we hold the lock.
         unsafe {
-            (*lane).writer.flush(guard);
+            Writer::flush(&raw const (*lane).writer, guard);
             lane = (*lane).next;
         }
     }

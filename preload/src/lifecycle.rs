@@ -136,6 +136,6 @@ pub fn flush() {
         && let Some(guard) = Guard::enter()
     {
         lane::flush_all(&guard);
-        meta::META.lock(&guard).flush(&guard);
+        meta::flush(&guard);
     }
 }

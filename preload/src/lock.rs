@@ -30,16 +30,28 @@ impl<T> Lock<T> {
     /// Waits for the value.
     pub fn lock<'a>(&'a self, _proof: &'a Guard) -> Locked<'a, T> {
         let me = sys::tid();
-        let mut spins = 0u32;
+        let mut n_waits = 0u32;
         while self.owner.compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            spins = spins.wrapping_add(1);
-            if spins.is_multiple_of(64) {
-                sys::yield_now();
-            } else {
-                core::hint::spin_loop();
+            n_waits = n_waits.saturating_add(1);
+            match n_waits {
+                0..100 => core::hint::spin_loop(),
+                100..200 => sys::yield_now(),
+                // A real-time thread that only yields would keep an owner of lower priority from running.
+                _ => {
+                    sys::sleep_briefly();
+                    self.release_if_owner_is_gone();
+                }
             }
         }
         Locked { lock: self }
+    }
+
+    /// A thread that was cancelled inside never gives the value back.
+    fn release_if_owner_is_gone(&self) {
+        let owner = self.owner.load(Ordering::Relaxed);
+        if owner != 0 && sys::is_thread_gone(sys::pid(), owner) {
+            let _ = self.owner.compare_exchange(owner, 0, Ordering::Release, Ordering::Relaxed);
+        }
     }
 
     /// Gives the value back when this thread has it and the code that took it is gone.
@@ -78,5 +90,5 @@ impl<T> Drop for Locked<'_, T> {
 pub fn release_all_of_this_thread() {
     crate::lane::LANES.release_if_mine();
     crate::meta::META.release_if_mine();
-    crate::sink::release_lock_if_mine();
+    crate::sink::release_locks_if_mine();
 }

@@ -1,6 +1,8 @@
 //! The metadata of the log: images, interpreters, code objects, notices. Rare, shared by all threads, committed before
 //! anything refers to it.
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use memtrace_format::record::{Image, Notice, Python};
 use memtrace_format::{Record, block_kind};
 
@@ -38,9 +40,25 @@ pub fn python(guard: &Guard, python: Python<'_>) {
     record(guard, &Record::Python(python));
 }
 
+/// More notices than this tell nothing new.
+const MAX_NOTICES: u32 = 64;
+static N_NOTICES: AtomicU32 = AtomicU32::new(0);
+
 /// Says something that the user should know ([`memtrace_format::record::notice`]).
 pub fn notice(guard: &Guard, code: u32, text: &[u8]) {
+    if N_NOTICES.fetch_add(1, Ordering::Relaxed) >= MAX_NOTICES {
+        N_NOTICES.store(MAX_NOTICES, Ordering::Relaxed);
+        return;
+    }
     record(guard, &Record::Notice(Notice { code, text }));
+}
+
+/// Writes out what there is, where the log is written and not mapped.
+pub fn flush(guard: &Guard) {
+    let meta = META.lock(guard);
+    let _switching = sink::SWITCHING.lock(guard);
+    // SAFETY: we hold both locks.
+    unsafe { Writer::flush(&raw const *meta, guard) };
 }
 
 fn ticks() -> u64 {

@@ -243,6 +243,13 @@ pub fn yield_now() {
     let _ = unsafe { syscall(abi::SYS_SCHED_YIELD, [0; 6]) };
 }
 
+/// Lets other threads run, also those of lower priority.
+pub fn sleep_briefly() {
+    let time = abi::TimeSpec { seconds: 0, nanos: 50_000 };
+    // SAFETY: the kernel reads the structure, whose layout is the kernel's.
+    let _ = unsafe { syscall(abi::SYS_NANOSLEEP, [&raw const time as usize, 0, 0, 0, 0, 0]) };
+}
+
 /// Ends the process as `abort` does.
 pub fn abort() -> ! {
     loop {

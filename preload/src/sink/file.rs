@@ -65,11 +65,7 @@ static LOG: Log = Log {
 };
 
 /// Held while the log is opened again.
-static REOPENING: Lock<()> = Lock::new(());
-
-pub fn release_lock_if_mine() {
-    REOPENING.release_if_mine();
-}
+pub static REOPENING: Lock<()> = Lock::new(());
 
 /// The first page of the log.
 pub struct LogHeader {

@@ -3,7 +3,7 @@
 
 pub mod file;
 
-pub use file::{LogHeader, Mode, header, release_lock_if_mine};
+pub use file::{LogHeader, Mode, header};
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,6 +13,7 @@ use memtrace_format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, R
 
 use crate::guard::Guard;
 use crate::lifecycle;
+use crate::lock::Lock;
 use file::Window;
 
 /// The first block of a writer is this long, in bytes, and each later one twice as long as the one before…
@@ -21,6 +22,9 @@ const FIRST_BLOCK_LEN: usize = 64 * 1024;
 const MAX_BLOCK_LEN: usize = 256 * 1024;
 /// No record may need a longer block than this.
 const MAX_RECORD_LEN: usize = 64 * 1024 * 1024;
+
+/// Held in [`Mode::Buffered`] while a writer goes from block to block.
+pub static SWITCHING: Lock<()> = Lock::new(());
 
 /// Writes the records of one lane. Used by one thread at a time.
 pub struct Writer {
@@ -134,6 +138,8 @@ impl Writer {
         if !lifecycle::is_recording() {
             return false;
         }
+        // A thread that exits flushes the lanes of all others.
+        let _switching = (file::mode() == Mode::Buffered).then(|| SWITCHING.lock(guard));
         self.close(guard);
         let capacity = self.next_len.max((len + BLOCK_HEADER_LEN).next_multiple_of(BLOCK_ALIGN));
         let Some(mut window) = file::open_block(guard, capacity) else {
@@ -175,12 +181,22 @@ impl Writer {
         }
     }
 
-    /// In [`Mode::Buffered`], writes out what the open block holds.
-    pub fn flush(&self, guard: &Guard) {
-        if let Some(window) = &self.window {
-            window.flush(guard, self.committed);
+    /// In [`Mode::Buffered`], writes out what the open block holds. The thread of the lane may go on writing.
+    ///
+    /// # Safety
+    /// `writer` is alive, and the caller holds [`SWITCHING`].
+    pub unsafe fn flush(writer: *const Writer, guard: &Guard) {
+        // SAFETY: the window only changes under the lock; how far it is filled is an atomic in it.
+        if let Some(window) = unsafe { &(*writer).window } {
+            window.flush(guard, window.committed().load(Ordering::Acquire) as usize);
         }
     }
+}
+
+/// After a `siglongjmp` out of memtrace.
+pub fn release_locks_if_mine() {
+    SWITCHING.release_if_mine();
+    file::REOPENING.release_if_mine();
 }
 
 /// A field of a mapped structure that others change too.
