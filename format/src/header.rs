@@ -131,7 +131,8 @@ pub mod codec {
     pub const RAW: u8 = 0;
 }
 
-/// The start of a block. Everything down to `header_crc` is written once; the rest is *shared*.
+/// The start of a block. Everything down to `header_crc` is written once, but for the `capacity` of the last block, which
+/// the launcher shortens when it cuts the unused end of a finished log off; the rest is *shared*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BlockHeader {

@@ -250,7 +250,7 @@ pub struct Image<'a> {
     pub arguments: &'a [u8],
 }
 
-/// A CPython was found in the program.
+/// A CPython was found in the program; written again when its allocators were replaced and wrapped anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Python<'a> {
     /// `PY_VERSION_HEX`
