@@ -21,7 +21,7 @@ pub const LAUNCHER_IMAGE: u16 = u16::MAX;
 pub mod clock {
     /// The invariant time stamp counter, divided by [`TICK_DIVISOR`](super::TICK_DIVISOR).
     pub const TSC: u32 = 0;
-    /// [`FileHeader::counter`], advanced by one for each event of any thread.
+    /// [`FileHeader::counter`](super::FileHeader::counter), advanced by one for each event of any thread.
     pub const COUNTER: u32 = 1;
 }
 
