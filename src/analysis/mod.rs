@@ -47,3 +47,6 @@ impl Snapshot {
         Snapshot { rows, bytes, count, ticks }
     }
 }
+
+#[cfg(test)]
+mod tests;

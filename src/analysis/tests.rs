@@ -1,0 +1,455 @@
+//! The folds beside naive twins: the twins keep everything that ever happened and start over for each answer.
+
+use std::collections::BTreeMap;
+
+use memtrace_format::AllocatorKind;
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{Action, Event, Model};
+
+const PAGE: u64 = 4096;
+const N_STACKS: usize = 6;
+
+/// A model with a few stacks: 1 to 3 one below the other, 4 to 6 beside them.
+fn model() -> Model {
+    let mut model = Model::default();
+    let mut parent = StackId::EMPTY;
+    for number in 1..=N_STACKS {
+        let frame = model.intern_frame(&format!("f{number}"), "x.py", number as u32);
+        let stack = model.extend_stack(if number > 3 { StackId::EMPTY } else { parent }, frame);
+        assert_eq!(stack.index(), number);
+        parent = stack;
+    }
+    model
+}
+
+/// Few addresses, threads and pages, so that everything meets everything.
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let stacks = || (0..=3usize).prop_map(StackId::from_index);
+    let mapped_stacks = || (4..=N_STACKS).prop_map(StackId::from_index);
+    let ranges = || (0..12u64, 1..6u64);
+    let action = prop_oneof![
+        8 => (0..8u64, 1..1000u64, stacks()).prop_map(|(address, size, stack)| Action::Alloc {
+            kind: AllocatorKind::Malloc,
+            address,
+            size,
+            stack,
+        }),
+        8 => (0..8u64).prop_map(|address| Action::Free { kind: AllocatorKind::Free, address }),
+        1 => Just(Action::Restore),
+        3 => (ranges(), any::<bool>(), mapped_stacks()).prop_map(|((page, n_pages), is_heap, stack)| Action::Mmap {
+            address: page * PAGE,
+            len: n_pages * PAGE,
+            prot: if is_heap { 3 } else { 0 },
+            flags: 0x22,
+            is_arena: false,
+            stack,
+        }),
+        3 => (ranges(), any::<bool>()).prop_map(|((page, n_pages), is_remap)| Action::Munmap {
+            address: page * PAGE,
+            len: n_pages * PAGE,
+            is_remap,
+        }),
+    ];
+    let event = (0..2u32, action, 0..200u32);
+    proptest::collection::vec(event, 0..200).prop_map(|drawn| {
+        let mut image = 0;
+        let events = drawn.into_iter().enumerate().map(|(index, (lane, action, image_start))| {
+            let is_start = image_start == 0;
+            image += u16::from(is_start);
+            let action = if is_start { Action::ImageStart } else { action };
+            Event { ticks: index as u64, image, lane, thread: lane + 1, action }
+        });
+        events.collect()
+    })
+}
+
+/// What happened, as plain as can be: blocks by address, and every page on its own.
+#[derive(Clone, Default)]
+struct Naive {
+    blocks: BTreeMap<u64, (u64, StackId)>,
+    /// By page: its stack and whether it counts.
+    pages: BTreeMap<u64, (StackId, bool)>,
+    freed: BTreeMap<u32, Freed>,
+}
+
+#[derive(Clone)]
+enum Freed {
+    Block(u64, (u64, StackId)),
+    Pages(BTreeMap<u64, (StackId, bool)>),
+}
+
+impl Naive {
+    fn take(&mut self, event: &Event) {
+        match event.action {
+            Action::Alloc { address, size, stack, .. } => {
+                self.blocks.insert(address, (size, stack));
+            }
+            Action::Free { address, .. } => {
+                self.freed.remove(&event.lane);
+                if let Some(block) = self.blocks.remove(&address) {
+                    self.freed.insert(event.lane, Freed::Block(address, block));
+                }
+            }
+            Action::Restore => match self.freed.remove(&event.lane) {
+                Some(Freed::Block(address, block)) => {
+                    self.blocks.insert(address, block);
+                }
+                Some(Freed::Pages(pages)) => self.pages.extend(pages),
+                None => {}
+            },
+            Action::Mmap { address, len, prot, stack, .. } => {
+                let counts = prot & 2 != 0;
+                self.pages.extend((address / PAGE..(address + len) / PAGE).map(|page| (page, (stack, counts))));
+            }
+            Action::Munmap { address, len, .. } => {
+                let range = address / PAGE..(address + len) / PAGE;
+                let taken = range.filter_map(|page| Some((page, self.pages.remove(&page)?))).collect();
+                self.freed.insert(event.lane, Freed::Pages(taken));
+            }
+            Action::ImageStart => *self = Naive::default(),
+            _ => {}
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        let blocks: u64 = self.blocks.values().map(|(size, _)| size).sum();
+        blocks + self.pages.values().filter(|(_, counts)| *counts).count() as u64 * PAGE
+    }
+
+    /// Bytes by stack, and blocks by stack.
+    fn by_stack(&self) -> (Vec<u64>, Vec<u64>) {
+        let (mut bytes, mut counts) = (vec![0; N_STACKS + 1], vec![0; N_STACKS + 1]);
+        for (size, stack) in self.blocks.values() {
+            bytes[stack.index()] += size;
+            counts[stack.index()] += 1;
+        }
+        for (stack, _) in self.pages.values().filter(|(_, counts)| *counts) {
+            bytes[stack.index()] += PAGE;
+        }
+        (bytes, counts)
+    }
+}
+
+/// The same two columns from a snapshot; how many pieces mappings fall into is not compared.
+fn columns(snapshot: &Snapshot) -> (Vec<u64>, Vec<u64>) {
+    let (mut bytes, mut counts) = (vec![0; N_STACKS + 1], vec![0; N_STACKS + 1]);
+    for row in &snapshot.rows {
+        bytes[row.stack.index()] = row.bytes;
+        counts[row.stack.index()] = if row.stack.index() > 3 { 0 } else { row.count };
+    }
+    (bytes, counts)
+}
+
+fn adds(action: &Action) -> bool {
+    matches!(action, Action::Alloc { .. } | Action::Mmap { .. } | Action::Restore)
+}
+
+proptest! {
+    #[test]
+    fn the_heap_is_that_of_its_naive_twin(events in events()) {
+        let model = model();
+        let (mut heap, mut naive) = (Heap::new(MmapRule::Memory), Naive::default());
+        let (mut peak, mut peak_bytes) = (Naive::default(), 0);
+        for event in &events {
+            heap.take(&model, event);
+            let before = naive.bytes();
+            naive.take(event);
+            prop_assert_eq!(heap.bytes(), naive.bytes());
+            if adds(&event.action) && naive.bytes() >= peak_bytes && naive.bytes() != before {
+                (peak, peak_bytes) = (naive.clone(), naive.bytes());
+            }
+            prop_assert_eq!(heap.peak_bytes(), peak_bytes);
+        }
+        prop_assert_eq!(columns(&heap.at_end()), naive.by_stack());
+        prop_assert_eq!(heap.at_peak().bytes, peak_bytes);
+        prop_assert_eq!(columns(&heap.at_peak()).0.iter().sum::<u64>(), peak.by_stack().0.iter().sum::<u64>());
+    }
+
+    #[test]
+    fn the_peak_by_stack_is_that_of_its_naive_twin(mut events in events()) {
+        // Sizes that are powers of two, each once: totals are then never equal, and the peak is one moment.
+        for (index, event) in events.iter_mut().enumerate() {
+            match &mut event.action {
+                Action::Alloc { size, .. } => *size = 1 << (index % 40),
+                Action::Mmap { .. } | Action::Munmap { .. } => event.action = Action::Restore,
+                _ => {}
+            }
+        }
+        events.truncate(40);
+        let model = model();
+        let (mut heap, mut naive) = (Heap::new(MmapRule::Memory), Naive::default());
+        let (mut peak, mut peak_bytes) = (Naive::default(), 0);
+        for event in &events {
+            heap.take(&model, event);
+            naive.take(event);
+            if naive.bytes() > peak_bytes {
+                (peak, peak_bytes) = (naive.clone(), naive.bytes());
+            }
+        }
+        prop_assert_eq!(columns(&heap.at_peak()), peak.by_stack());
+    }
+
+    #[test]
+    fn temporary_allocations_are_those_of_their_naive_twin(events in events(), threshold in 0..4u64) {
+        let events: Vec<Event> = events
+            .into_iter()
+            .filter(|event| !matches!(event.action, Action::Mmap { .. } | Action::Munmap { .. }))
+            .collect();
+        let model = model();
+        let mut temporary = Temporary::new(threshold, MmapRule::Memory);
+        let (mut bytes, mut counts) = (vec![0i64; N_STACKS + 1], vec![0i64; N_STACKS + 1]);
+        for (index, event) in events.iter().enumerate() {
+            temporary.take(&model, event);
+            // A restore is looked at from its free: one that did not happen does not count.
+            let Action::Free { address, .. } = event.action else { continue };
+            let later = &events[index + 1..];
+            let fate = later.iter().find(|later| {
+                later.action == Action::ImageStart
+                    || later.lane == event.lane && matches!(later.action, Action::Free { .. } | Action::Restore)
+            });
+            let is_restored = fate.is_some_and(|fate| fate.action == Action::Restore);
+            let mut twin = Naive::default();
+            let mut origins = BTreeMap::new();
+            for (at, earlier) in events[..index].iter().enumerate() {
+                twin.take(earlier);
+                if let Action::Alloc { address, .. } = earlier.action {
+                    origins.insert(address, at);
+                }
+            }
+            let Some(&(size, stack)) = twin.blocks.get(&address) else { continue };
+            // A restored block has its old age; an address that was used meanwhile has the later one's.
+            let start = restored_origin(&events[..index], address).unwrap_or(origins[&address]);
+            let by_thread = |other: &&Event| {
+                other.thread == event.thread && other.image == event.image && matches!(other.action, Action::Alloc { .. })
+            };
+            let n_between = events[start + 1..index].iter().filter(by_thread).count() as u64;
+            if events[start].thread != event.thread || n_between > threshold {
+                continue;
+            }
+            let allocated_before_restore = is_restored && {
+                let until = later.iter().position(|later| later.lane == event.lane && later.action == Action::Restore);
+                let n_later = later[..until.unwrap_or(0)].iter().filter(by_thread).count() as u64;
+                n_between + n_later > threshold
+            };
+            if !is_restored || allocated_before_restore {
+                bytes[stack.index()] += size as i64;
+                counts[stack.index()] += 1;
+            }
+        }
+        let (found_bytes, found_counts) = columns(&temporary.finish());
+        prop_assert_eq!(found_bytes, bytes.iter().map(|&bytes| bytes as u64).collect::<Vec<_>>());
+        prop_assert_eq!(found_counts, counts.iter().map(|&count| count as u64).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn totals_count_every_allocation_once(events in events()) {
+        let model = model();
+        let mut stats = Stats::new(MmapRule::All);
+        let (mut n_allocations, mut bytes) = (0, 0);
+        for event in &events {
+            stats.take(&model, event);
+            match event.action {
+                Action::Alloc { size, .. } => (n_allocations, bytes) = (n_allocations + 1, bytes + size),
+                Action::Mmap { len, .. } => (n_allocations, bytes) = (n_allocations + 1, bytes + len),
+                _ => {}
+            }
+        }
+        prop_assert_eq!((stats.n_allocations, stats.bytes), (n_allocations, bytes));
+        let sums = stats.stacks().fold((0, 0), |sums, (_, bytes, count)| (sums.0 + count, sums.1 + bytes));
+        prop_assert_eq!(sums, (n_allocations, bytes));
+        let n_sizes: u64 = stats.sizes.iter().map(|(_, count)| count).sum();
+        prop_assert_eq!(n_sizes, n_allocations);
+    }
+}
+
+/// Where the block that a restore brought back to this address came from, when that was the last thing there.
+fn restored_origin(events: &[Event], address: u64) -> Option<usize> {
+    let mut freed: BTreeMap<u32, Option<(u64, usize)>> = BTreeMap::new();
+    let mut live: BTreeMap<u64, usize> = BTreeMap::new();
+    for (at, event) in events.iter().enumerate() {
+        match event.action {
+            Action::Alloc { address, .. } => drop(live.insert(address, at)),
+            Action::Free { address, .. } => {
+                freed.insert(event.lane, live.remove(&address).map(|origin| (address, origin)));
+            }
+            Action::Restore => {
+                if let Some((address, origin)) = freed.remove(&event.lane).flatten() {
+                    live.insert(address, origin);
+                }
+            }
+            Action::ImageStart => (freed, live) = Default::default(),
+            _ => {}
+        }
+    }
+    live.get(&address).copied()
+}
+
+fn event(ticks: u64, action: Action) -> Event {
+    Event { ticks, image: 0, lane: 0, thread: 1, action }
+}
+
+fn alloc(ticks: u64, address: u64, size: u64, stack: usize) -> Event {
+    let stack = StackId::from_index(stack);
+    event(ticks, Action::Alloc { kind: AllocatorKind::Malloc, address, size, stack })
+}
+
+fn free(ticks: u64, address: u64) -> Event {
+    event(ticks, Action::Free { kind: AllocatorKind::Free, address })
+}
+
+fn rows(snapshot: &Snapshot) -> Vec<(usize, u64, u64)> {
+    snapshot.rows.iter().map(|row| (row.stack.index(), row.bytes, row.count)).collect()
+}
+
+fn heap(events: &[Event]) -> Heap {
+    let model = model();
+    let mut heap = Heap::new(MmapRule::Memory);
+    for event in events {
+        heap.take(&model, event);
+    }
+    heap
+}
+
+#[test]
+fn a_freed_block_does_not_count_towards_the_peak() {
+    let heap = heap(&[alloc(1, 1, 100, 1), free(2, 1), alloc(3, 2, 60, 2), alloc(4, 3, 60, 3), free(5, 3)]);
+    assert_eq!(rows(&heap.at_peak()), [(2, 60, 1), (3, 60, 1)]);
+    assert_eq!((heap.peak_bytes(), heap.at_peak().ticks), (120, Some(4)));
+    assert_eq!(rows(&heap.at_end()), [(2, 60, 1)]);
+}
+
+#[test]
+fn the_last_of_equal_peaks_is_shown() {
+    let heap = heap(&[alloc(1, 1, 100, 1), free(2, 1), alloc(3, 2, 100, 2)]);
+    assert_eq!(rows(&heap.at_peak()), [(2, 100, 1)]);
+}
+
+#[test]
+fn an_address_that_is_handed_out_again_replaces_the_block_there() {
+    let heap = heap(&[alloc(1, 1, 100, 1), alloc(2, 1, 30, 2), free(3, 9)]);
+    assert_eq!(rows(&heap.at_end()), [(2, 30, 1)]);
+    assert_eq!((heap.n_missed_frees(), heap.peak_bytes()), (1, 100));
+}
+
+#[test]
+fn a_failed_realloc_leaves_the_old_block() {
+    let heap = heap(&[alloc(1, 1, 100, 1), free(2, 1), event(3, Action::Restore), event(4, Action::Restore)]);
+    assert_eq!(rows(&heap.at_end()), [(1, 100, 1)]);
+}
+
+#[test]
+fn sizes_that_no_memory_holds_are_not_added_up() {
+    let heap = heap(&[alloc(1, 1, u64::MAX, 1), alloc(2, 2, 1 << 62, 2), alloc(3, 3, 1, 3)]);
+    assert_eq!(rows(&heap.at_end()), [(1, 0, 1), (2, 1 << 62, 1), (3, 0, 1)]);
+}
+
+#[test]
+fn what_mremap_moves_keeps_its_class_and_takes_the_new_stack() {
+    let mmap = |ticks, address, prot| {
+        let stack = StackId::from_index(1);
+        event(ticks, Action::Mmap { address, len: PAGE, prot, flags: 0x22, is_arena: false, stack })
+    };
+    let munmap = |ticks, address| event(ticks, Action::Munmap { address, len: PAGE, is_remap: true });
+    let mremap = |ticks, old_address, flags| {
+        let stack = StackId::from_index(2);
+        let (address, len) = (old_address + (1 << 30), 3 * PAGE);
+        event(ticks, Action::Mremap { old_address, address, len, flags, is_arena: false, stack })
+    };
+    let (memory, reserved, kept) = (1 << 20, 2 << 20, 3 << 20);
+    let heap = heap(&[
+        mmap(1, memory, 3),
+        mmap(2, reserved, 0),
+        mmap(3, kept, 3),
+        munmap(4, memory),
+        mremap(5, memory, 1),
+        munmap(6, reserved),
+        mremap(7, reserved, 1),
+        // MREMAP_MAYMOVE and MREMAP_DONTUNMAP
+        munmap(8, kept),
+        mremap(9, kept, 5),
+    ]);
+    assert_eq!(rows(&heap.at_end()), [(1, PAGE, 1), (2, 6 * PAGE, 2)]);
+    assert_eq!(heap.mapped_bytes(Class::Reserved), 3 * PAGE);
+}
+
+#[test]
+fn arenas_count_only_where_objects_are_not_recorded() {
+    let arena = Action::Mmap {
+        address: 1 << 20,
+        len: 1 << 20,
+        prot: 3,
+        flags: 0x22,
+        is_arena: true,
+        stack: StackId::from_index(1),
+    };
+    let mut model = model();
+    let mut bytes = Vec::new();
+    for allocator in ["", "pymalloc"] {
+        model.facts.python_allocators = true;
+        let python = crate::model::facts::Python { version: 0, allocator: allocator.into(), has_stacks: true };
+        model.facts.image_mut(0).python = Some(python);
+        let mut heap = Heap::new(MmapRule::Memory);
+        heap.take(&model, &event(1, arena));
+        bytes.push((heap.bytes(), heap.mapped_bytes(Class::Arena)));
+    }
+    assert_eq!(bytes, [(1 << 20, 0), (0, 1 << 20)]);
+}
+
+#[test]
+fn temporary_means_few_allocations_of_the_same_thread_in_between() {
+    let events = [
+        alloc(1, 1, 10, 1),
+        free(2, 1),
+        alloc(3, 2, 20, 2),
+        alloc(4, 3, 30, 3),
+        free(5, 2),
+        alloc(6, 4, 40, 3),
+        free(7, 3),
+        Event { thread: 2, lane: 1, ..free(8, 4) },
+    ];
+    let model = model();
+    let check = |threshold, expected: &[(usize, u64, u64)]| {
+        let mut temporary = Temporary::new(threshold, MmapRule::Memory);
+        events.iter().for_each(|event| temporary.take(&model, event));
+        assert_eq!(rows(&temporary.finish()), expected, "threshold {threshold}");
+    };
+    check(0, &[(1, 10, 1)]);
+    check(1, &[(1, 10, 1), (2, 20, 1), (3, 30, 1)]);
+}
+
+#[test]
+fn a_tree_sums_up_what_was_called() {
+    let model = model();
+    let heap = heap(&[alloc(1, 1, 100, 1), alloc(2, 2, 30, 3), alloc(3, 3, 500, 5), alloc(4, 4, 7, 0)]);
+    let tree = Tree::new(&model, &heap.at_end());
+    let shown: Vec<_> = tree
+        .nodes
+        .iter()
+        .map(|node| (node.frame.map_or(0, |id| model.frame(id).line), node.depth, node.end, node.bytes, node.own_bytes))
+        .collect();
+    assert_eq!(
+        shown,
+        [(0, 0, 5, 637, 7), (5, 1, 2, 500, 500), (1, 1, 5, 130, 100), (2, 2, 5, 30, 0), (3, 3, 5, 30, 30),]
+    );
+    assert_eq!(tree.children(0).map(|(index, _)| index).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(tree.children(1).count(), 0);
+}
+
+#[test]
+fn a_function_that_calls_itself_counts_once() {
+    let mut model = Model::default();
+    let frame = model.intern_frame("f", "x.py", 1);
+    let other_line = model.intern_frame("f", "x.py", 2);
+    let outer = model.extend_stack(StackId::EMPTY, frame);
+    let inner = model.extend_stack(outer, other_line);
+    let mut heap = Heap::new(MmapRule::Memory);
+    for (address, stack) in [(1, outer), (2, inner), (3, StackId::EMPTY)] {
+        heap.take(&model, &alloc(1, address, 10, stack.index()));
+    }
+    let functions = summary::by_function(&model, &Tree::new(&model, &heap.at_end()));
+    let shown: Vec<_> =
+        functions.iter().map(|function| (function.total_bytes, function.own_bytes, function.count)).collect();
+    assert_eq!(shown, [(20, 20, 2), (10, 10, 1)]);
+}
