@@ -18,6 +18,8 @@ pub struct Log {
     pub info: CaptureInfo,
     /// Length of blocks in the file.
     pub capacity: u32,
+    /// Whether blocks end with their checksum, as after the end of a program.
+    pub is_sealed: bool,
     blocks: Vec<(BlockHeader, Vec<u8>)>,
     /// By image and lane: the open block, its deltas, the nodes of the lane.
     lanes: BTreeMap<(u8, u16, u32), Lane>,
@@ -62,7 +64,7 @@ impl Log {
             python_allocators: true,
             script: Some("app.py".into()),
         };
-        Log { header, info, capacity: 4096, blocks: Vec::new(), lanes: BTreeMap::new() }
+        Log { header, info, capacity: 4096, is_sealed: true, blocks: Vec::new(), lanes: BTreeMap::new() }
     }
 
     /// Adds a record to a block of this kind.
@@ -100,7 +102,7 @@ impl Log {
     pub fn begin_block(&mut self, kind: u8, image: u16, lane: u32, first_ticks: u64) {
         let before = self.lanes.get(&(kind, image, lane)).copied();
         let (n_nodes, sequence, thread) =
-            before.map_or((0, 0, lane + 1), |it| (it.n_nodes, it.sequence + 1, it.thread));
+            before.map_or((0, 0, lane.wrapping_add(1)), |it| (it.n_nodes, it.sequence + 1, it.thread));
         let header = BlockHeader {
             magic: BLOCK_MAGIC,
             kind,
@@ -191,7 +193,11 @@ impl Log {
         for (block, payload) in &self.blocks {
             let mut block = *block;
             block.committed = payload.len() as u32;
-            block.payload_crc = crc32c(payload);
+            if self.is_sealed {
+                block.payload_crc = crc32c(payload);
+            } else {
+                block.state = block_state::OPEN;
+            }
             block.header_crc = block.computed_crc();
             let start = file.len();
             file.extend(block.as_bytes());
