@@ -3,21 +3,28 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use clap::Parser;
 use memtrace_format::options::{self, RecordOptions};
+use memtrace_format::state;
 use nix::unistd::{AccessFlags, Pid, access};
 
+use crate::capture::Capture;
 use crate::capture::info::{CaptureEnd, CaptureInfo, Exit};
-use crate::cli::RunArgs;
+use crate::cli::{Cli, Command, RunArgs};
+use crate::commands::flamegraph;
+use crate::commands::load::warnings;
 use crate::launch::log::{Finished, Log};
 use crate::launch::program::{NotRunnable, Program, Target};
 use crate::launch::signals::Signals;
 use crate::launch::watch::{self, Ended};
 use crate::launch::{clock, recordable, shim, spawn};
+use crate::units::{bytes, count};
 
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     try_run(args).or_else(|error| {
@@ -53,9 +60,11 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let path = log.path().to_owned();
     let finished = log.finish(&capture_end(&ended));
     signals.release();
-    match finished {
-        Ok(finished) => close(args, &path, &finished, &ended),
-        Err(error) => say(&format!("{error:#}")),
+    // From here on nothing may take the program's exit code away.
+    let closed = finished.and_then(|finished| if args.quiet { Ok(()) } else { close(&path, &finished, &ended) });
+    let reported = closed.and_then(|()| args.report.as_ref().map_or(Ok(()), |report| draw(&path, report, args.force)));
+    if let Err(error) = reported {
+        say(&format!("{error:#}"));
     }
     Ok(exit_code(ended.exit))
 }
@@ -177,15 +186,36 @@ fn exit_code(exit: Exit) -> ExitCode {
     ExitCode::from(code as u8)
 }
 
-/// The closing lines, and the report that was asked for.
-fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) {
-    if args.quiet {
-        return;
+/// The closing lines: what was recorded, what was not, where it is, and what to do with it.
+fn close(path: &Path, finished: &Finished, ended: &Ended) -> anyhow::Result<()> {
+    // The metadata is complete before the first event.
+    let facts = Capture::open(path)?.read_while(|_| {}, |_, _| ControlFlow::Break(()))?.facts;
+    for sentence in warnings(&facts) {
+        say(&sentence);
+    }
+    if finished.header.state == state::CREATED {
+        say("nothing was recorded: the program did not load the recorder");
+    } else if facts.python().is_none() {
+        say("no Python ran in this program: its allocations are recorded without stacks for now");
     }
     let shown = relative(path);
-    let peak_mib = ended.peak_rss_bytes as f64 / f64::from(1 << 20);
-    say(&format!("{} events, peak RSS {peak_mib:.1} MiB, in {shown}", finished.n_events));
+    let (events, size) = (count(finished.n_events), bytes(finished.len));
+    say(&format!("{events} events in {shown} ({size}), peak RSS {}", bytes(ended.peak_rss_bytes)));
     say(&format!("next: memtrace flamegraph {shown}"));
+    Ok(())
+}
+
+/// The flame graph that was asked for with `--report`, as the command of that name draws it.
+fn draw(capture: &Path, report: &Path, is_forced: bool) -> anyhow::Result<()> {
+    let mut words = vec!["memtrace".into(), "flamegraph".into(), OsString::from("-o"), report.as_os_str().to_owned()];
+    if is_forced {
+        words.push("-f".into());
+    }
+    words.push(capture.as_os_str().to_owned());
+    match Cli::try_parse_from(words)?.command {
+        Command::Flamegraph(args) => flamegraph::run(&args).map(|_| ()),
+        other => unreachable!("asked for a flame graph and got {other:?}"),
+    }
 }
 
 /// As short as it can be typed in this folder.

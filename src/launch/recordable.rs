@@ -9,6 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{getgid, getuid};
+
 use crate::launch::sys;
 
 /// Scripts whose interpreter is a script, as many times as the kernel follows them.
@@ -80,7 +82,7 @@ fn privilege_obstacle(file: &File, path: &Path) -> Option<&'static str> {
     const SET_USER: u32 = 0o4000;
     const SET_GROUP: u32 = 0o2010;
     let metadata = file.metadata().ok()?;
-    let [user, _, group, _] = sys::identity();
+    let (user, group) = (getuid().as_raw(), getgid().as_raw());
     let mode = metadata.mode();
     let changes_user = mode & SET_USER != 0 && metadata.uid() != user;
     let changes_group = mode & SET_GROUP == SET_GROUP && metadata.gid() != group;

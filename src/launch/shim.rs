@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::geteuid;
 
 use crate::launch::spawn::is_preloadable;
-use crate::launch::sys;
 
 const FILE_NAME: &str = "libmemtrace_preload.so";
 
@@ -38,7 +38,7 @@ pub fn find() -> anyhow::Result<PathBuf> {
 
 /// Does it in the first folder that allows it.
 fn in_cache(act: impl Fn(&Path) -> anyhow::Result<PathBuf>) -> anyhow::Result<PathBuf> {
-    let [_, user, ..] = sys::identity();
+    let user = geteuid().as_raw();
     let folders = [
         env::var_os("XDG_CACHE_HOME").map(|folder| Path::new(&folder).join("memtrace")),
         env::var_os("HOME").map(|folder| Path::new(&folder).join(".cache/memtrace")),
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_copy_that_was_tampered_with_is_replaced() {
         let cache = scratch("copy");
-        let [_, user, ..] = sys::identity();
+        let user = geteuid().as_raw();
         private_folder(&cache, user).unwrap();
         let path = copy_carried(&cache, b"library").unwrap();
         fs::write(&path, b"tampere").unwrap();
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_folder_that_others_can_write_to_is_not_used() {
         let cache = scratch("folder");
-        let [_, user, ..] = sys::identity();
+        let user = geteuid().as_raw();
         private_folder(&cache, user).unwrap();
         fs::set_permissions(&cache, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         let error = private_folder(&cache, user).unwrap_err().to_string();

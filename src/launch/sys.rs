@@ -91,12 +91,6 @@ pub fn has_capabilities(path: &CStr) -> bool {
     len > 0
 }
 
-/// The process's real and effective user and group.
-pub fn identity() -> [u32; 4] {
-    // SAFETY: these calls take nothing and can't fail.
-    unsafe { [libc::getuid(), libc::geteuid(), libc::getgid(), libc::getegid()] }
-}
-
 /// The time stamp counter.
 #[cfg(target_arch = "x86_64")]
 pub fn time_stamp_counter() -> u64 {

@@ -58,9 +58,9 @@ pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>) -> anyhow::
         (Some(code), _) => Exit::Code(code),
         (None, signal) => Exit::Signal(signal.unwrap_or(0)),
     };
-    // The kernel's figure is the largest of the program, of its children, and of us before we became the program.
-    let is_own = !has_had_children && peak_rss_bytes > watch.memory.own_peak_bytes;
-    let peak_rss_bytes = if is_own { peak_rss_bytes } else { watch.memory.peak_bytes };
+    // The kernel's figure is the largest of the program and of its children. (And of the launcher before exec, but
+    // that is no more than a C library and a little.)
+    let peak_rss_bytes = if has_had_children { watch.memory.peak_bytes } else { peak_rss_bytes };
     Ok(Ended { exit, peak_rss_bytes })
 }
 
@@ -129,16 +129,13 @@ struct Memory {
     peak_bytes: u64,
     n_samples: u64,
     pid: Pid,
-    /// Our own peak, which the program took over when it was forked.
-    own_peak_bytes: u64,
 }
 
 impl Memory {
     fn open(pid: Pid) -> Memory {
         let page_bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
-        let own_peak_bytes = high_water_bytes("self").unwrap_or(0);
         let statm = File::open(format!("/proc/{pid}/statm")).ok();
-        Memory { statm, page_bytes, peak_bytes: 0, n_samples: 0, pid, own_peak_bytes }
+        Memory { statm, page_bytes, peak_bytes: 0, n_samples: 0, pid }
     }
 
     fn resident_bytes(&mut self) -> Option<u64> {
@@ -149,7 +146,7 @@ impl Memory {
         self.peak_bytes = self.peak_bytes.max(bytes);
         // The kernel's own mark sees what happens between samples, but is ten times as dear to read.
         if self.n_samples.is_multiple_of(16) {
-            self.peak_bytes = self.peak_bytes.max(high_water_bytes(&self.pid.to_string()).unwrap_or(0));
+            self.peak_bytes = self.peak_bytes.max(high_water_bytes(self.pid).unwrap_or(0));
         }
         self.n_samples += 1;
         Some(bytes)
@@ -157,7 +154,7 @@ impl Memory {
 }
 
 /// The largest resident set of a process so far, as its `status` says.
-fn high_water_bytes(pid: &str) -> Option<u64> {
+fn high_water_bytes(pid: Pid) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
