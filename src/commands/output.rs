@@ -1,4 +1,7 @@
-//! Where a text report goes: the standard output, or a file that is there whole or not at all.
+//! Where a report goes: the standard output, or a file that is there whole or not at all.
+//!
+//! A file is created before the long work starts, under a name of its own beside the wanted one, and takes the wanted
+//! name when it is complete. So an error or a full disk leaves nothing half-written and never costs an older report.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -6,34 +9,40 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// A file is created before the long work starts, under a name of its own beside the wanted one, and takes the
-/// wanted name when it is complete.
+/// An output that is being made. Dropped before it is finished, it leaves nothing behind.
 pub struct Output {
     target: Option<Target>,
 }
 
 struct Target {
     path: PathBuf,
-    part: PathBuf,
+    /// `None` for what is no regular file (a terminal, a pipe, `/dev/null`) and is written directly.
+    part: Option<PathBuf>,
     file: File,
+    is_overwriting: bool,
 }
 
 impl Output {
     /// The file, or the standard output without one. An existing file is refused unless forced.
     pub fn create(path: Option<&Path>, force: bool) -> Result<Output> {
         let Some(path) = path else { return Ok(Output { target: None }) };
-        if path.is_dir() {
+        // What a symbolic link leads to is replaced, and not the link.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let there = fs::metadata(&path);
+        let is_file = there.as_ref().is_ok_and(fs::Metadata::is_file);
+        if there.as_ref().is_ok_and(fs::Metadata::is_dir) {
             bail!("cannot write {}: it is a directory", path.display());
         }
-        if path.exists() && !force {
+        if is_file && !force {
             bail!("cannot write {}: it exists already (use -f to overwrite it)", path.display());
         }
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(format!(".{}.part", std::process::id()));
-        let part = path.with_file_name(name);
-        let file = OpenOptions::new().write(true).create_new(true).open(&part);
+        let part = if there.is_ok() && !is_file { None } else { Some(part_beside(&path)) };
+        let file = match &part {
+            Some(part) => OpenOptions::new().write(true).create_new(true).open(part),
+            None => OpenOptions::new().write(true).open(&path),
+        };
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Output { target: Some(Target { path: path.to_path_buf(), part, file }) })
+        Ok(Output { target: Some(Target { path, part, file, is_overwriting: force }) })
     }
 
     /// Writes the report.
@@ -50,16 +59,148 @@ impl Output {
         let mut out = BufWriter::new(&target.file);
         write(&mut out).and_then(|()| out.flush()).with_context(named)?;
         drop(out);
-        fs::rename(&target.part, &target.path).with_context(named)?;
+        target.give_name().with_context(named)?;
         self.target = None;
         Ok(())
     }
 }
 
+impl Target {
+    fn give_name(&self) -> io::Result<()> {
+        let Some(part) = &self.part else { return Ok(()) };
+        if self.is_overwriting {
+            return fs::rename(part, &self.path);
+        }
+        // A link, unlike a renaming, fails when somebody made a file of that name meanwhile.
+        match fs::hard_link(part, &self.path) {
+            Ok(()) => fs::remove_file(part),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
+            // Some file systems have no links.
+            Err(_) => fs::rename(part, &self.path),
+        }
+    }
+}
+
 impl Drop for Output {
     fn drop(&mut self) {
-        if let Some(target) = &self.target {
-            let _ = fs::remove_file(&target.part);
+        if let Some(Target { part: Some(part), .. }) = &self.target {
+            // Best effort: there is nobody left to tell.
+            let _ = fs::remove_file(part);
         }
+    }
+}
+
+/// A hidden name that is short whatever the wanted one is: that may be as long as a name can be.
+fn part_beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let digest = name.iter().fold(0u32, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    path.with_file_name(format!(".memtrace-{digest:08x}.{}.part", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("memtrace-output-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn create(path: &Path, force: bool) -> Result<Output> {
+        Output::create(Some(path), force)
+    }
+
+    fn finish(output: Output, text: &str) -> Result<()> {
+        output.finish(|out| out.write_all(text.as_bytes()))
+    }
+
+    #[test]
+    fn a_finished_output_is_the_only_file_left() {
+        let folder = folder("finished");
+        let output = create(&folder.join("page.html"), false).unwrap();
+        assert_eq!(names(&folder).len(), 1);
+        assert!(!folder.join("page.html").exists());
+        finish(output, "whole").unwrap();
+        assert_eq!(names(&folder), ["page.html"]);
+        assert_eq!(fs::read(folder.join("page.html")).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn a_failed_output_leaves_the_older_file_as_it_was() {
+        let folder = folder("failed");
+        let path = folder.join("page.html");
+        fs::write(&path, "older").unwrap();
+        let failure = |out: &mut dyn Write| {
+            out.write_all(b"half")?;
+            Err(io::Error::other("no space"))
+        };
+        let error = create(&path, true).unwrap().finish(failure).unwrap_err();
+        assert_eq!(format!("{error:#}"), format!("cannot write {}: no space", path.display()));
+        drop(create(&path, true).unwrap());
+        assert_eq!(names(&folder), ["page.html"]);
+        assert_eq!(fs::read(&path).unwrap(), b"older");
+    }
+
+    #[test]
+    fn an_existing_file_is_refused_unless_forced() {
+        let folder = folder("existing");
+        let path = folder.join("page.html");
+        fs::write(&path, "older").unwrap();
+        let error = create(&path, false).err().unwrap();
+        let expected = format!("cannot write {}: it exists already (use -f to overwrite it)", path.display());
+        assert_eq!(error.to_string(), expected);
+        finish(create(&path, true).unwrap(), "newer").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"newer");
+    }
+
+    #[test]
+    fn a_file_that_appears_meanwhile_is_not_overwritten() {
+        let folder = folder("meanwhile");
+        let path = folder.join("page.html");
+        let output = create(&path, false).unwrap();
+        fs::write(&path, "somebody else's").unwrap();
+        assert!(finish(output, "ours").is_err());
+        assert_eq!(names(&folder), ["page.html"]);
+        assert_eq!(fs::read(&path).unwrap(), b"somebody else's");
+    }
+
+    #[test]
+    fn a_link_stays_a_link() {
+        let folder = folder("link");
+        fs::write(folder.join("there.html"), "older").unwrap();
+        std::os::unix::fs::symlink("there.html", folder.join("page.html")).unwrap();
+        finish(create(&folder.join("page.html"), true).unwrap(), "newer").unwrap();
+        assert!(folder.join("page.html").is_symlink());
+        assert_eq!(fs::read(folder.join("there.html")).unwrap(), b"newer");
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_names_can_be() {
+        let path = folder("long").join(format!("{}.html", "x".repeat(250)));
+        finish(create(&path, false).unwrap(), "whole").unwrap();
+        assert!(path.is_file());
+    }
+
+    #[test]
+    fn folders_and_missing_folders_are_refused_at_once() {
+        let folder = folder("folders");
+        let error = create(&folder, true).err().unwrap();
+        assert!(error.to_string().ends_with("it is a directory"), "{error}");
+        assert!(create(&folder.join("none/page.html"), false).is_err());
+    }
+
+    #[test]
+    fn a_device_is_written_directly() {
+        finish(create(Path::new("/dev/null"), false).unwrap(), "gone").unwrap();
+        assert!(Path::new("/dev/null").exists());
     }
 }
