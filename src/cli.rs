@@ -148,7 +148,8 @@ pub struct FlamegraphArgs {
     pub force: bool,
     #[command(flatten)]
     pub selection: Selection,
-    /// Whose source lines may stand in the page: all files, none, or those outside the standard library
+    /// Which files are confidential, so that no line of them stands in the page: all, none, or by default those that
+    /// are neither Python files nor executable nor readable by anybody
     #[arg(long, value_enum, default_value_t = ConfidentialFiles::Default, value_name = "all|none|default")]
     pub confidential_files: ConfidentialFiles,
 }

@@ -4,3 +4,8 @@ pub mod parse;
 pub mod stats;
 pub mod summary;
 pub mod tree;
+
+pub mod flamegraph;
+pub mod html;
+mod origin;
+pub mod sources;

@@ -1,0 +1,123 @@
+//! Whose code a file is, told by its path alone: the flame graph colours and hides frames by it.
+
+/// Whose code a frame runs. The numbers are those of the page's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// The user's script and whatever is neither of the two below.
+    Project = 0,
+    /// Installed packages.
+    Library = 1,
+    /// What comes with Python.
+    Standard = 2,
+    /// No Python code was running, or nothing is known about it.
+    Unknown = 3,
+    /// Stands for many small nodes.
+    Other = 4,
+    Root = 5,
+}
+
+/// What a frame is there for, as bits; the page hides frames by them.
+pub mod role {
+    pub const NONE: u8 = 0;
+    /// The machinery of `import`, between a module and the one that imports it.
+    pub const IMPORTING: u8 = 1;
+    /// Starts a program and does nothing else.
+    pub const RUNNER: u8 = 2;
+}
+
+/// Kind and role of the code in a file.
+pub fn of_file(path: &str) -> (Kind, u8) {
+    let kind = kind_of(path);
+    let role = if is_import_machinery(path, kind) {
+        role::IMPORTING
+    } else if path == "<frozen runpy>" || (kind == Kind::Standard && path.ends_with("/runpy.py")) {
+        role::RUNNER
+    } else {
+        role::NONE
+    };
+    (kind, role)
+}
+
+fn kind_of(path: &str) -> Kind {
+    if path.starts_with("<frozen ") {
+        return Kind::Standard;
+    }
+    if path.starts_with('<') {
+        return match path {
+            "<unknown>" | "<lost>" => Kind::Unknown,
+            "<string>" | "<stdin>" => Kind::Project,
+            _ if path.starts_with("<ipython-input-") => Kind::Project,
+            // Code that a library generated: `<attrs generated init …>`, `<__array_function__ internals>`.
+            _ => Kind::Library,
+        };
+    }
+    if path.contains("/site-packages/") || path.contains("/dist-packages/") {
+        return Kind::Library;
+    }
+    if is_in_standard_library(path) { Kind::Standard } else { Kind::Project }
+}
+
+/// Whether a path leads through `lib/python3.N/` or `lib/python3N.zip/`, wherever Python is installed.
+fn is_in_standard_library(path: &str) -> bool {
+    path.match_indices("/python3").any(|(at, found)| {
+        let is_in_lib = path[..at].ends_with("/lib") || path[..at].ends_with("/lib64");
+        let folder = path[at + found.len()..].split('/').next().unwrap_or("");
+        let is_last = at + found.len() + folder.len() == path.len();
+        let minor = folder.strip_prefix('.').map_or_else(
+            || folder.strip_suffix(".zip"),
+            // `python3.13t` is the free-threaded build.
+            |minor| Some(minor.trim_end_matches('t')),
+        );
+        is_in_lib && !is_last && minor.is_some_and(|minor| minor.parse::<u8>().is_ok())
+    })
+}
+
+fn is_import_machinery(path: &str, kind: Kind) -> bool {
+    if path.starts_with("<frozen importlib") || path == "<frozen zipimport>" {
+        return true;
+    }
+    // `importlib/metadata` and `importlib/resources` are ordinary modules that happen to live there.
+    let in_folder = path.rsplit_once("/importlib/").map(|(_, rest)| rest);
+    kind == Kind::Standard && in_folder.is_some_and(|rest| !rest.contains('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, kind: Kind, role: u8) {
+        assert_eq!(of_file(path), (kind, role), "{path}");
+    }
+
+    #[test]
+    fn the_place_of_a_file_tells_whose_code_it_is() {
+        check("/home/ada/shop/report.py", Kind::Project, role::NONE);
+        check("report.py", Kind::Project, role::NONE);
+        check("<string>", Kind::Project, role::NONE);
+        check("/home/ada/.venv/lib/python3.12/site-packages/pandas/io/common.py", Kind::Library, role::NONE);
+        check("/usr/lib/python3/dist-packages/apt/cache.py", Kind::Library, role::NONE);
+        check("<attrs generated init shop.Order>", Kind::Library, role::NONE);
+        check("/usr/lib/python3.12/json/decoder.py", Kind::Standard, role::NONE);
+        check("/opt/py/lib64/python3.13t/json/decoder.py", Kind::Standard, role::NONE);
+        check("/usr/lib/python312.zip/json/decoder.py", Kind::Standard, role::NONE);
+        check("<frozen os>", Kind::Standard, role::NONE);
+        check("/home/ada/lib/python3-tools/report.py", Kind::Project, role::NONE);
+        check("/home/ada/python3.12/report.py", Kind::Project, role::NONE);
+        check("/srv/lib/python3.12", Kind::Project, role::NONE);
+        check("", Kind::Project, role::NONE);
+    }
+
+    #[test]
+    fn import_machinery_and_runners_are_known() {
+        check("<frozen importlib._bootstrap>", Kind::Standard, role::IMPORTING);
+        check("<frozen importlib._bootstrap_external>", Kind::Standard, role::IMPORTING);
+        check("<frozen zipimport>", Kind::Standard, role::IMPORTING);
+        check("/usr/lib/python3.12/importlib/__init__.py", Kind::Standard, role::IMPORTING);
+        check("/usr/lib/python3.12/importlib/metadata/__init__.py", Kind::Standard, role::NONE);
+        check("/home/ada/shop/importlib/load.py", Kind::Project, role::NONE);
+        check("<frozen runpy>", Kind::Standard, role::RUNNER);
+        check("/usr/lib/python3.10/runpy.py", Kind::Standard, role::RUNNER);
+        check("/home/ada/shop/runpy.py", Kind::Project, role::NONE);
+    }
+}

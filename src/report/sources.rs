@@ -1,0 +1,185 @@
+//! The text of source lines for reports, where it may be shown.
+//!
+//! Reports get passed on, so the lines of a file are shown only when it is unlikely to hold a secret. The rules and the
+//! three choices are memray's: a Python file is taken for code, and a file that anybody may read or that can be executed
+//! for no secret. Beyond that, a file that changed after the recording is left out, because its lines would be wrong.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Whose lines are withheld.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confidential {
+    /// Every file's.
+    All,
+    /// No file's.
+    None,
+    /// Those of files that are neither Python files, nor executable, nor readable by anybody.
+    #[default]
+    Default,
+}
+
+/// Looks up source lines, reading each file once.
+pub struct Sources {
+    confidential: Confidential,
+    /// What relative paths are relative to.
+    cwd: PathBuf,
+    /// Files that changed later than this are left out.
+    recorded_until: Duration,
+    files: HashMap<String, Option<Lines>>,
+    /// How many files were left out because they changed after the recording.
+    pub n_changed: usize,
+}
+
+/// A file's text and where its lines end.
+struct Lines {
+    text: String,
+    ends: Vec<usize>,
+}
+
+/// A module of more than this is a table of data and not code that anyone reads.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+/// What is shown of a line.
+const MAX_LINE_CHARS: usize = 160;
+
+impl Sources {
+    /// `recorded_until` is the time since 1970.
+    pub fn new(confidential: Confidential, cwd: &str, recorded_until: Duration) -> Sources {
+        Sources { confidential, cwd: cwd.into(), recorded_until, files: HashMap::new(), n_changed: 0 }
+    }
+
+    /// The text of a line, counted from 1, without the space around it; empty when there is none to show.
+    pub fn line(&mut self, file: &str, line: u32) -> String {
+        if self.confidential == Confidential::All || line == 0 || file.is_empty() || file.starts_with('<') {
+            return String::new();
+        }
+        if !self.files.contains_key(file) {
+            let lines = self.read(file);
+            self.files.insert(file.to_owned(), lines);
+        }
+        let Some(Some(lines)) = self.files.get(file) else { return String::new() };
+        shortened(lines.get(line).trim())
+    }
+
+    fn read(&mut self, file: &str) -> Option<Lines> {
+        let path = self.cwd.join(file);
+        let metadata = fs::metadata(&path).ok()?;
+        // Opening a pipe would wait for a writer.
+        if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
+            return None;
+        }
+        if self.confidential == Confidential::Default && is_confidential(&path, metadata.permissions().mode()) {
+            return None;
+        }
+        let seconds = u64::try_from(metadata.mtime()).unwrap_or(0);
+        if Duration::from_secs(seconds) > self.recorded_until {
+            self.n_changed += 1;
+            return None;
+        }
+        let mut bytes = Vec::new();
+        File::open(&path).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let ends = text.match_indices('\n').map(|(at, _)| at).chain([text.len()]).collect();
+        Some(Lines { text, ends })
+    }
+}
+
+impl Lines {
+    fn get(&self, line: u32) -> &str {
+        let index = line as usize - 1;
+        let Some(&end) = self.ends.get(index) else { return "" };
+        let start = if index == 0 { 0 } else { self.ends[index - 1] + 1 };
+        &self.text[start..end]
+    }
+}
+
+fn is_confidential(path: &Path, mode: u32) -> bool {
+    let is_python = path.extension().is_some_and(|extension| extension == "py");
+    let is_executable = mode & 0o111 != 0;
+    let is_public = mode & 0o004 != 0;
+    !(is_python || is_executable || is_public)
+}
+
+fn shortened(line: &str) -> String {
+    match line.char_indices().nth(MAX_LINE_CHARS) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of its own for each test, gone when the test ends.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("memtrace-sources-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir(&path).unwrap();
+            Folder(path)
+        }
+
+        fn file(&self, name: &str, mode: u32) {
+            let path = self.0.join(name);
+            fs::write(&path, format!("first of {name}\n  second of {name}  \n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        fn sources(&self, confidential: Confidential) -> Sources {
+            Sources::new(confidential, self.0.to_str().unwrap(), Duration::MAX)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn by_default_only_lines_of_code_and_of_public_files_are_shown() {
+        let folder = Folder::new("default");
+        for (name, mode) in [("code.py", 0o600), ("tool", 0o700), ("public.txt", 0o644), ("secret.txt", 0o640)] {
+            folder.file(name, mode);
+        }
+        let mut sources = folder.sources(Confidential::Default);
+        assert_eq!(sources.line("code.py", 2), "second of code.py");
+        assert_eq!(sources.line("tool", 1), "first of tool");
+        assert_eq!(sources.line("public.txt", 1), "first of public.txt");
+        assert_eq!(sources.line("secret.txt", 1), "");
+        assert_eq!(folder.sources(Confidential::None).line("secret.txt", 1), "first of secret.txt");
+        assert_eq!(folder.sources(Confidential::All).line("code.py", 1), "");
+    }
+
+    #[test]
+    fn lines_that_are_not_there_are_empty() {
+        let folder = Folder::new("missing");
+        folder.file("code.py", 0o600);
+        let mut sources = folder.sources(Confidential::Default);
+        for (file, line) in [("code.py", 0), ("code.py", 9), ("none.py", 1), ("<string>", 1), ("", 1), (".", 1)] {
+            assert_eq!(sources.line(file, line), "", "{file}:{line}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_changed_after_the_recording_shows_no_lines() {
+        let folder = Folder::new("changed");
+        folder.file("code.py", 0o600);
+        let mut sources = Sources::new(Confidential::Default, folder.0.to_str().unwrap(), Duration::from_secs(1));
+        assert_eq!(sources.line("code.py", 1), "");
+        assert_eq!(sources.n_changed, 1);
+    }
+
+    #[test]
+    fn a_very_long_line_is_cut_between_characters() {
+        assert_eq!(shortened(&"ä".repeat(MAX_LINE_CHARS)), "ä".repeat(MAX_LINE_CHARS));
+        assert_eq!(shortened(&"ä".repeat(500)), format!("{}…", "ä".repeat(MAX_LINE_CHARS)));
+    }
+}
