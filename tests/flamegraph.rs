@@ -1,0 +1,127 @@
+//! `memtrace flamegraph` as a command: names, refusals, which question is answered, whose source lines are shown.
+
+#[path = "support/log.rs"]
+mod log;
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use log::Log;
+use serde_json::Value;
+use support::Scratch;
+
+/// Three functions in files of this folder: `kept` is never freed, `peak` only after the peak, `short` at once.
+fn capture(folder: &Path) -> Log {
+    let mut log = Log::new();
+    log.info.cwd = folder.to_str().unwrap().to_owned();
+    log.header.start_unix_nanos = 4_000_000_000_000_000_000;
+    log.python();
+    for (id, (name, file)) in (1..).zip([("kept", "kept.py"), ("peak", "peak.txt"), ("short", "short.py")]) {
+        log.code(id, name, file, 1);
+        log.node(0, 0, id, 0);
+    }
+    log.alloc(0, 1, 0x1000, 100, 1);
+    log.alloc(0, 2, 0x2000, 5_000, 2);
+    log.free(0, 3, 0x2000);
+    log.alloc(0, 4, 0x3000, 30, 3);
+    log.free(0, 5, 0x3000);
+    log
+}
+
+fn write(scratch: &Scratch) -> std::path::PathBuf {
+    let path = scratch.join("memtrace-shop.17.bin");
+    fs::write(&path, capture(scratch.path()).bytes()).unwrap();
+    path
+}
+
+/// The data of the page that these arguments give.
+fn data(scratch: &Scratch, arguments: &[&str]) -> Value {
+    let page = scratch.join("page.html");
+    let capture = scratch.join("memtrace-shop.17.bin");
+    support::run(support::memtrace().arg("flamegraph").arg(capture).arg("-fo").arg(&page).args(arguments));
+    let page = fs::read_to_string(page).unwrap();
+    let (_, rest) = page.split_once(r#"<script type="application/json" id="data">"#).unwrap();
+    serde_json::from_str(rest.split_once("</script>").unwrap().0).unwrap()
+}
+
+/// `function bytes count source` of the nodes below the root.
+fn nodes(data: &Value) -> Vec<String> {
+    let number = |column: &Value, at: usize| column[at].as_u64().unwrap() as usize;
+    let text = |column: &Value, at: usize| data["strings"][number(column, at)].as_str().unwrap();
+    let n_nodes = data["nodes"]["frame"].as_array().unwrap().len();
+    let line = |node: usize| {
+        let frame = number(&data["nodes"]["frame"], node);
+        let name = text(&data["frames"]["function"], frame);
+        let source = text(&data["frames"]["source"], frame);
+        let (bytes, count) = (&data["nodes"]["bytes"][node], &data["nodes"]["count"][node]);
+        format!("{name} {bytes} {count} {source}").trim_end().to_owned()
+    };
+    (1..n_nodes).map(line).collect()
+}
+
+/// Runs it, expecting a failure with this sentence.
+fn refused(arguments: &[&std::ffi::OsStr], sentence: &str) {
+    let output = support::memtrace().arg("flamegraph").args(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", support::text(&output));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.trim_end(), sentence);
+}
+
+#[test]
+fn the_page_is_written_beside_the_capture_and_never_over_another() {
+    let scratch = Scratch::new("flamegraph");
+    let capture = write(&scratch);
+    let output = support::run(support::memtrace().arg("flamegraph").arg(&capture).current_dir("/"));
+    let page = scratch.join("memtrace-flamegraph-shop.17.html");
+    assert!(page.is_file(), "{}", support::text(&output));
+    assert!(output.stdout.is_empty());
+    let sentence = format!("memtrace: cannot write {}: it exists already (use -f to overwrite it)", page.display());
+    fs::write(&page, "mine").unwrap();
+    refused(&[capture.as_os_str()], &sentence);
+    assert_eq!(fs::read(&page).unwrap(), b"mine");
+    support::run(support::memtrace().arg("flamegraph").arg("-f").arg(&capture));
+    assert!(fs::read_to_string(&page).unwrap().starts_with("<!doctype html>"));
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2, "nothing else is left");
+}
+
+#[test]
+fn what_is_no_capture_is_refused_in_one_sentence_and_leaves_nothing() {
+    let scratch = Scratch::new("flamegraph");
+    let none = scratch.join("none.bin");
+    refused(&[none.as_os_str()], &format!("memtrace: cannot read {}: there is no such file", none.display()));
+    let text = scratch.join("text.bin");
+    fs::write(&text, "just some text").unwrap();
+    refused(&[text.as_os_str()], &format!("memtrace: cannot read {}: it is not a memtrace capture", text.display()));
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_page_shows_the_peak_or_what_was_asked_for() {
+    let scratch = Scratch::new("flamegraph");
+    write(&scratch);
+    assert_eq!(nodes(&data(&scratch, &[])), ["peak 5000 1", "kept 100 1"]);
+    assert_eq!(nodes(&data(&scratch, &["--leaks"])), ["kept 100 1"]);
+    assert_eq!(nodes(&data(&scratch, &["--temporary-allocations"])), ["peak 5000 1", "short 30 1"]);
+    let zero = data(&scratch, &["--temporary-allocation-threshold", "0"]);
+    assert_eq!(nodes(&zero), ["peak 5000 1", "short 30 1"]);
+    assert_eq!(zero["report"], serde_json::json!({ "kind": "temporary", "threshold": 0 }));
+    assert_eq!(zero["facts"]["peak_bytes"], 5100, "the peak of the heap is a fact in every report");
+}
+
+#[test]
+fn source_lines_are_shown_unless_they_may_be_secret() {
+    let scratch = Scratch::new("flamegraph");
+    write(&scratch);
+    for (name, text) in [("kept.py", "  keep(it)  "), ("peak.txt", "password = 1"), ("short.py", "</script>")] {
+        fs::write(scratch.join(name), text).unwrap();
+        fs::set_permissions(scratch.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    assert_eq!(nodes(&data(&scratch, &[])), ["peak 5000 1", "kept 100 1 keep(it)"]);
+    assert_eq!(nodes(&data(&scratch, &["--confidential-files", "all"])), ["peak 5000 1", "kept 100 1"]);
+    let none = data(&scratch, &["--confidential-files", "none"]);
+    assert_eq!(nodes(&none), ["peak 5000 1 password = 1", "kept 100 1 keep(it)"]);
+    let short = data(&scratch, &["--temporary-allocation-threshold", "0"]);
+    assert_eq!(nodes(&short), ["peak 5000 1", "short 30 1 </script>"]);
+}

@@ -1,0 +1,139 @@
+//! The flame graph page, opened in a browser and used: `page/check.mjs` does what a person would do. Also the types of
+//! its script. Both need npm, which fetches the two programs that they run into the target folder; without npm or
+//! Chromium the tests say so and pass.
+
+#[path = "support/log.rs"]
+mod log;
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use log::Log;
+use support::Scratch;
+
+#[test]
+fn the_page_can_be_read_and_used() {
+    let Some(modules) = modules() else { return };
+    let Some(chromium) = ["chromium", "chromium-browser", "google-chrome"].iter().find_map(|name| on_path(name)) else {
+        return eprintln!("skipped: no Chromium on this machine");
+    };
+    let scratch = Scratch::new("page");
+    let (capture, page) = (scratch.join("shop.bin"), scratch.join("shop.html"));
+    fs::write(&capture, shop().bytes()).unwrap();
+    support::run(support::memtrace().arg("flamegraph").arg(&capture).arg("-o").arg(&page));
+    let check = support::root().join("tests/page/check.mjs");
+    let mut node = Command::new("node");
+    node.arg(check).arg(&page).arg(chromium).env("MEMTRACE_PAGE_MODULES", modules).env("HOME", scratch.path());
+    print!("{}", support::text(&support::run(&mut node)));
+}
+
+#[test]
+fn the_types_of_the_script_are_right() {
+    let Some(modules) = modules() else { return };
+    let assets = support::root().join("src/report/assets");
+    let mut scripts: Vec<PathBuf> = fs::read_dir(assets).unwrap().map(|entry| entry.unwrap().path()).collect();
+    scripts.retain(|path| path.extension().is_some_and(|extension| extension == "js"));
+    assert!(!scripts.is_empty());
+    let mut tsc = Command::new("node");
+    tsc.arg(modules.join("node_modules/typescript/bin/tsc")).args(["--noEmit", "--allowJs", "--checkJs", "--strict"]);
+    tsc.args(["--noUnusedLocals", "--noUnusedParameters", "--target", "es2022", "--module", "es2022"]);
+    tsc.args(["--moduleResolution", "bundler", "--lib", "es2022,dom,dom.iterable"]);
+    // In that folder, so that no types of packages that lie above the checkout come in.
+    support::run(tsc.args(scripts).current_dir(modules));
+}
+
+/// What `page/check.mjs` expects, as a capture.
+fn shop() -> Log {
+    let mut log = Log::new();
+    log.python();
+    let app = "/srv/shop/app.py";
+    let hostile = "</script><script>window.hacked = true</script>";
+    let codes = [
+        ("<module>", app, 3),
+        ("main", app, 20),
+        ("load", app, 30),
+        ("dumps", "/usr/lib/python3.11/json/__init__.py", 238),
+        ("_find_and_load", "<frozen importlib._bootstrap>", 1360),
+        ("<module>", "/srv/env/lib/python3.11/site-packages/pkg/__init__.py", 5),
+        ("fib", app, 40),
+        (hostile, "/srv/\u{85}<img src=x onerror=alert(1)>.py", 1),
+    ];
+    for (id, (name, file, line)) in (1..).zip(codes) {
+        log.code(id, name, file, line);
+    }
+    // Parent, code, and how many lines behind the first one of the function.
+    let nodes = [
+        (0, 1, 7), // 1: app.py:10
+        (1, 2, 0), // 2: main:20
+        (2, 3, 0), // 3: load:30
+        (1, 2, 1), // 4: main:21
+        (4, 4, 0), // 5: dumps:238
+        (0, 1, 0), // 6: app.py:3
+        (6, 5, 0), // 7: importlib
+        (7, 6, 0), // 8: pkg/__init__.py:5
+        (0, 1, 8), // 9: app.py:11
+        (9, 7, 0), // 10: fib:40
+        (10, 7, 0),
+        (11, 7, 0), // 12
+        (6, 8, 0),  // 13: hostile, called from app.py:3
+    ];
+    for (parent, code, lines) in nodes {
+        log.node(0, parent, code, 2 * lines);
+    }
+    let allocations = [
+        (0, 1_000),
+        (3, 500_000),
+        (3, 25_000),
+        (3, 25_000),
+        (5, 200_000),
+        (8, 50_000),
+        (8, 50_000),
+        (8, 50_000),
+        (10, 9_000),
+        (12, 40_000),
+        (13, 50_000),
+    ];
+    for (n, (stack, size)) in (1..).zip(allocations) {
+        log.alloc(0, n, n * 0x10_0000, size, stack);
+    }
+    for n in 1..=11 {
+        log.free(0, 100 + n, n * 0x10_0000);
+    }
+    log.end();
+    log
+}
+
+/// The folder with what npm installed for these tests; `None`, with the reason on stderr, where that is impossible.
+fn modules() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page-modules");
+    let wanted = fs::read(support::root().join("tests/page/package.json")).unwrap();
+    fs::create_dir_all(&folder).unwrap();
+    // Tests run beside each other, and one installation is enough.
+    let lock = fs::File::create(folder.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let installed = folder.join("installed.json");
+    if fs::read(&installed).is_ok_and(|there| there == wanted) {
+        return Some(folder);
+    }
+    let Some(npm) = on_path("npm").filter(|_| on_path("node").is_some()) else {
+        eprintln!("skipped: no npm on this machine");
+        return None;
+    };
+    fs::write(folder.join("package.json"), &wanted).unwrap();
+    let mut install = Command::new(npm);
+    install.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"]).current_dir(&folder);
+    let output = install.output().unwrap();
+    if !output.status.success() {
+        eprintln!("skipped: npm could not install what the test needs\n{}", support::text(&output));
+        return None;
+    }
+    fs::write(installed, wanted).unwrap();
+    Some(folder)
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
+}
