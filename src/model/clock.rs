@@ -59,9 +59,9 @@ impl Clock {
             return 0;
         };
         let nanos = (to.mono_nanos - from.mono_nanos) as i128;
-        let moment =
-            from.mono_nanos as i128 + (ticks as i128 - from.ticks as i128) * nanos / (to.ticks - from.ticks) as i128;
-        (moment - self.start_mono_nanos as i128).clamp(0, u64::MAX as i128) as u64
+        let since_point = (ticks as i128 - from.ticks as i128).saturating_mul(nanos) / (to.ticks - from.ticks) as i128;
+        let since_start = (from.mono_nanos as i128 - self.start_mono_nanos as i128).saturating_add(since_point);
+        since_start.clamp(0, u64::MAX as i128) as u64
     }
 
     /// Nanoseconds since the capture began, of a moment of the monotonic clock.
