@@ -484,6 +484,27 @@ fn the_closing_lines_are_on_stderr_and_name_the_next_command() {
 }
 
 #[test]
+fn a_report_is_drawn_when_the_program_has_ended() {
+    let folder = Scratch::new("report");
+    let mut command = memtrace_run(&folder);
+    let output = output(command.args(["-o", "out.bin", "--report", "out.html", "-c", "import sys; sys.exit(3)"]));
+    check_exit(&output, 3);
+    let page = fs::read_to_string(folder.join("out.html")).unwrap_or_else(|error| panic!("{error}\n{}", text(&output)));
+    assert!(page.trim_end().ends_with("</html>"), "{page}");
+}
+
+#[test]
+fn a_capture_of_megabytes_of_arguments_is_whole() {
+    let folder = Scratch::new("arguments");
+    let long = "ä".repeat(60_000);
+    let mut command = memtrace_run(&folder);
+    let many = std::iter::repeat_n(long.as_str(), 10);
+    check_exit(&output(command.args(["-qo", "out.bin", "sh", "-c", "exit 0"]).args(many)), 0);
+    let facts = facts_of(&folder.join("out.bin"));
+    assert_eq!(facts[0]["command_line"], json!(["sh", "-c", "exit 0", "…"]));
+}
+
+#[test]
 fn the_peak_is_the_programs_own_and_not_its_childrens() {
     let folder = Scratch::new("peak");
     let large = "b'x' * (200 << 20)";

@@ -61,7 +61,7 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let finished = log.finish(&capture_end(&ended));
     signals.release();
     // From here on nothing may take the program's exit code away.
-    let closed = finished.and_then(|finished| if args.quiet { Ok(()) } else { close(&path, &finished, &ended) });
+    let closed = finished.and_then(|finished| close(&path, &finished, &ended, args.quiet));
     let reported = closed.and_then(|()| args.report.as_ref().map_or(Ok(()), |report| draw(&path, report, args.force)));
     if let Err(error) = reported {
         say(&format!("{error:#}"));
@@ -187,9 +187,16 @@ fn exit_code(exit: Exit) -> ExitCode {
 }
 
 /// The closing lines: what was recorded, what was not, where it is, and what to do with it.
-fn close(path: &Path, finished: &Finished, ended: &Ended) -> anyhow::Result<()> {
+fn close(path: &Path, finished: &Finished, ended: &Ended, is_quiet: bool) -> anyhow::Result<()> {
     // The metadata is complete before the first event.
     let facts = Capture::open(path)?.read_while(|_| {}, |_, _| ControlFlow::Break(()))?.facts;
+    if is_quiet {
+        // A capture that is not whole is an error; what else is worth knowing is not.
+        let lost =
+            (facts.lost_events > 0).then(|| format!("{} events could not be recorded", count(facts.lost_events)));
+        facts.stop_reason.or(lost).iter().for_each(|sentence| say(sentence));
+        return Ok(());
+    }
     for sentence in warnings(&facts) {
         say(&sentence);
     }

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use memtrace_format as format;
 use nix::fcntl::{FallocateFlags, fallocate};
 use zerocopy::{FromBytes, IntoBytes};
@@ -27,6 +27,10 @@ use crate::launch::sys::SharedHeader;
 /// The first block of samples; each further one is twice as long, up to the last.
 const FIRST_CAPACITY: usize = BLOCK_ALIGN;
 const LARGEST_CAPACITY: usize = 16 * BLOCK_ALIGN;
+/// The block of the end stands in front of all others.
+const END_OFFSET: u64 = HEADER_LEN as u64;
+/// Samples are lane 0 of the launcher.
+const END_LANE: u32 = 1;
 
 /// A log that is being written.
 pub struct Log {
@@ -93,7 +97,7 @@ impl Log {
             pid,
             state: state::CREATED,
             stop_reason: format::stop_reason::NONE,
-            next_offset: HEADER_LEN as u64,
+            next_offset: (HEADER_LEN + BLOCK_ALIGN) as u64,
             counter: 0,
             lost_events: 0,
             n_images: 0,
@@ -108,8 +112,14 @@ impl Log {
         let mut page = vec![0; HEADER_LEN];
         page[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
         page[size_of::<FileHeader>()..][..info.len()].copy_from_slice(&info);
+        // The place of the end is taken now, because the disk may be full when it comes.
+        page.extend_from_slice(&end_block(&[], start_ticks));
         file.write_all_at(&page, 0).with_context(failed)?;
-        let shared = SharedHeader::map(&file).with_context(failed)?;
+        let shared = SharedHeader::map(&file).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENODEV) => anyhow!("its file system has no shared mappings; choose another folder with -o"),
+            _ => error.into(),
+        });
+        let shared = shared.with_context(failed)?;
         Ok(Log { file, path: path.to_owned(), header, shared, block: None, n_blocks: 0, is_sampling: true })
     }
 
@@ -198,20 +208,19 @@ impl Log {
     fn put_in_order(&self, header: FileHeader, len: u64, end: &CaptureEnd) -> io::Result<Finished> {
         let file = &self.file;
         let mut blocks = find_blocks(file, header.next_offset.min(len))?;
-        let (mut n_events, mut offset) = (0, HEADER_LEN as u64);
+        let (mut n_events, mut len) = (0, END_OFFSET + BLOCK_ALIGN as u64);
         let last = blocks.len().saturating_sub(1);
-        for (index, (block_offset, block)) in blocks.iter_mut().enumerate() {
+        for (index, (offset, block)) in blocks.iter_mut().enumerate() {
             if index == last && block.state != block_state::SEALED {
                 block.capacity = used_len(block) as u32;
                 block.header_crc = block.computed_crc();
             }
-            n_events += seal(file, *block_offset, block)?;
-            offset = *block_offset + u64::from(block.capacity);
+            n_events += seal(file, *offset, block)?;
+            len = *offset + u64::from(block.capacity);
         }
-        let ticks = if header.clock == format::clock::TSC { clock::tsc_ticks() } else { header.counter };
-        file.write_all_at(&end_block(end, self.n_blocks, ticks), offset)?;
-        let len = offset + BLOCK_ALIGN as u64;
         file.set_len(len)?;
+        let ticks = if header.clock == format::clock::TSC { clock::tsc_ticks() } else { header.counter };
+        file.write_all_at(&end_block(&info::to_bytes(end), ticks), END_OFFSET)?;
         // Last, so that the state is true whenever it is read.
         let ended = FileHeader { state: state::ENDED, next_offset: len, ..header };
         file.write_all_at(ended.as_bytes(), 0)?;
@@ -261,23 +270,26 @@ fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_ticks: u64) ->
     header
 }
 
-/// A whole block that says how the capture ended.
-fn end_block(end: &CaptureEnd, sequence: u32, ticks: u64) -> Vec<u8> {
-    let payload = info::to_bytes(end);
-    let mut header = launcher_block(block_kind::END, BLOCK_ALIGN, sequence, ticks);
-    header.committed = payload.len() as u32;
-    header.state = block_state::SEALED;
-    header.payload_crc = crc32c::crc32c(&payload);
+/// A whole block that says how the capture ended; open and empty as long as there is nothing to say.
+fn end_block(payload: &[u8], ticks: u64) -> Vec<u8> {
+    let mut header = launcher_block(block_kind::END, BLOCK_ALIGN, 0, ticks);
+    header.lane = END_LANE;
+    header.header_crc = header.computed_crc();
+    if !payload.is_empty() {
+        header.committed = payload.len() as u32;
+        header.state = block_state::SEALED;
+        header.payload_crc = crc32c::crc32c(payload);
+    }
     let mut bytes = vec![0; BLOCK_ALIGN];
     bytes[..BLOCK_HEADER_LEN].copy_from_slice(header.as_bytes());
-    bytes[BLOCK_HEADER_LEN..][..payload.len()].copy_from_slice(&payload);
+    bytes[BLOCK_HEADER_LEN..][..payload.len()].copy_from_slice(payload);
     bytes
 }
 
-/// The blocks of a log up to `end`, where each starts. What is no block is stepped over.
+/// The blocks of a log up to `end`, where each starts; not the one of the end. What is no block is stepped over.
 fn find_blocks(file: &File, end: u64) -> io::Result<Vec<(u64, BlockHeader)>> {
     let mut blocks = Vec::new();
-    let mut offset = HEADER_LEN as u64;
+    let mut offset = END_OFFSET + BLOCK_ALIGN as u64;
     while offset + BLOCK_HEADER_LEN as u64 <= end {
         let mut bytes = [0; BLOCK_HEADER_LEN];
         file.read_exact_at(&mut bytes, offset)?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, raise, sigaction, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -68,9 +68,8 @@ impl Signals {
         if let Some(received) = self.read() {
             return Some(received);
         }
-        let millis = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, millis) {
+        match ppoll(&mut fds, Some(timeout.into()), None) {
             Ok(0) | Err(Errno::EINTR) => None,
             _ => self.read(),
         }

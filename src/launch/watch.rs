@@ -155,7 +155,10 @@ impl Memory {
 
 /// The largest resident set of a process so far, as its `status` says.
 fn high_water_bytes(pid: Pid) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    // In one read: the kernel writes the whole text anew for each.
+    let mut buf = [0; 4096];
+    let len = File::open(format!("/proc/{pid}/status")).ok()?.read_at(&mut buf, 0).ok()?;
+    let status = String::from_utf8_lossy(&buf[..len]);
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
