@@ -25,7 +25,7 @@ pub struct Consumed {
 
 /// Opens, reads, folds and reports; a capture that is refused gives the sentence.
 pub fn consume(path: &Path) -> Result<Consumed, String> {
-    let sentence = |error: anyhow::Error| format!("{error:#}");
+    let sentence = |error| format!("{error:#}");
     let capture = Capture::open(path).map_err(sentence)?;
     let mut heap = Heap::new(MmapRule::Memory);
     let mut temporary = Temporary::new(1, MmapRule::All);
