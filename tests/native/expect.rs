@@ -152,7 +152,8 @@ fn parse_steps(line: &str, image: u32) -> Result<Vec<Step>, String> {
     let (arguments, place) = rest.split_once(')').ok_or("a call has parentheses")?;
     let arguments: Vec<&str> = arguments.split(',').map(str::trim).collect();
     let birth = |size: u64| {
-        name.map(|name| Birth { name: name.to_string(), function: function.to_string(), size }).ok_or("the result needs a name")
+        name.map(|name| Birth { name: name.to_string(), function: function.to_string(), size })
+            .ok_or("the result needs a name")
     };
     let born = |size: u64, flags: &str| -> Result<Step, String> {
         let birth = birth(size)?;
@@ -173,6 +174,10 @@ fn parse_steps(line: &str, image: u32) -> Result<Vec<Step>, String> {
         }
         ("mremap", [range, old_len], true) => {
             vec![step(unmap_text(range, parse_number(old_len)?, true)), step(RESTORE.to_string())]
+        }
+        // The old range stays, empty.
+        ("mremap", [_, _, len, flags], false) if flags.starts_with("dontunmap") => {
+            vec![born(parse_number(len)?, flags)?]
         }
         ("mremap", [range, old_len, len, flags @ ..], false) => vec![
             step(unmap_text(range, parse_number(old_len)?, true)),
@@ -233,13 +238,20 @@ mod tests {
         let source = "// expect: a = malloc(4001)\n// expect: b = realloc(a, 8_003)\n// expect: failed realloc(b)\n";
         assert_eq!(
             texts(source),
-            ["0/main: a = malloc(4001)", "0/main: free(a)", "0/main: b = realloc(8003)", "0/main: free(b)", "0/main: restore"]
+            [
+                "0/main: a = malloc(4001)",
+                "0/main: free(a)",
+                "0/main: b = realloc(8003)",
+                "0/main: free(b)",
+                "0/main: restore"
+            ]
         );
     }
 
     #[test]
     fn mappings_keep_their_flags_and_places() {
-        let source = "// expect: m = mmap(40960, none fixed) at n+4096\n// expect: o = mremap(m, 40960, 8192) in place\n";
+        let source =
+            "// expect: m = mmap(40960, none fixed) at n+4096\n// expect: o = mremap(m, 40960, 8192) in place\n";
         assert_eq!(
             texts(source),
             [
@@ -252,7 +264,8 @@ mod tests {
 
     #[test]
     fn threads_and_images_stand_before_the_call() {
-        let source = "// expect: t1: a = malloc(5)\n// expect: t1: is named \"x y\"\n// expect: image 1\n// expect: free(a)\n";
+        let source =
+            "// expect: t1: a = malloc(5)\n// expect: t1: is named \"x y\"\n// expect: image 1\n// expect: free(a)\n";
         assert_eq!(texts(source), ["0/t1: a = malloc(5)", "0/t1: is named \"x y\"", "1/main: free(a)"]);
     }
 

@@ -25,14 +25,15 @@ use std::time::{Duration, Instant};
 use super::events::{self, Log};
 use super::expect::{self, Ending, Expectation};
 use super::matcher;
+use super::support::{self, Scratch};
 
 /// A fixture that is built and ready to run.
 pub struct Fixture {
     pub name: String,
     source: String,
     pub expectation: Expectation,
-    /// Holds the program and its libraries; runs get directories below it.
-    folder: PathBuf,
+    /// Holds the program and its libraries; every run gets the folder `run` in it.
+    scratch: Scratch,
 }
 
 /// How a run went.
@@ -57,17 +58,14 @@ pub fn check(name: &str) {
 impl Fixture {
     /// Compile a fixture; nothing when this machine lacks what it needs.
     pub fn build(name: &str) -> Option<Fixture> {
-        let root = fixtures();
+        let root = support::fixture("native");
         let (path, compiler) = match root.join(format!("{name}.c")) {
             path if path.exists() => (path, "gcc"),
             _ => (root.join(format!("{name}.cpp")), "g++"),
         };
         let source = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let expectation = expect::parse(&source).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("native").join(name);
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).expect("the build folder can be made");
-        let fixture = Fixture { name: name.to_string(), source, expectation, folder };
+        let fixture = Fixture { name: name.to_string(), source, expectation, scratch: Scratch::new(name) };
         for need in fixture.directives("needs") {
             if !has(need) {
                 eprintln!("{name}: passed over, needs {need}");
@@ -86,13 +84,20 @@ impl Fixture {
         Some(fixture)
     }
 
+    /// Compile a program from `parts` for a test that needs more than the fixture itself asks for.
+    pub fn compile_part(&self, part: &str, target: &str) {
+        self.compile("gcc", &support::fixture("native/parts").join(part), target, "");
+    }
+
     fn compile(&self, compiler: &str, source: &Path, target: &str, flags: &str) {
+        let target = self.scratch.join(target);
+        fs::create_dir_all(target.parent().expect("a target lies in a folder")).expect("folders can be made");
         // -fno-builtin: the compiler may not leave out an allocation that nobody looks at.
         let output = Command::new(compiler)
-            .args(["-g", "-O1", "-fno-builtin", "-Wall", "-Werror", "-D_GNU_SOURCE", "-o", target])
-            .arg(source)
+            .args(["-g", "-O1", "-fno-builtin", "-Wall", "-Werror", "-D_GNU_SOURCE", "-o"])
+            .args([&target, source])
             .args(flags.split_whitespace())
-            .current_dir(&self.folder)
+            .current_dir(self.scratch.path())
             .output()
             .expect("the compiler starts");
         assert!(
@@ -112,57 +117,64 @@ impl Fixture {
         Duration::from_secs(seconds.unwrap_or(20))
     }
 
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
     pub fn program(&self) -> PathBuf {
-        self.folder.join(&self.name)
+        self.scratch.join(&self.name)
     }
 
     fn arguments(&self) -> Vec<&str> {
         self.directives("arguments").flat_map(str::split_whitespace).collect()
     }
 
-    /// A command in an empty directory, with the environment that the fixture asks for.
-    fn command(&self, program: &Path, run: &str) -> (Command, PathBuf) {
-        let folder = self.folder.join(run);
+    /// Run a program in the empty folder `run`, with the environment that the fixture asks for.
+    pub fn run(&self, mut command: Command) -> Outcome {
+        let folder = self.scratch.join("run");
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).expect("the run's folder can be made");
-        let mut command = Command::new(program);
         command.current_dir(&folder).env("LC_ALL", "C");
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("MEMTRACE_") {
+                command.env_remove(name);
+            }
+        }
         for line in self.directives("environment") {
             let (name, value) = line.split_once('=').expect("a variable has a value");
-            command.env(name, value.replace("{folder}", &self.folder.to_string_lossy()));
+            command.env(name, value.replace("{folder}", &self.scratch.path().to_string_lossy()));
         }
-        (command, folder)
+        run(command, &folder, self.limit())
     }
 
     pub fn run_plain(&self) -> Outcome {
-        let (mut command, folder) = self.command(&self.program(), "plain");
+        let mut command = Command::new(self.program());
         command.args(self.arguments());
-        run(command, &folder, self.limit())
+        self.run(command)
     }
 
     /// Run under memtrace and decode the log.
     pub fn run_traced(&self) -> (Outcome, Log) {
-        let capture = self.folder.join("capture.bin");
-        let _ = fs::remove_file(&capture);
+        let capture = self.scratch.join("capture.bin");
         let outcome = self.run_traced_into(&capture, &[]);
         let log = decode(&capture).unwrap_or_else(|error| {
-            panic!("{}: {error}\nthe run: {:?}\n{}", self.name, outcome.status, outcome.stderr)
+            panic!("{}: {error}\nthe run: {}\n{}", self.name, describe(outcome.status), outcome.stderr)
         });
         (outcome, log)
     }
 
     /// Run under memtrace, behind the words of `before` (as in `prlimit --fsize=… memtrace run …`).
     pub fn run_traced_into(&self, capture: &Path, before: &[&str]) -> Outcome {
-        let (mut command, folder) = match before {
-            [] => self.command(&memtrace(), "traced"),
+        let mut command = match before {
+            [] => support::memtrace(),
             [first, rest @ ..] => {
-                let (mut command, folder) = self.command(Path::new(first), "traced");
-                command.args(rest).arg(memtrace());
-                (command, folder)
+                let mut command = Command::new(first);
+                command.args(rest).arg(support::memtrace_path());
+                command
             }
         };
         command.args(["run", "-q", "-o"]).arg(capture).arg("--").arg(self.program()).args(self.arguments());
-        run(command, &folder, self.limit())
+        self.run(command)
     }
 
     /// What is different for the user of the program when memtrace is there.
@@ -208,7 +220,7 @@ impl Fixture {
 pub fn decode(capture: &Path) -> Result<Log, String> {
     // Into a file, because a large log must not depend on who reads the pipe.
     let decoded = capture.with_extension("json");
-    let output = Command::new(memtrace())
+    let output = support::memtrace()
         .args(["parse", "--json"])
         .arg(capture)
         .stdin(Stdio::null())
@@ -227,11 +239,6 @@ pub fn decode(capture: &Path) -> Result<Log, String> {
 pub fn run(mut command: Command, folder: &Path, limit: Duration) -> Outcome {
     // Files and not pipes: a child left behind must not keep us waiting.
     let (stdout, stderr) = (folder.with_extension("stdout"), folder.with_extension("stderr"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("MEMTRACE_") {
-            command.env_remove(name);
-        }
-    }
     let mut child = command
         .stdin(Stdio::null())
         .stdout(File::create(&stdout).expect("the run's output can be stored"))
@@ -256,15 +263,6 @@ pub fn run(mut command: Command, folder: &Path, limit: Duration) -> Outcome {
     }
 }
 
-/// The program under test.
-pub fn memtrace() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_memtrace"))
-}
-
-pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/native")
-}
-
 pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
@@ -276,17 +274,15 @@ pub fn describe(status: ExitStatus) -> String {
 /// Whether this machine can do something.
 pub fn has(need: &str) -> bool {
     let compiles = |flag: &str| {
-        let empty = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("try{flag}-{}.c", std::process::id()));
-        let _ = fs::write(&empty, "#include <stdlib.h>\nint main(void) { return 0; }\n");
-        let program = empty.with_extension("out");
-        let status = Command::new("gcc").arg(flag).arg(&empty).arg("-o").arg(&program).stderr(Stdio::null()).status();
-        let works = status.is_ok_and(|status| status.success())
-            && Command::new(&program).status().is_ok_and(|status| status.success());
-        let _ = (fs::remove_file(&empty), fs::remove_file(&program));
-        works
+        let scratch = Scratch::new("has");
+        let (source, program) = (scratch.join("empty.c"), scratch.join("empty"));
+        fs::write(&source, "#include <stdlib.h>\nint main(void) { return 0; }\n").expect("the source can be written");
+        let status = Command::new("gcc").arg(flag).arg(&source).arg("-o").arg(&program).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+            && Command::new(&program).status().is_ok_and(|status| status.success())
     };
     match need {
-        "root" => fs::File::open("/proc/self/status").is_ok() && is_root(),
+        "root" => is_root(),
         "32-bit" => compiles("-m32"),
         "static" => compiles("-static"),
         _ => panic!("nobody knows how to look for `{need}`"),
