@@ -79,11 +79,13 @@ pub unsafe extern "C" fn dlvsym(handle: *mut c_void, name: *const c_char, versio
     naked_asm!(
         "push rdi", "push rsi", "push rdx",
         "call {before}",
+        // The answer comes in rdx, which is also the third argument.
+        "mov rcx, rdx",
         "pop rdx", "pop rsi", "pop rdi",
         "test rax, rax",
         "jz 2f",
         "jmp rax",
-        "2: mov rax, rdx",
+        "2: mov rax, rcx",
         "ret",
         before = sym before_dlvsym,
     )
