@@ -45,6 +45,10 @@ pub const O_NOCTTY: i32 = 0o400;
 pub const O_NONBLOCK: i32 = 0o4000;
 pub const O_CLOEXEC: i32 = 0o2000000;
 pub const F_DUPFD_CLOEXEC: i32 = 1030;
+pub const S_IFMT: u32 = 0o170000;
+pub const S_IFREG: u32 = 0o100000;
+/// The three permissions to execute.
+pub const S_IXALL: u32 = 0o111;
 pub const S_ISUID: u32 = 0o4000;
 pub const S_ISGID: u32 = 0o2000;
 

@@ -252,12 +252,19 @@ const EM_X86_64: u16 = 62;
 /// not set-user-id, whose loader ignores LD_PRELOAD. The loader would complain about the others on standard error.
 fn can_be_followed(fd: i32, level: u32) -> bool {
     const SETS_ID: u32 = abi::S_ISUID | abi::S_ISGID;
-    if sys::status(fd).is_ok_and(|status| status.mode & SETS_ID != 0) {
+    let mode = sys::status(fd).map_or(0, |status| status.mode);
+    if mode & SETS_ID != 0 {
         return false;
     }
     let mut head = [0u8; 4096];
     let len = sys::read_at(fd, &mut head, 0).unwrap_or(0);
     let head = head.get(..len).unwrap_or(&[]);
+    // A folder or a text without an interpreter's line: the exec fails, unless it is an `execvp`, which has a shell run
+    // the text. Nobody needs to be told, and the shell can be followed.
+    if mode & abi::S_IFMT != abi::S_IFREG || mode & abi::S_IXALL == 0 || !head.contains(&0) && !head.starts_with(b"#!")
+    {
+        return true;
+    }
     if let Some(line) = head.strip_prefix(b"#!") {
         let line = line.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
         let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
