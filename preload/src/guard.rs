@@ -130,10 +130,10 @@ impl Drop for Guard {
     }
 }
 
-/// Whether the guard was left set by a `siglongjmp` out of a handler that had interrupted us: then the frame that took
-/// it is gone, and we stand above it on the same stack. A handler on its own signal stack may stand anywhere.
+/// Whether the guard was left set by a jump that we did not see ([`leave_by_jump`] sees the usual ones): then the frame
+/// that took it is gone, and we stand above it on the same stack. A handler on its own signal stack may stand anywhere.
 fn is_stale(held: usize, here: usize) -> bool {
-    here > (held & !ALLOCATOR) && !sys::is_on_signal_stack()
+    here >= (held & !ALLOCATOR) && sys::signal_stack_in_use().is_none()
 }
 
 /// Whether a thread that seems to be inside may enter nevertheless.
@@ -147,13 +147,40 @@ fn may_enter_again(local: &Local, held: usize, here: usize) -> bool {
         }
         return false;
     }
-    // The stale holder may have been in the middle of changing its lane: leave that as it is and start with a new one.
-    let lane = local.lane.get();
-    if !lane.is_null() {
-        // SAFETY: lanes are never freed.
-        unsafe { (*lane).abandon() };
-        local.lane.set(core::ptr::null_mut());
-    }
-    crate::lock::release_all_of_this_thread();
+    forget_holder(local, held);
     true
+}
+
+/// The program is about to jump to a place where its stack pointer is `target`. A signal handler that does so may have
+/// interrupted us: when the jump discards the frame that holds the guard, nobody else will give it back.
+///
+/// Waiting for the next hook to notice is not enough, because the place that is jumped to may call hooks from deeper
+/// frames only, which look like calls from inside.
+pub fn leave_by_jump(target: usize) {
+    // SAFETY: the thread's own storage.
+    let local = unsafe { &*local() };
+    let held = local.holder.get();
+    if held == 0 || target <= held & !ALLOCATOR {
+        return;
+    }
+    // A handler on a stack of its own may jump about on it and return to us.
+    if !sys::signal_stack_in_use().is_some_and(|stack| stack.contains(&target)) {
+        forget_holder(local, held);
+    }
+}
+
+/// Sets the thread free of a guard whose holder is gone.
+fn forget_holder(local: &Local, held: usize) {
+    // Under the real allocator our own structures are whole. Otherwise the holder may have been in the middle of
+    // changing its lane: leave that as it is and start with a new one.
+    if held & ALLOCATOR == 0 {
+        let lane = local.lane.get();
+        if !lane.is_null() {
+            // SAFETY: lanes are never freed.
+            unsafe { (*lane).abandon() };
+            local.lane.set(core::ptr::null_mut());
+        }
+        crate::lock::release_all_of_this_thread();
+    }
+    local.holder.set(0);
 }

@@ -64,6 +64,10 @@ table! {
     c"dlclose" install::loader::dlclose, DLCLOSE;
     c"dlsym" install::loader::dlsym, DLSYM;
     c"dlvsym" install::loader::dlvsym, DLVSYM;
+    c"longjmp" install::jumps::longjmp, LONGJMP;
+    c"_longjmp" install::jumps::_longjmp, UNDERSCORE_LONGJMP;
+    c"siglongjmp" install::jumps::siglongjmp, SIGLONGJMP;
+    c"__longjmp_chk" install::jumps::__longjmp_chk, LONGJMP_CHK;
     c"execl" install::exec::execl, EXECVE;
     c"execlp" install::exec::execlp, EXECVPE;
     c"execle" install::exec::execle, EXECVE;
@@ -256,7 +260,7 @@ pub unsafe extern "C" fn mremap(old: Pointer, old_len: usize, len: usize, flags:
         recorder::unmapping(&guard, old, old_len, true);
     }
     // SAFETY: as above.
-    let result = unsafe { real::mremap(old, old_len, len, flags, new) };
+    let result = guard.in_allocator(|| unsafe { real::mremap(old, old_len, len, flags, new) });
     if result != abi::MAP_FAILED {
         recorder::remapped(&guard, old, result, len, flags, is_arena);
     } else if is_given_up {
@@ -273,7 +277,7 @@ pub unsafe extern "C" fn munmap(address: Pointer, len: usize) -> c_int {
     };
     recorder::unmapping(&guard, address, len, false);
     // SAFETY: as in `malloc`.
-    let result = unsafe { real::munmap(address, len) };
+    let result = guard.in_allocator(|| unsafe { real::munmap(address, len) });
     if result != 0 {
         recorder::restored(&guard);
     }

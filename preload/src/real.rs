@@ -94,3 +94,8 @@ reals! {
 pub static DLOPEN: Real = Real::new(c"dlopen");
 pub static DLMOPEN: Real = Real::new(c"dlmopen");
 pub static DLCLOSE: Real = Real::new(c"dlclose");
+/// Jumped to, never called: see `install/jumps.rs`.
+pub static LONGJMP: Real = Real::new(c"longjmp");
+pub static UNDERSCORE_LONGJMP: Real = Real::new(c"_longjmp");
+pub static SIGLONGJMP: Real = Real::new(c"siglongjmp");
+pub static LONGJMP_CHK: Real = Real::new(c"__longjmp_chk");

@@ -8,6 +8,7 @@
 use core::arch::asm;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::abi;
@@ -197,16 +198,16 @@ pub fn is_thread_gone(pid: u32, tid: u32) -> bool {
     result == Err(Errno(abi::ESRCH))
 }
 
-/// Whether this thread runs on its alternate signal stack.
-pub fn is_on_signal_stack() -> bool {
+/// The addresses of this thread's alternate signal stack, when it runs there.
+pub fn signal_stack_in_use() -> Option<Range<usize>> {
     let mut stack = MaybeUninit::<abi::SigStack>::zeroed();
     // SAFETY: with no new stack given the kernel only fills the structure.
-    unsafe {
-        match syscall(abi::SYS_SIGALTSTACK, [0, stack.as_mut_ptr() as usize, 0, 0, 0, 0]) {
-            Ok(_) => stack.assume_init().flags & abi::SS_ONSTACK != 0,
-            Err(_) => false,
-        }
-    }
+    let stack = unsafe {
+        syscall(abi::SYS_SIGALTSTACK, [0, stack.as_mut_ptr() as usize, 0, 0, 0, 0]).ok()?;
+        stack.assume_init()
+    };
+    let start = stack.start as usize;
+    (stack.flags & abi::SS_ONSTACK != 0).then(|| start..start.saturating_add(stack.size))
 }
 
 /// Reads a word of this process that may not be there.

@@ -1,5 +1,7 @@
-//! How hooks come to be called, beyond being exported: the loader's functions, the exec family, CPython's allocators.
+//! How hooks come to be called, beyond being exported: the loader's functions, the exec family, jumps out of
+//! signal handlers, CPython's allocators.
 
 pub mod exec;
+pub mod jumps;
 pub mod loader;
 pub mod pymem;
