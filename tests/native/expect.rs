@@ -20,6 +20,7 @@
 //! // expect-not-recorded: 4001 4003        no allocation of these sizes
 //! // expect-notice: deepbind               exactly these notices, in any order
 //! // expect-message: sentence              a part of what memtrace itself says on stderr
+//! // expect-no-capture                    memtrace runs the program without recording it
 //! // expect-exit: 3                        (0 unless said)
 //! // expect-signal: 9
 //! ```
@@ -40,6 +41,7 @@ pub struct Expectation {
     pub sizes_not_recorded: Vec<u64>,
     pub notices: Vec<String>,
     pub messages: Vec<String>,
+    pub is_without_capture: bool,
     pub ending: Ending,
 }
 
@@ -119,6 +121,10 @@ pub fn parse(source: &str) -> Result<Expectation, String> {
             }
             "-message" => {
                 expectation.messages.push(rest.to_string());
+                Ok(())
+            }
+            "-no-capture" => {
+                expectation.is_without_capture = true;
                 Ok(())
             }
             "-exit" => parse_number(rest).map(|code| expectation.ending = Ending::Exit(code as i32)),

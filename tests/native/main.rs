@@ -87,6 +87,7 @@ fixtures! {
     exec_in_a_thread
     exec_in_a_child
     exec_of_a_script
+    exec_of_a_text
     exec_of_a_static_program
     exec_of_a_raised_program
     exec_of_32_bits
