@@ -12,6 +12,7 @@ pub struct Log {
     /// Names of notices.
     pub notices: Vec<String>,
     pub damage: Vec<String>,
+    /// Events that happened and are not there.
     pub n_lost: u64,
     /// By image: the program.
     pub images: HashMap<u32, String>,
@@ -56,7 +57,7 @@ struct Line {
     name: Option<String>,
     notice: Option<String>,
     text: Option<String>,
-    count: Option<u64>,
+    lost_events: Option<u64>,
     exe: Option<String>,
 }
 
@@ -94,12 +95,12 @@ fn take(line: Line, log: &mut Log) -> Option<()> {
             log.damage.push(line.text?);
             return Some(());
         }
-        "lost" => {
-            log.n_lost += line.count?;
-            return Some(());
-        }
         "image" => {
             log.images.insert(line.image, line.exe?);
+            return Some(());
+        }
+        "capture" => {
+            log.n_lost += line.lost_events?;
             return Some(());
         }
         "end" => {

@@ -21,6 +21,7 @@
 //! // expect-notice: deepbind               exactly these notices, in any order
 //! // expect-message: sentence              a part of what memtrace itself says on stderr
 //! // expect-no-capture                    memtrace runs the program without recording it
+//! // expect-lost: reason                  events may be lost, and are counted then
 //! // expect-exit: 3                        (0 unless said)
 //! // expect-signal: 9
 //! ```
@@ -42,6 +43,7 @@ pub struct Expectation {
     pub notices: Vec<String>,
     pub messages: Vec<String>,
     pub is_without_capture: bool,
+    pub may_lose_events: bool,
     pub ending: Ending,
 }
 
@@ -125,6 +127,10 @@ pub fn parse(source: &str) -> Result<Expectation, String> {
             }
             "-no-capture" => {
                 expectation.is_without_capture = true;
+                Ok(())
+            }
+            "-lost" => {
+                expectation.may_lose_events = true;
                 Ok(())
             }
             "-exit" => parse_number(rest).map(|code| expectation.ending = Ending::Exit(code as i32)),
