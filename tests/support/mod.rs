@@ -111,6 +111,16 @@ pub fn pythons() -> &'static [Python] {
     })
 }
 
+/// The interpreter of the virtual environment with the packages of `tests/requirements.txt`, which `tests/run` makes.
+pub fn environment(python: &Python) -> PathBuf {
+    let folder = env::var_os("MEMTRACE_TEST_ENV")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| env::home_dir().unwrap_or_else(|| "/tmp".into()).join(".cache/memtrace-tests"));
+    let path = folder.join(format!("venv-{}/bin/python", python.minor));
+    assert!(path.exists(), "{} does not exist: tests/run makes it", path.display());
+    path
+}
+
 /// Runs it and says what happened when it failed, with both its outputs.
 pub fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
