@@ -30,18 +30,36 @@ fn the_page_can_be_read_and_used() {
 }
 
 #[test]
+fn numbers_names_and_trees_are_shown_right() {
+    let Some(node) = on_path("node") else { return eprintln!("skipped: no node on this machine") };
+    // Without a package that says so, node takes no file for a module.
+    let scratch = Scratch::new("page-units");
+    fs::write(scratch.join("package.json"), r#"{"type": "module"}"#).unwrap();
+    for script in scripts().into_iter().chain([support::root().join("tests/page/units.mjs")]) {
+        fs::copy(&script, scratch.join(script.file_name().unwrap().to_str().unwrap())).unwrap();
+    }
+    let output = support::run(Command::new(node).arg(scratch.join("units.mjs")));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n");
+}
+
+#[test]
 fn the_types_of_the_script_are_right() {
     let Some(modules) = modules() else { return };
-    let assets = support::root().join("src/report/assets");
-    let mut scripts: Vec<PathBuf> = fs::read_dir(assets).unwrap().map(|entry| entry.unwrap().path()).collect();
-    scripts.retain(|path| path.extension().is_some_and(|extension| extension == "js"));
-    assert!(!scripts.is_empty());
     let mut tsc = Command::new("node");
     tsc.arg(modules.join("node_modules/typescript/bin/tsc")).args(["--noEmit", "--allowJs", "--checkJs", "--strict"]);
     tsc.args(["--noUnusedLocals", "--noUnusedParameters", "--target", "es2022", "--module", "es2022"]);
     tsc.args(["--moduleResolution", "bundler", "--lib", "es2022,dom,dom.iterable"]);
     // In that folder, so that no types of packages that lie above the checkout come in.
-    support::run(tsc.args(scripts).current_dir(modules));
+    support::run(tsc.args(scripts()).current_dir(modules));
+}
+
+/// The modules of the page's script.
+fn scripts() -> Vec<PathBuf> {
+    let assets = support::root().join("src/report/assets");
+    let mut scripts: Vec<PathBuf> = fs::read_dir(assets).unwrap().map(|entry| entry.unwrap().path()).collect();
+    scripts.retain(|path| path.extension().is_some_and(|extension| extension == "js"));
+    assert!(!scripts.is_empty());
+    scripts
 }
 
 /// What `page/check.mjs` expects, as a capture.
