@@ -201,8 +201,8 @@ pub struct StatsArgs {
     #[arg(long)]
     pub json: bool,
     /// How many lines the lists of largest allocators have
-    #[arg(short, long, value_name = "N", default_value_t = 5)]
-    pub num_largest: usize,
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub num_largest: u64,
     /// Write to FILE instead of the screen
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

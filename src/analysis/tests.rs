@@ -192,6 +192,31 @@ proptest! {
     }
 
     #[test]
+    fn totals_count_every_allocation_once(events in events()) {
+        let model = model();
+        let mut stats = Stats::new(MmapRule::All);
+        let (mut n_allocations, mut bytes) = (0, 0);
+        for event in &events {
+            stats.take(&model, event);
+            match event.action {
+                Action::Alloc { size, .. } => (n_allocations, bytes) = (n_allocations + 1, bytes + size),
+                Action::Mmap { len, .. } => (n_allocations, bytes) = (n_allocations + 1, bytes + len),
+                _ => {}
+            }
+        }
+        prop_assert_eq!((stats.n_allocations, stats.bytes), (n_allocations, bytes));
+        let sums = stats.stacks().fold((0, 0), |sums, (_, bytes, count)| (sums.0 + count, sums.1 + bytes));
+        prop_assert_eq!(sums, (n_allocations, bytes));
+        let n_sizes: u64 = stats.sizes.iter().map(|(_, count)| count).sum();
+        prop_assert_eq!(n_sizes, n_allocations);
+    }
+}
+
+proptest! {
+    // This twin starts over for every free.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
     fn temporary_allocations_are_those_of_their_naive_twin(events in events(), threshold in 0..4u64) {
         let events: Vec<Event> = events
             .into_iter()
@@ -241,26 +266,6 @@ proptest! {
         let (found_bytes, found_counts) = columns(&temporary.finish());
         prop_assert_eq!(found_bytes, bytes.iter().map(|&bytes| bytes as u64).collect::<Vec<_>>());
         prop_assert_eq!(found_counts, counts.iter().map(|&count| count as u64).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn totals_count_every_allocation_once(events in events()) {
-        let model = model();
-        let mut stats = Stats::new(MmapRule::All);
-        let (mut n_allocations, mut bytes) = (0, 0);
-        for event in &events {
-            stats.take(&model, event);
-            match event.action {
-                Action::Alloc { size, .. } => (n_allocations, bytes) = (n_allocations + 1, bytes + size),
-                Action::Mmap { len, .. } => (n_allocations, bytes) = (n_allocations + 1, bytes + len),
-                _ => {}
-            }
-        }
-        prop_assert_eq!((stats.n_allocations, stats.bytes), (n_allocations, bytes));
-        let sums = stats.stacks().fold((0, 0), |sums, (_, bytes, count)| (sums.0 + count, sums.1 + bytes));
-        prop_assert_eq!(sums, (n_allocations, bytes));
-        let n_sizes: u64 = stats.sizes.iter().map(|(_, count)| count).sum();
-        prop_assert_eq!(n_sizes, n_allocations);
     }
 }
 

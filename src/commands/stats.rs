@@ -19,7 +19,8 @@ pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
         fold.take(model, event);
     })?;
     load::warn(&model.facts);
-    let document = stats::document(&model, &fold, last_ticks, &StatsOptions { num_largest: args.num_largest });
+    let options = StatsOptions { num_largest: usize::try_from(args.num_largest).unwrap_or(usize::MAX) };
+    let document = stats::document(&model, &fold, last_ticks, &options);
     out.finish(|out| if args.json { stats::json(&document, out) } else { stats::text(&document, out) })?;
     Ok(ExitCode::SUCCESS)
 }
