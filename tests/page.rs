@@ -20,12 +20,19 @@ fn the_page_can_be_read_and_used() {
         return eprintln!("skipped: no Chromium on this machine");
     };
     let scratch = Scratch::new("page");
-    let (capture, page) = (scratch.join("shop.bin"), scratch.join("shop.html"));
-    fs::write(&capture, shop().bytes()).unwrap();
-    support::run(support::memtrace().arg("flamegraph").arg(&capture).arg("-o").arg(&page));
+    let (shop_capture, deep_capture) = (scratch.join("shop.bin"), scratch.join("deep.bin"));
+    fs::write(&shop_capture, shop().bytes()).unwrap();
+    fs::write(&deep_capture, deep().bytes()).unwrap();
+    let make = |capture: &Path, name: &str, arguments: &[&str]| {
+        let page = scratch.join(name);
+        support::run(support::memtrace().arg("flamegraph").arg(capture).arg("-o").arg(page).args(arguments));
+    };
+    make(&shop_capture, "shop.html", &[]);
+    make(&shop_capture, "empty.html", &["--leaks"]);
+    make(&deep_capture, "deep.html", &[]);
     let check = support::root().join("tests/page/check.mjs");
     let mut node = Command::new("node");
-    node.arg(check).arg(&page).arg(chromium).env("MEMTRACE_PAGE_MODULES", modules).env("HOME", scratch.path());
+    node.arg(check).arg(scratch.path()).arg(chromium).env("MEMTRACE_PAGE_MODULES", modules).env("HOME", scratch.path());
     print!("{}", support::text(&support::run(&mut node)));
 }
 
@@ -118,6 +125,27 @@ fn shop() -> Log {
     }
     for n in 1..=11 {
         log.free(0, 100 + n, n * 0x10_0000);
+    }
+    log.end();
+    log
+}
+
+/// A recursion of 2 000 calls with a million bytes at its end, and 30 000 functions with ten bytes each.
+fn deep() -> Log {
+    let mut log = Log::new();
+    log.capacity = 1 << 20;
+    log.python();
+    log.code(1, "down", "/srv/deep.py", 1);
+    log.code(2, "bottom", "/srv/deep.py", 9);
+    for parent in 0..2000 {
+        log.node(0, parent, 1, 0);
+    }
+    log.node(0, 2000, 2, 0);
+    log.alloc(0, 1, 0x1000, 1_000_000, 2001);
+    for n in 0..30_000 {
+        log.code(3 + n, &format!("small_{n}"), &format!("/srv/{}/small.py", n % 100), 1);
+        log.node(0, 0, 3 + n, 0);
+        log.alloc(0, 2, 0x10_0000 + 0x10 * u64::from(n), 10, 2002 + n);
     }
     log.end();
     log

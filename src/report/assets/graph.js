@@ -86,6 +86,8 @@ export class Graph {
       const node = this.nodeAt(event.offsetX, event.offsetY);
       if (node >= 0) this.listener.onZoom(node);
     });
+    // The observer reports only after the first frame.
+    this.resize();
   }
 
   /**
@@ -159,12 +161,12 @@ export class Graph {
   /**
    * Where a node is in the window; null when it is out of the zoomed range.
    * @param {number} node
+   * @param {DOMRect} [canvas] where the canvas is, when that is known
    * @returns {DOMRect | null}
    */
-  rectOf(node) {
+  rectOf(node, canvas = this.canvas.getBoundingClientRect()) {
     const box = this.boxOf(node);
     if (!box) return null;
-    const canvas = this.canvas.getBoundingClientRect();
     return new DOMRect(canvas.left + box.x, canvas.top + box.y, box.width, ROW);
   }
 

@@ -634,15 +634,19 @@ const surface = Object.freeze({
     return graph.motion !== null;
   },
   get nodes() {
-    return Array.from({ length: view.size }, (_, node) => describe(node));
+    const canvas = graph.canvas.getBoundingClientRect();
+    return Array.from({ length: view.size }, (_, node) => describe(node, canvas));
   },
 });
 Object.defineProperty(window, "memtrace", { value: surface });
 
-/** @param {number} node */
-function describe(node) {
+/**
+ * @param {number} node
+ * @param {DOMRect} [canvas]
+ */
+function describe(node, canvas) {
   const frame = view.frame[node];
-  const rect = graph.rectOf(node);
+  const rect = graph.rectOf(node, canvas);
   return {
     node,
     id: view.origin[node],
