@@ -63,6 +63,8 @@ pub struct Guard {
     local: *const Local,
     /// What `holder` becomes again.
     previous: usize,
+    /// Taken for a mapping, which an allocator of the interpreter may be making for itself.
+    is_for_mapping: bool,
     not_send: PhantomData<*mut ()>,
 }
 
@@ -80,7 +82,7 @@ impl Guard {
             return None;
         }
         holder.set(here & !ALLOCATOR);
-        Some(Guard { local, previous: 0, not_send: PhantomData })
+        Some(Guard { local, previous: 0, is_for_mapping: false, not_send: PhantomData })
     }
 
     /// Like [`Guard::enter`], but also when the guard is held round a wrapped allocator's own work. The second value
@@ -91,10 +93,17 @@ impl Guard {
         let holder = unsafe { &(*local).holder };
         let held = holder.get();
         if held & ALLOCATOR == 0 || is_stale(held, stack_pointer()) {
-            return Guard::enter().map(|guard| (guard, false));
+            let mut guard = Guard::enter()?;
+            guard.is_for_mapping = true;
+            return Some((guard, false));
         }
         holder.set(held & !ALLOCATOR);
-        Some((Guard { local, previous: held, not_send: PhantomData }, true))
+        Some((Guard { local, previous: held, is_for_mapping: true, not_send: PhantomData }, true))
+    }
+
+    /// Whether the interpreter's allocators may be in the middle of their work.
+    pub fn is_for_mapping(&self) -> bool {
+        self.is_for_mapping
     }
 
     /// Runs the wrapped allocator under the guard: what it does inside is not recorded, but for mappings.
