@@ -222,7 +222,7 @@ pub struct ParseArgs {
     /// One JSON object per line
     #[arg(long)]
     pub json: bool,
-    /// Leave out allocations of fewer bytes
+    /// Leave out allocations and mappings of fewer bytes
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub min_size: u64,
     /// Print each stack once, as a line with a number that later lines refer to

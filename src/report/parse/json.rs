@@ -46,11 +46,11 @@ impl<W: Write> JsonLines<W> {
     }
 
     pub fn take(&mut self, model: &Model, event: &Event) -> Result<()> {
+        if self.options.leaves_out(&event.action) {
+            return Ok(());
+        }
         match event.action {
             Action::Alloc { kind, address, size, stack } => {
-                if size < self.options.min_size {
-                    return Ok(());
-                }
                 self.announce(model, event, stack)?;
                 self.head("alloc", event);
                 self.out.text(",\"kind\":\"");

@@ -6,13 +6,25 @@ mod text;
 pub use json::JsonLines;
 pub use text::Text;
 
+use crate::model::Action;
+
 /// What to print.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ParseOptions {
-    /// Allocations of fewer bytes are left out.
+    /// Allocations and mappings of fewer bytes are left out.
     pub min_size: u64,
     /// JSON: each stack once, on a line of its own, and its number from then on.
     pub stacks_once: bool,
+}
+
+impl ParseOptions {
+    fn leaves_out(&self, action: &Action) -> bool {
+        match action {
+            Action::Alloc { size, .. } => *size < self.min_size,
+            Action::Mmap { len, .. } | Action::Mremap { len, .. } => *len < self.min_size,
+            _ => false,
+        }
+    }
 }
 
 /// Lines collected in memory, handed to the writer in large pieces.

@@ -26,12 +26,12 @@ impl<W: Write> Text<W> {
     }
 
     pub fn take(&mut self, model: &Model, event: &Event) -> Result<()> {
+        if self.options.leaves_out(&event.action) {
+            return Ok(());
+        }
         let mut shown_stack = StackId::EMPTY;
         let told = match event.action {
             Action::Alloc { kind, address, size, stack } => {
-                if size < self.options.min_size {
-                    return Ok(());
-                }
                 shown_stack = stack;
                 format!("{} {address:#x} {size}", kind.name())
             }
