@@ -139,7 +139,12 @@ pub fn text(output: &Output) -> String {
 
 /// Every record of a capture, as `memtrace parse --json` prints them, in order.
 pub fn events(capture: &Path) -> Vec<Value> {
-    let output = run(memtrace().arg("parse").arg(capture).arg("--json"));
+    events_from(capture, 0)
+}
+
+/// The same without allocations and mappings of fewer bytes.
+pub fn events_from(capture: &Path, min_size: u64) -> Vec<Value> {
+    let output = run(memtrace().arg("parse").arg(capture).args(["--json", "--min-size", &min_size.to_string()]));
     String::from_utf8(output.stdout)
         .expect("JSON is UTF-8")
         .lines()
