@@ -19,7 +19,7 @@ use crate::capture::info::{CaptureEnd, CaptureInfo, Exit};
 use crate::cli::{Cli, Command, RunArgs};
 use crate::commands::flamegraph;
 use crate::commands::load::warnings;
-use crate::launch::log::{Finished, Log};
+use crate::launch::log::{EventCount, Finished, Log};
 use crate::launch::program::{NotRunnable, Program, Target};
 use crate::launch::signals::Signals;
 use crate::launch::watch::{self, Ended};
@@ -61,7 +61,7 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let finished = log.finish(&capture_end(&ended));
     signals.release();
     // From here on nothing may take the program's exit code away.
-    let closed = finished.and_then(|finished| close(&path, &finished, &ended, args.quiet));
+    let closed = finished.and_then(|finished| close(args, &path, &finished, &ended));
     let reported = closed.and_then(|()| args.report.as_ref().map_or(Ok(()), |report| draw(&path, report, args.force)));
     if let Err(error) = reported {
         say(&format!("{error:#}"));
@@ -187,10 +187,10 @@ fn exit_code(exit: Exit) -> ExitCode {
 }
 
 /// The closing lines: what was recorded, what was not, where it is, and what to do with it.
-fn close(path: &Path, finished: &Finished, ended: &Ended, is_quiet: bool) -> anyhow::Result<()> {
+fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> anyhow::Result<()> {
     // The metadata is complete before the first event.
     let facts = Capture::open(path)?.read_while(|_| {}, |_, _| ControlFlow::Break(()))?.facts;
-    if is_quiet {
+    if args.quiet {
         // A capture that is not whole is an error; what else is worth knowing is not.
         let lost =
             (facts.lost_events > 0).then(|| format!("{} events could not be recorded", count(facts.lost_events)));
@@ -206,9 +206,15 @@ fn close(path: &Path, finished: &Finished, ended: &Ended, is_quiet: bool) -> any
         say("no Python ran in this program: its allocations are recorded without stacks for now");
     }
     let shown = relative(path);
-    let (events, size) = (count(finished.n_events), bytes(finished.len));
+    let events = match finished.events {
+        EventCount { n_events, is_estimate: false } => count(n_events),
+        EventCount { n_events, is_estimate: true } => format!("about {} million", count(n_events / 1_000_000)),
+    };
+    let size = bytes(finished.len);
     say(&format!("{events} events in {shown} ({size}), peak RSS {}", bytes(ended.peak_rss_bytes)));
-    say(&format!("next: memtrace flamegraph {shown}"));
+    if args.report.is_none() {
+        say(&format!("next: memtrace flamegraph {shown}"));
+    }
     Ok(())
 }
 
