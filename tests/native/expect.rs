@@ -22,6 +22,7 @@
 //! // expect-message: sentence              a part of what memtrace itself says on stderr
 //! // expect-no-capture                    memtrace runs the program without recording it
 //! // expect-lost: reason                  events may be lost, and are counted then
+//! // expect-foreign-blocks: reason        blocks come or go unseen (otherwise every free is of a block that was seen)
 //! // expect-exit: 3                        (0 unless said)
 //! // expect-signal: 9
 //! ```
@@ -44,6 +45,7 @@ pub struct Expectation {
     pub messages: Vec<String>,
     pub is_without_capture: bool,
     pub may_lose_events: bool,
+    pub has_foreign_blocks: bool,
     pub ending: Ending,
 }
 
@@ -131,6 +133,10 @@ pub fn parse(source: &str) -> Result<Expectation, String> {
             }
             "-lost" => {
                 expectation.may_lose_events = true;
+                Ok(())
+            }
+            "-foreign-blocks" => {
+                expectation.has_foreign_blocks = true;
                 Ok(())
             }
             "-exit" => parse_number(rest).map(|code| expectation.ending = Ending::Exit(code as i32)),

@@ -39,6 +39,12 @@ pub fn compare(expectation: &Expectation, log: &Log) -> Result<(), String> {
     if log.n_lost > 0 && !expectation.may_lose_events {
         complaints.push(format!("{} events are lost", log.n_lost));
     }
+    const MAX_SHOWN: usize = 10;
+    if complaints.len() > MAX_SHOWN {
+        let n_more = complaints.len() - MAX_SHOWN;
+        complaints.truncate(MAX_SHOWN);
+        complaints.push(format!("and {n_more} more"));
+    }
     if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n")) }
 }
 
@@ -100,9 +106,7 @@ fn retell(expectation: &Expectation, log: &Log, complaints: &mut Vec<String>) ->
                 } else {
                     Block::Other
                 };
-                if let Some(old) = blocks.insert(*address, block)
-                    && !matches!(old, Block::Other)
-                {
+                if blocks.insert(*address, block).is_some() && !expectation.has_foreign_blocks {
                     complaints.push(format!("{function}({size}) got the address {address:#x}, which is in use"));
                 }
             }
@@ -111,7 +115,9 @@ fn retell(expectation: &Expectation, log: &Log, complaints: &mut Vec<String>) ->
                 match &block {
                     Some(Block::Named(name)) => tell(format!("{function}({name})")),
                     Some(Block::Counted(key)) => seen.counts.entry(key.clone()).or_default().freed += 1,
-                    Some(Block::Other) | None => (),
+                    Some(Block::Other) => (),
+                    None if expectation.has_foreign_blocks => (),
+                    None => complaints.push(format!("{function} of {address:#x}, which nobody allocated")),
                 }
                 last_freed.insert(event.thread, Undo::Block(*address, block));
             }
@@ -345,6 +351,13 @@ mod tests {
         let expectation = "// expect: a = malloc(4001)\n// expect: failed realloc(a)\n// expect: free(a)";
         assert_eq!(check(expectation, &[MALLOC, FREE, RESTORE, FREE]), "");
         assert!(check(expectation, &[MALLOC, FREE, FREE]).contains("main: restore"));
+    }
+
+    #[test]
+    fn a_free_of_an_unknown_block_fails_unless_it_is_announced() {
+        assert!(check("", &[FREE]).contains("0x10, which nobody allocated"));
+        assert_eq!(check("// expect-foreign-blocks: why", &[FREE]), "");
+        assert_eq!(check("", &[MALLOC, FREE]), "");
     }
 
     #[test]
