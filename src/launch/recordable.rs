@@ -66,10 +66,52 @@ fn elf_obstacle(file: &File, path: &Path) -> Option<&'static str> {
         file.read_exact_at(&mut loader, start).ok()?;
         while loader.pop_if(|byte| *byte == 0).is_some() {}
         let is_ours = is_our_loader(Path::new(OsStr::from_bytes(&loader)));
-        return if is_ours { None } else { Some("it does not use the GNU C library") };
+        if !is_ours {
+            return Some("it does not use the GNU C library");
+        }
+        let needs_to_be_first = needed_libraries(file, &header)
+            .is_some_and(|names| names.split(|byte| *byte == 0).any(|name| name.starts_with(b"libasan.so")));
+        return needs_to_be_first.then_some("its AddressSanitizer allows no library before its own");
     }
     // The loader itself, as a program, has no loader.
     if path.canonicalize().is_ok_and(|path| is_our_loader(&path)) { None } else { Some("it is statically linked") }
+}
+
+/// The names of the libraries that a program was linked with, each ended by a zero byte.
+fn needed_libraries(file: &File, header: &[u8; 64]) -> Option<Vec<u8>> {
+    const LOAD: u32 = 1;
+    const DYNAMIC: u32 = 2;
+    const NEEDED: u64 = 1;
+    const STRING_TABLE: u64 = 5;
+    const MAX_NEEDED: usize = 1000;
+    const MAX_NAME: usize = 256;
+    let (start, entry_len, n_entries) = (u64_at(header, 32), u16_at(header, 54), u16_at(header, 56));
+    let segments: Vec<[u8; 56]> = (0..u64::from(n_entries))
+        .map_while(|index| read(file, start.checked_add(index * u64::from(entry_len))?).ok())
+        .collect();
+    let dynamic = segments.iter().find(|segment| u32_at(*segment, 0) == DYNAMIC)?;
+    let n_tags = u64_at(dynamic, 32) / 16;
+    let tags: Vec<(u64, u64)> = (0..n_tags)
+        .map_while(|index| read::<16>(file, u64_at(dynamic, 8).checked_add(index * 16)?).ok())
+        .map(|tag| (u64_at(&tag, 0), u64_at(&tag, 8)))
+        .take_while(|(tag, _)| *tag != 0)
+        .take(MAX_NEEDED)
+        .collect();
+    // Its place is given as it will be in memory.
+    let address = tags.iter().find(|(tag, _)| *tag == STRING_TABLE)?.1;
+    let strings = segments.iter().filter(|segment| u32_at(*segment, 0) == LOAD).find_map(|segment| {
+        let (offset, base, len) = (u64_at(segment, 8), u64_at(segment, 16), u64_at(segment, 32));
+        let distance = address.checked_sub(base).filter(|distance| *distance < len)?;
+        offset.checked_add(distance)
+    })?;
+    let mut names = Vec::new();
+    for (_, name) in tags.iter().filter(|(tag, _)| *tag == NEEDED) {
+        let mut bytes = [0; MAX_NAME];
+        let len = file.read_at(&mut bytes, strings.checked_add(*name)?).ok()?;
+        names.extend(bytes[..len].iter().take_while(|byte| **byte != 0));
+        names.push(0);
+    }
+    Some(names)
 }
 
 fn is_our_loader(path: &Path) -> bool {
