@@ -8,7 +8,7 @@
 //! // program: child from child.c -m32         another program beside it
 //! // arguments: one two
 //! // environment: NAME=VALUE
-//! // needs: root                              or `32-bit`, `static`: passed over, with a word, where it is missing
+//! // needs: root                              or `32-bit`, `static`, `sanitizer`: passed over, with a word, where it is missing
 //! // only under memtrace: reason              the program behaves differently without memtrace
 //! // seconds: 60                              how long a run may take (20 unless said)
 //! ```
@@ -296,6 +296,7 @@ pub fn has(need: &str) -> bool {
         "root" => is_root(),
         "32-bit" => compiles("-m32"),
         "static" => compiles("-static"),
+        "sanitizer" => compiles("-fsanitize=address"),
         _ => panic!("nobody knows how to look for `{need}`"),
     }
 }

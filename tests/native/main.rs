@@ -50,6 +50,7 @@ fixtures! {
     thread_names
     detached_threads
     cancelled_threads
+    thread_with_a_tiny_stack
     many_threads
     short_threads
     tls_destructors
@@ -98,6 +99,7 @@ fixtures! {
     siglongjmp_out_of_the_recorder
     signals_while_allocating
     handler_on_a_tiny_stack
+    jumps_inside_a_handler
     coroutines
 
     // the loader
@@ -113,6 +115,7 @@ fixtures! {
     loader_lock
     late_library_with_thread_locals
     linked_statically
+    address_sanitizer
 
     // ends
     underscore_exit
