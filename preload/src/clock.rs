@@ -1,5 +1,8 @@
 //! The clock that orders events: ticks of the time stamp counter, or of a counter in the log's first page where the
 //! launcher found that the processors' counters can't be compared. It must never go backwards along a thread.
+//!
+//! # Safety
+//! Dangerous: an instruction that not every processor has. The launcher checked that this one has it.
 
 use core::arch::x86_64::__rdtscp;
 use core::sync::atomic::Ordering;

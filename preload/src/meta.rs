@@ -1,5 +1,8 @@
 //! The metadata of the log: images, interpreters, code objects, notices. Rare, shared by all threads, committed before
 //! anything refers to it.
+//!
+//! # Safety
+//! Dangerous: a writer is flushed through a pointer. Both of its locks are held meanwhile.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 

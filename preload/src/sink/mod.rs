@@ -1,5 +1,9 @@
 //! Bytes out: blocks of the log, and the writer that fills them. Called by lanes and by the metadata; it must never
 //! write into a file that is not the log.
+//!
+//! # Safety
+//! Dangerous: at the exit of a program, writers of threads that still run are flushed. Their windows change under a lock
+//! only, and how far a window is filled is an atomic in it.
 
 pub mod file;
 
