@@ -114,10 +114,13 @@ impl Running {
     }
 }
 
-/// The process that a launcher started.
+/// The process that a launcher started; beside it there is a copy of the launcher, which only watches for signals.
 fn program_of(launcher: Pid) -> Pid {
+    let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
-    Pid::from_raw(children.trim().parse().unwrap_or_else(|_| panic!("not one child: {children:?}")))
+    let programs: Vec<_> = children.split_whitespace().filter(|pid| name(pid) != "memtrace\n").collect();
+    assert_eq!(programs.len(), 1, "{children}");
+    Pid::from_raw(programs[0].parse().unwrap())
 }
 
 /// The letter of a process's state.
@@ -596,6 +599,46 @@ fn signals_sent_to_the_launcher_reach_the_program_once() {
         check_exit(&output, 7);
         assert_eq!(end_of(&folder.join("capture.bin"))["exit_code"], 7);
     }
+}
+
+#[test]
+fn a_signal_for_the_whole_group_reaches_the_program_once() {
+    let folder = Scratch::new("group");
+    let mut command = memtrace_run(&folder);
+    command.args(["-qfo", "capture.bin"]).arg(fixture("run/signals.py")).arg("3").process_group(0);
+    let mut running = Running::start(&mut command);
+    assert_eq!(running.line(), "ready");
+    let launcher = running.pid();
+    let group = Pid::from_raw(-launcher.as_raw());
+    // Far enough apart that the launcher can tell them from each other.
+    for (target, signal) in [(group, Signal::SIGUSR1), (launcher, Signal::SIGUSR1), (group, Signal::SIGTERM)] {
+        kill(target, signal).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let output = running.finish();
+    assert_eq!(stdout(&output), "got [10, 10, 15]\n", "{}", text(&output));
+    check_exit(&output, 7);
+}
+
+#[test]
+fn nothing_of_ours_is_left_when_the_launcher_is_killed() {
+    let folder = Scratch::new("leftover");
+    let mut running =
+        Running::start(memtrace_run(&folder).args(["-qo", "capture.bin", "sh", "-c", "echo ready; sleep 60"]));
+    assert_eq!(running.line(), "ready");
+    let program = program_of(running.pid());
+    let children = format!("/proc/{0}/task/{0}/children", running.pid());
+    let children = fs::read_to_string(children).unwrap();
+    let others =
+        children.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).filter(|pid| *pid != program);
+    let others: Vec<_> = others.collect();
+    kill(running.pid(), Signal::SIGKILL).unwrap();
+    for pid in others {
+        wait_until("our own processes to end", || matches!(state_of(pid).as_str(), "gone" | "Z"));
+    }
+    assert_ne!(state_of(program), "gone");
+    kill(program, Signal::SIGKILL).unwrap();
+    running.child.wait().unwrap();
 }
 
 #[test]

@@ -203,7 +203,9 @@ fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> any
     if finished.header.state == state::CREATED {
         say("nothing was recorded: the program did not load the recorder");
     } else if facts.python().is_none() {
-        say("no Python ran in this program: its allocations are recorded without stacks for now");
+        say(
+            "no Python ran in this process: its allocations are recorded without stacks for now, its children not at all",
+        );
     }
     let shown = relative(path);
     let events = match finished.events {

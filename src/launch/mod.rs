@@ -12,6 +12,7 @@ pub mod shim;
 pub mod clock;
 pub mod log;
 
+pub mod bystander;
 pub mod signals;
 pub mod spawn;
 pub mod watch;

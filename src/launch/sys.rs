@@ -84,6 +84,12 @@ pub fn send_signal(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// Has the kernel end this process when its parent ends.
+pub fn die_with_parent() {
+    // SAFETY: takes a number and keeps it.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
 /// Whether the file carries capabilities that it would gain when executed.
 pub fn has_capabilities(path: &CStr) -> bool {
     // SAFETY: both strings end in zero, and with a length of 0 nothing is written.

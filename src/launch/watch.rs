@@ -11,6 +11,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, SysconfVar, getpid, getsid, sysconf};
 
 use crate::capture::info::Exit;
+use crate::launch::bystander::Bystander;
 use crate::launch::log::Log;
 use crate::launch::signals::{Received, Signals};
 use crate::launch::sys;
@@ -32,7 +33,8 @@ pub struct Ended {
 
 /// Stays with the program until it ends, and reaps it.
 pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>) -> anyhow::Result<Ended> {
-    let mut watch = Watch { pid, log, memory: Memory::open(pid), is_stopped: false };
+    let bystander = Bystander::start(signals);
+    let mut watch = Watch { pid, log, memory: Memory::open(pid), is_stopped: false, bystander };
     let start = Instant::now();
     let mut next_sample = start;
     loop {
@@ -69,6 +71,7 @@ struct Watch<'a> {
     log: Option<&'a mut Log>,
     memory: Memory,
     is_stopped: bool,
+    bystander: Option<Bystander>,
 }
 
 impl Watch<'_> {
@@ -104,7 +107,7 @@ impl Watch<'_> {
     }
 
     /// The terminal signals its whole foreground group, so the program has got those signals itself; what a process
-    /// sent to us was meant for the program.
+    /// sent to us alone was meant for the program.
     fn pass_on(&mut self, received: Received, signals: &Signals) {
         if received.number == libc::SIGCONT {
             // A shell continues the whole group, and then the program goes on already.
@@ -115,7 +118,8 @@ impl Watch<'_> {
         }
         // When the terminal goes away, only the session's leader is told.
         let is_hangup = received.number == libc::SIGHUP && getsid(None).is_ok_and(|leader| leader == getpid());
-        if received.is_from_process || is_hangup {
+        let mut is_for_all = || self.bystander.as_mut().is_some_and(|bystander| bystander.has_got(received.number));
+        if is_hangup || received.is_from_process && !is_for_all() {
             sys::send_signal(self.pid.as_raw(), received.number);
         }
     }
