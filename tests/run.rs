@@ -758,6 +758,19 @@ fn closed_descriptors_are_closed_for_the_program_too() {
     }
 }
 
+#[test]
+fn who_reads_the_programs_output_sees_its_end_while_the_program_runs_on() {
+    let folder = Scratch::new("eof");
+    // Gives up after a while with another exit code.
+    let script = "echo line; exec >&-; n=0; until test -e end; do n=$((n+1)); test $n = 600 && exit 9; sleep 0.1; done";
+    let mut running = Running::start(memtrace_run(&folder).args(["-qo", "capture.bin", "sh", "-c", script]));
+    let mut written = String::new();
+    running.stdout.read_to_string(&mut written).unwrap();
+    assert_eq!(written, "line\n");
+    fs::write(folder.join("end"), "").unwrap();
+    check_exit(&running.finish(), 0);
+}
+
 // At a terminal.
 
 #[track_caller]

@@ -18,7 +18,7 @@ use std::path::Path;
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::{ForkResult, Pid, execve, fork, getpid, pipe2};
+use nix::unistd::{ForkResult, Pid, dup2_stdin, dup2_stdout, execve, fork, getpid, pipe2};
 
 use crate::launch::program::{NotRunnable, Program};
 use crate::launch::signals::Signals;
@@ -91,6 +91,14 @@ impl Drop for Waiting {
             let _ = sys::reap(self.pid.as_raw());
         }
     }
+}
+
+/// Lets go of the standard input and output, which are the program's: whoever reads what it writes must see the end
+/// when the program closes it, and not when we end.
+pub fn leave_streams() -> anyhow::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+    dup2_stdin(&null).context("cannot leave the standard input")?;
+    dup2_stdout(&null).context("cannot leave the standard output")
 }
 
 /// Waits for the word of the parent and executes. Returns only if that failed.

@@ -14,7 +14,7 @@ use crate::capture::info::Exit;
 use crate::launch::bystander::Bystander;
 use crate::launch::log::Log;
 use crate::launch::signals::{Received, Signals};
-use crate::launch::sys;
+use crate::launch::{spawn, sys};
 
 /// Time between two samples at first.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -33,6 +33,8 @@ pub struct Ended {
 
 /// Stays with the program until it ends, and reaps it.
 pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>) -> anyhow::Result<Ended> {
+    // When it fails, the program still runs as it should.
+    let _ = spawn::leave_streams();
     let bystander = Bystander::start(signals);
     let mut watch = Watch { pid, log, memory: Memory::open(pid), is_stopped: false, bystander };
     let start = Instant::now();
