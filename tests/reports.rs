@@ -113,3 +113,17 @@ fn a_reader_that_stops_listening_is_no_error() {
     let printed = String::from_utf8(output.stdout).unwrap();
     assert_eq!((printed.lines().nth(1), output.stderr.len()), (Some("0"), 0), "{printed}");
 }
+
+#[test]
+fn missed_frees_are_told() {
+    let scratch = Scratch::new("reports-missed");
+    let capture = scratch.path().join("sample.bin");
+    let mut log = sample();
+    log.alloc(1, 4000, 0xf000, 10, 0);
+    log.save(&capture);
+    let expected = "memtrace: 1 blocks were handed out again without a free: their frees are not in the capture\n";
+    for command in ["stats", "summary", "tree"] {
+        let message = String::from_utf8(run(&capture, &[command]).stderr).unwrap();
+        assert!(message.ends_with(expected), "{command}: {message}");
+    }
+}

@@ -62,6 +62,11 @@ impl Stats {
         });
     }
 
+    /// Allocations at an address that was alive already: frees that were missed.
+    pub fn n_missed_frees(&self) -> u64 {
+        self.live.n_replaced
+    }
+
     /// Stacks that allocated: bytes and allocations in total.
     pub fn stacks(&self) -> impl Iterator<Item = (StackId, u64, u64)> + '_ {
         let all = self.by_stack.iter().enumerate();

@@ -72,6 +72,7 @@ pub fn load(capture: &Path, selection: &Selection) -> Result<Loaded> {
     };
     let model = capture.read(&mut take)?;
     warn(&model.facts);
+    warn_of_missed_frees(heap.n_missed_frees());
     let snapshot = match (&temporary, question) {
         (Some(temporary), _) => temporary.finish(),
         (None, Question::Leaks) => heap.at_end(),
@@ -84,6 +85,15 @@ pub fn load(capture: &Path, selection: &Selection) -> Result<Loaded> {
 pub fn warn(facts: &Facts) {
     for sentence in warnings(facts) {
         eprintln!("memtrace: {sentence}");
+    }
+}
+
+/// Says on stderr when addresses were handed out twice: what was there before was counted for too long.
+pub fn warn_of_missed_frees(n_missed: u64) {
+    if n_missed > 0 {
+        eprintln!(
+            "memtrace: {n_missed} blocks were handed out again without a free: their frees are not in the capture"
+        );
     }
 }
 

@@ -19,6 +19,7 @@ pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
         fold.take(model, event);
     })?;
     load::warn(&model.facts);
+    load::warn_of_missed_frees(fold.n_missed_frees());
     let options = StatsOptions { num_largest: usize::try_from(args.num_largest).unwrap_or(usize::MAX) };
     let document = stats::document(&model, &fold, last_ticks, &options);
     out.finish(|out| if args.json { stats::json(&document, out) } else { stats::text(&document, out) })?;
