@@ -189,8 +189,12 @@ impl<T: Copy> Live<T> {
     }
 
     fn put_back(&mut self, pieces: Pieces<T>, change: &mut impl FnMut(Change<T>)) {
-        for (start, piece) in pieces.into_parts() {
-            self.unmap(start, piece.len(start), change, Change::Vanished);
+        // All room is made before anything is put back: no moment in between has more than there ever was.
+        let parts = pieces.into_parts();
+        for (start, piece) in &parts {
+            self.unmap(*start, piece.len(*start), change, Change::Vanished);
+        }
+        for (start, piece) in parts {
             if let Some(counted) = self.mappings.insert_piece(start, piece) {
                 self.heap_bytes += counted.bytes;
                 change(Change::Restored(counted));
