@@ -41,7 +41,8 @@
 //! Kinds of block: [`block_kind::EVENTS`] (records of a lane), [`block_kind::META`] (code objects, notices, images;
 //! written before the first event that refers to them, so a reader that notes the committed lengths of all event blocks
 //! *before* it reads the metadata finds every id), [`block_kind::LAUNCHER`] (clock and RSS samples written from outside), [`block_kind::END`] (one
-//! `CaptureEnd` in postcard encoding). Unknown kinds are skipped.
+//! `CaptureEnd` in postcard encoding; the first block of the file, empty until the program has ended, so that a full
+//! disk can't keep it out). Unknown kinds are skipped.
 //!
 //! # Records
 //!
