@@ -5,7 +5,7 @@
 An allocation's location is the leaf of its stack, when FUNCTION of SCRIPT is on that stack; else 0.
 
     l ID FUNCTION:FILE:LINE     a location, before its first use
-    a ADDRESS SIZE ID KIND      an allocation
+    a ADDRESS SIZE ID           an allocation
     f ADDRESS                   its end
     m ADDRESS SIZE ID           a mapping
     u ADDRESS SIZE              its end, or that of a part of it
@@ -46,7 +46,7 @@ def main(capture, script, function):
             if kind == AllocatorType.MMAP:
                 write(f"m {record.address} {record.size} {where}\n")
             else:
-                write(f"a {record.address} {record.size} {where} {AllocatorType(kind).name.lower()}\n")
+                write(f"a {record.address} {record.size} {where}\n")
 
 
 if __name__ == "__main__":

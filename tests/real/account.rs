@@ -3,16 +3,10 @@
 //! Fed once with memtrace's events and once with memray's records of the same program, so that both are counted by the
 //! same rules. It must not know which of the two it counts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 /// A place where memory is allocated: `function:file:line`. 0 is everywhere else.
 pub type Location = usize;
-
-/// Where CPython's own allocator takes its arenas: whichever line finds the last one full, so never the same one. They
-/// are a place of their own, outside the peak.
-pub const ARENAS: &str = "arenas of pymalloc, most at once";
-/// The length of an arena in CPython 3.10 and later.
-pub const ARENA_LEN: u64 = 1 << 20;
 
 /// The running totals of one recording.
 #[derive(Default)]
@@ -27,8 +21,6 @@ pub struct Account {
     /// holds now is what it held then: a new peak costs nothing, however many places there are.
     peak_number: u64,
     count: u64,
-    arenas: BTreeSet<u64>,
-    most_arenas: usize,
 }
 
 struct Place {
@@ -79,21 +71,11 @@ impl Account {
 
     pub fn mapped(&mut self, address: u64, size: u64, location: Location) {
         self.unmapped(address, size);
-        if size == ARENA_LEN {
-            if location != 0 {
-                self.arenas.insert(address);
-                self.most_arenas = self.most_arenas.max(self.arenas.len());
-            }
-            return;
-        }
         self.mappings.insert(address, (size, location));
         self.counted(size, location);
     }
 
     pub fn unmapped(&mut self, address: u64, size: u64) {
-        if size == ARENA_LEN && self.arenas.remove(&address) {
-            return;
-        }
         let end = address + size;
         let from = self.mappings.range(..address).next_back().map_or(address, |(&start, _)| start);
         let touched: Vec<(u64, u64, Location)> =
@@ -119,9 +101,6 @@ impl Account {
             self.keep_peak(number);
             let place = &self.places[number];
             places.insert(place.name.clone(), (place.peak_bytes, place.count));
-        }
-        if self.most_arenas > 0 {
-            places.insert(ARENAS.to_string(), (self.most_arenas as u64 * ARENA_LEN, self.most_arenas as u64));
         }
         Totals { count: self.count, peak_bytes: self.peak_bytes, places }
     }
@@ -174,18 +153,6 @@ fn the_peak_is_that_of_the_chosen_places_and_each_is_counted_as_it_was_then() {
     let totals = account.finish();
     assert_eq!((totals.count, totals.peak_bytes), (4, 110));
     assert_eq!(totals.places, BTreeMap::from([("a".into(), (100, 2)), ("b".into(), (10, 2))]));
-}
-
-#[test]
-fn arenas_are_a_place_of_their_own() {
-    let mut account = Account::new();
-    let a = account.location("a");
-    account.mapped(ARENA_LEN, ARENA_LEN, a);
-    account.mapped(3 * ARENA_LEN, ARENA_LEN, a);
-    account.unmapped(ARENA_LEN, ARENA_LEN);
-    let totals = account.finish();
-    assert_eq!((totals.count, totals.peak_bytes), (0, 0));
-    assert_eq!(totals.places[ARENAS], (2 * ARENA_LEN, 2));
 }
 
 #[test]
