@@ -315,14 +315,12 @@ fn ends_by_c_exit_and_quick_exit() {
     check_ending("quick_exit");
 }
 
-/// A few fixtures with other options of the interpreter.
+/// Fixtures of many behaviours with other options of the interpreter.
 fn check_options(options: &[&str]) {
-    for name in ["isolated.py", "special_methods.py", "gil_released.py"] {
-        if name != "isolated.py" && options.contains(&"-I") {
-            continue;
-        }
-        Program::fixture(name).options(options).check();
-        Program::fixture(name).options(options).without_python_allocators().check();
+    Program::fixture("isolated.py").options(options).check();
+    Program::fixture("isolated.py").options(options).without_python_allocators().check();
+    if !options.contains(&"-I") {
+        Program::fixture("special_methods.py").options(options).check();
     }
 }
 
@@ -349,15 +347,15 @@ fn option_import_times() {
 #[test]
 fn option_dev() {
     // Without the records of Python's allocators there are their guard bytes around each block.
-    for name in ["isolated.py", "special_methods.py", "gil_released.py", "kinds.py", "small_objects.py", "threads.py"] {
+    for name in ["isolated.py", "kinds.py", "small_objects.py", "threads.py"] {
         Program::fixture(name).options(&["-X", "dev"]).check();
     }
 }
 
 #[test]
 fn environment_pythonmalloc_debug() {
-    for name in ["isolated.py", "special_methods.py", "gil_released.py", "kinds.py", "growing.py", "small_objects.py"] {
-        for value in ["debug", "pymalloc_debug", "malloc_debug"] {
+    for name in ["isolated.py", "kinds.py", "growing.py", "small_objects.py"] {
+        for value in ["debug", "malloc_debug"] {
             Program::fixture(name).env("PYTHONMALLOC", value).check();
         }
     }
@@ -365,7 +363,7 @@ fn environment_pythonmalloc_debug() {
 
 #[test]
 fn environment_pythonmalloc_malloc() {
-    for name in ["isolated.py", "special_methods.py", "gil_released.py", "kinds.py", "growing.py"] {
+    for name in ["isolated.py", "kinds.py", "growing.py"] {
         Program::fixture(name).env("PYTHONMALLOC", "malloc").check();
         Program::fixture(name).env("PYTHONMALLOC", "malloc").without_python_allocators().check();
     }
