@@ -16,7 +16,8 @@ const HOOKS: &[&[&str]] = &[
     &["dlopen", "dlmopen", "dlclose", "dlsym", "dlvsym"],
     &["execl", "execlp", "execle", "execv", "execvp", "execvpe", "execve", "fexecve"],
     &["posix_spawn", "posix_spawnp"],
-    &["prctl", "pthread_setname_np"],
+    &["prctl", "pthread_setname_np", "syscall"],
+    &["fork", "_Fork"],
     &["longjmp", "_longjmp", "siglongjmp", "__longjmp_chk"],
 ];
 

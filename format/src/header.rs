@@ -50,7 +50,7 @@ pub mod stop_reason {
     pub const NO_MEMORY: u32 = 4;
     /// Writing failed with another error.
     pub const IO_ERROR: u32 = 5;
-    /// The program entered strict seccomp mode, in which the recorder's system calls would kill it.
+    /// The program restricted its system calls (seccomp): the recorder's own might kill it.
     pub const SECCOMP: u32 = 6;
     /// The file system can't hold a shared mapping of the log's first page.
     pub const NO_SHARED_MAPPING: u32 = 7;

@@ -26,7 +26,9 @@ pub const SYS_TGKILL: i64 = 234;
 pub const SYS_OPENAT: i64 = 257;
 pub const SYS_FALLOCATE: i64 = 285;
 pub const SYS_PRLIMIT64: i64 = 302;
+pub const SYS_FGETXATTR: i64 = 193;
 pub const SYS_PROCESS_VM_READV: i64 = 310;
+pub const SYS_SECCOMP: i64 = 317;
 pub const SYS_MEMBARRIER: i64 = 324;
 
 pub const ENOENT: i32 = 2;
@@ -34,6 +36,7 @@ pub const ESRCH: i32 = 3;
 pub const EINTR: i32 = 4;
 pub const EIO: i32 = 5;
 pub const ENOMEM: i32 = 12;
+pub const EACCES: i32 = 13;
 pub const EFBIG: i32 = 27;
 pub const ENOSPC: i32 = 28;
 pub const EDQUOT: i32 = 122;
@@ -56,6 +59,7 @@ pub const PROT_READ: i32 = 1;
 pub const PROT_WRITE: i32 = 2;
 pub const MAP_SHARED: i32 = 0x01;
 pub const MAP_PRIVATE: i32 = 0x02;
+pub const MAP_FIXED: i32 = 0x10;
 pub const MAP_ANONYMOUS: i32 = 0x20;
 pub const MAP_NORESERVE: i32 = 0x4000;
 pub const MAP_FAILED: *mut c_void = usize::MAX as *mut c_void;
@@ -66,14 +70,16 @@ pub const MEMBARRIER_CMD_PRIVATE_EXPEDITED: usize = 1 << 3;
 pub const MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED: usize = 1 << 4;
 pub const PR_SET_NAME: i32 = 15;
 pub const PR_SET_SECCOMP: i32 = 22;
-pub const SECCOMP_MODE_STRICT: usize = 1;
 pub const RLIMIT_FSIZE: i32 = 1;
 pub const SIGABRT: i32 = 6;
 pub const SS_ONSTACK: i32 = 1;
 
 pub const PT_DYNAMIC: u32 = 2;
 pub const PT_INTERP: u32 = 3;
+pub const RTLD_LAZY: i32 = 1;
+pub const RTLD_NOLOAD: i32 = 4;
 pub const RTLD_DEEPBIND: i32 = 8;
+pub const RTLD_NODELETE: i32 = 0x1000;
 pub const RTLD_NEXT: *mut c_void = usize::MAX as *mut c_void;
 
 #[repr(C)]

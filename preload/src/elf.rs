@@ -9,7 +9,7 @@
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 
-use crate::abi;
+use crate::{abi, real};
 
 /// `struct link_map` of `link.h`, its public part.
 #[repr(C)]
@@ -104,11 +104,27 @@ pub fn find_at_start<T>(mut look: impl FnMut(Object) -> Option<T>) -> Option<T> 
 type IteratePhdr =
     unsafe extern "C" fn(unsafe extern "C" fn(*mut abi::PhdrInfo, usize, *mut c_void) -> c_int, *mut c_void) -> c_int;
 
+/// Sees to it that an object which [`find_now`] named is whole and stays: waits until whoever is just loading it has
+/// relocated and initialised it, and keeps `dlclose` from unloading it. `false` when it is gone already.
+pub fn pin(name: &CStr) -> bool {
+    type Open = unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void;
+    // The program itself has no name, and stays.
+    if name.is_empty() {
+        return true;
+    }
+    let address = real::DLOPEN.address();
+    // SAFETY: the address is that of libc's function of this type. Without loading, the caller does not matter.
+    unsafe {
+        let open = core::mem::transmute::<usize, Open>(address);
+        !open(name.as_ptr(), abi::RTLD_LAZY | abi::RTLD_NOLOAD | abi::RTLD_NODELETE).is_null()
+    }
+}
+
 /// Like [`find_at_start`], while other threads may load and unload: takes the loader's lock, so only where the program
 /// itself is about to take it.
-pub fn find_now<T>(mut look: impl FnMut(Object) -> Option<T>) -> Option<T> {
+pub fn find_now<T>(mut look: impl FnMut(Object, &CStr) -> Option<T>) -> Option<T> {
     struct Search<'a, T> {
-        look: &'a mut dyn FnMut(Object) -> Option<T>,
+        look: &'a mut dyn FnMut(Object, &CStr) -> Option<T>,
         found: Option<T>,
     }
     unsafe extern "C" fn visit<T>(info: *mut abi::PhdrInfo, _: usize, search: *mut c_void) -> c_int {
@@ -120,7 +136,8 @@ pub fn find_now<T>(mut look: impl FnMut(Object) -> Option<T>) -> Option<T> {
                 let segment = &*(*info).segments.add(index);
                 if segment.kind == abi::PT_DYNAMIC {
                     let dynamic = (base + segment.address as usize) as *const Dynamic;
-                    search.found = (search.look)(Object { base, dynamic });
+                    let name = if (*info).name.is_null() { c"" } else { CStr::from_ptr((*info).name) };
+                    search.found = (search.look)(Object { base, dynamic }, name);
                 }
             }
             search.found.is_some() as c_int

@@ -8,11 +8,11 @@
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memtrace_format::options::{CAPTURE_VAR, OPTIONS_VAR, RecordOptions, SELF_CHECK_VAR, USER_PRELOAD_VAR};
 
-use crate::sys;
+use crate::{abi, lifecycle, sink, sys};
 
 unsafe extern "C" {
     /// libc's pointer to the environment.
@@ -22,6 +22,8 @@ unsafe extern "C" {
 const PRELOAD_VAR: &str = "LD_PRELOAD";
 /// Room for "LD_PRELOAD=" and our library's path.
 const MAX_SHIM_PATH: usize = 4096;
+/// Room for a variable's name, "=", and what little else stands beside paths.
+const ROOM: usize = 64;
 
 /// What the launcher asked for.
 pub struct Request {
@@ -29,26 +31,24 @@ pub struct Request {
     pub options: RecordOptions,
 }
 
-/// What an exec needs to ask the same of the next image: the launcher's strings, which lie in the environment's own
-/// memory and stay there.
+/// What an exec needs to ask the same of the next image, and what cleaning needs to know.
 struct Kept {
-    capture: AtomicUsize,
-    options: AtomicUsize,
     /// Path of this library, taken from the first place of LD_PRELOAD.
     shim: UnsafeCell<[u8; MAX_SHIM_PATH]>,
     shim_len: AtomicUsize,
-    is_self_check: AtomicUsize,
+    is_self_check: AtomicBool,
+    /// The environment holds variables of ours.
+    is_requested: AtomicBool,
 }
 
 // SAFETY: `shim` is written once, before the program's own code runs.
 unsafe impl Sync for Kept {}
 
 static KEPT: Kept = Kept {
-    capture: AtomicUsize::new(0),
-    options: AtomicUsize::new(0),
     shim: UnsafeCell::new([0; MAX_SHIM_PATH]),
     shim_len: AtomicUsize::new(0),
-    is_self_check: AtomicUsize::new(0),
+    is_self_check: AtomicBool::new(false),
+    is_requested: AtomicBool::new(false),
 };
 
 /// The program's environment now; null before libc is there.
@@ -59,27 +59,54 @@ pub fn current() -> *mut *mut c_char {
 
 /// Whether the user asked for every stack to be compared with the interpreter's own account.
 pub fn is_self_check() -> bool {
-    KEPT.is_self_check.load(Ordering::Relaxed) != 0
+    KEPT.is_self_check.load(Ordering::Relaxed)
 }
 
-/// Takes our variables out and puts the user's LD_PRELOAD back. `None` when the launcher asked for nothing.
-pub fn take_request(environment: *mut *mut c_char) -> Option<Request> {
+/// What the launcher asked for; `None` when it asked for nothing. Only reads: a library's constructor may be in the
+/// middle of changing the environment.
+pub fn read_request(environment: *mut *mut c_char) -> Option<Request> {
     let capture = find(environment, CAPTURE_VAR)?;
     let options = find(environment, OPTIONS_VAR)?;
-    KEPT.capture.store(capture.entry as usize, Ordering::Relaxed);
-    KEPT.options.store(options.entry as usize, Ordering::Relaxed);
+    let preload = find(environment, PRELOAD_VAR)?;
+    KEPT.is_requested.store(true, Ordering::Relaxed);
     let is_self_check = find(environment, SELF_CHECK_VAR).is_some_and(|it| it.value == c"1");
-    KEPT.is_self_check.store(is_self_check as usize, Ordering::Relaxed);
-    if let Some(preload) = find(environment, PRELOAD_VAR) {
-        keep_shim(preload.value.to_bytes());
-    }
-    remove(environment, CAPTURE_VAR);
-    remove(environment, OPTIONS_VAR);
-    restore_preload(environment);
+    KEPT.is_self_check.store(is_self_check, Ordering::Relaxed);
+    keep_shim(preload.value.to_bytes());
     let bits = options.value.to_bytes().iter().try_fold(0u32, |bits, byte| {
         byte.is_ascii_digit().then(|| bits.wrapping_mul(10).wrapping_add((byte - b'0') as u32))
     })?;
     Some(Request { capture: capture.value, options: RecordOptions::from_bits(bits) })
+}
+
+/// Takes our variables out and puts the user's LD_PRELOAD back, if there was a request. Just before the program's own
+/// code runs.
+pub fn clean(environment: *mut *mut c_char) {
+    if KEPT.is_requested.load(Ordering::Relaxed) {
+        remove(environment, CAPTURE_VAR);
+        remove(environment, OPTIONS_VAR);
+        restore_preload(environment);
+    }
+}
+
+/// Path of this library.
+fn shim_path() -> &'static [u8] {
+    // SAFETY: written once, before the program's own code runs.
+    let shim = unsafe { &*KEPT.shim.get() };
+    shim.get(..KEPT.shim_len.load(Ordering::Relaxed)).unwrap_or(&[])
+}
+
+/// Whether the next image of the process will find this library and the log: not after a chroot, or without the rights
+/// that it started with.
+pub fn is_reachable() -> bool {
+    // SAFETY: as above. The path is followed by zero bytes.
+    let shim = CStr::from_bytes_until_nul(unsafe { &*KEPT.shim.get() });
+    let log = sys::open_read_write(sink::file::path());
+    let (Ok(shim), Ok(log)) = (shim.map_or(Err(sys::Errno(abi::ENOENT)), sys::open_read), log) else {
+        return false;
+    };
+    sys::close(shim);
+    sys::close(log);
+    true
 }
 
 fn keep_shim(preload: &[u8]) {
@@ -189,7 +216,7 @@ impl WithRequest {
         }
         let users_len = users.map_or(0, |(_, value)| value.count_bytes());
         let pointers = (n_entries + 4) * size_of::<*const c_char>();
-        let text = 2 * (users_len + USER_PRELOAD_VAR.len() + MAX_SHIM_PATH + 64);
+        let text = 2 * (users_len + MAX_SHIM_PATH + ROOM) + sink::file::MAX_PATH + 2 * ROOM;
         let len = (pointers + text).next_multiple_of(4096);
         let memory = sys::map_anonymous(len).ok()?;
         let result = WithRequest { memory, len };
@@ -200,21 +227,30 @@ impl WithRequest {
             unsafe { *array.add(n) = entry };
             n += 1;
         };
-        push(KEPT.capture.load(Ordering::Relaxed) as *const c_char);
-        push(KEPT.options.load(Ordering::Relaxed) as *const c_char);
-        // SAFETY: `text` bytes behind the pointers belong to the mapping, and both strings fit into half of it.
+        // SAFETY: `text` bytes behind the pointers belong to the mapping: enough for the four strings and their names.
         unsafe {
-            let place = memory.as_ptr().add(pointers);
-            let shim = &*KEPT.shim.get();
-            let shim = shim.get(..KEPT.shim_len.load(Ordering::Relaxed)).unwrap_or(&[]);
-            let end = append(place, PRELOAD_VAR.as_bytes());
-            let end = append(append(end, b"="), shim);
-            push(place.cast());
-            if let Some((_, value)) = users {
-                append(append(end, b":"), value.to_bytes());
-                let place = memory.as_ptr().add(pointers + text / 2);
-                append(append(append(place, USER_PRELOAD_VAR.as_bytes()), b"="), value.to_bytes());
-                push(place.cast());
+            let mut end = memory.as_ptr().add(pointers);
+            let mut entry = |name: &str, parts: [&[u8]; 3]| {
+                let start = end;
+                end = append(append(end, name.as_bytes()), b"=");
+                for part in parts {
+                    end = append(end, part);
+                }
+                // The mapping is zeroed, so the string has its end.
+                end = end.add(1);
+                push(start.cast());
+            };
+            let bits = lifecycle::options().to_bits();
+            let digits = [bits / 10 % 10, bits % 10].map(|digit| b'0' + digit as u8);
+            let users = users.map(|(index, value)| (index, value.to_bytes()));
+            entry(CAPTURE_VAR, [sink::file::path().to_bytes(), b"", b""]);
+            entry(OPTIONS_VAR, [&digits, b"", b""]);
+            match users {
+                None => entry(PRELOAD_VAR, [shim_path(), b"", b""]),
+                Some((_, value)) => {
+                    entry(PRELOAD_VAR, [shim_path(), b":", value]);
+                    entry(USER_PRELOAD_VAR, [value, b"", b""]);
+                }
             }
             for index in (0..n_entries).filter(|index| users.is_none_or(|(taken, _)| taken != *index)) {
                 push(*environment.add(index));
@@ -283,16 +319,17 @@ mod tests {
             "B=2",
             "MEMTRACE_LD_PRELOAD=/lib/theirs.so",
         ]);
-        let request = take_request(given.as_mut_ptr()).unwrap();
+        let request = read_request(given.as_mut_ptr()).unwrap();
         assert_eq!(request.capture, c"/tmp/log");
         assert!(request.options.python_allocators);
+        clean(given.as_mut_ptr());
         let seen = given.as_ptr().cast::<*const c_char>();
         assert_eq!(entries(seen), ["A=1", "LD_PRELOAD=/lib/theirs.so", "B=2"]);
 
         let again = unsafe { WithRequest::new(seen) }.unwrap();
         let expected = [
-            "MEMTRACE_CAPTURE=/tmp/log",
-            "MEMTRACE_OPTIONS=1",
+            "MEMTRACE_CAPTURE=",
+            "MEMTRACE_OPTIONS=00",
             "LD_PRELOAD=/lib/ours.so:/lib/theirs.so",
             "MEMTRACE_LD_PRELOAD=/lib/theirs.so",
             "A=1",
@@ -301,16 +338,13 @@ mod tests {
         assert_eq!(entries(again.as_ptr()), expected);
 
         let scrubbed = unsafe { WithRequest::new(ptr::null()) }.unwrap();
-        assert_eq!(
-            entries(scrubbed.as_ptr()),
-            ["MEMTRACE_CAPTURE=/tmp/log", "MEMTRACE_OPTIONS=1", "LD_PRELOAD=/lib/ours.so"]
-        );
+        assert_eq!(entries(scrubbed.as_ptr()), ["MEMTRACE_CAPTURE=", "MEMTRACE_OPTIONS=00", "LD_PRELOAD=/lib/ours.so"]);
     }
 
     #[test]
     fn an_environment_without_a_request_stays_as_it_is() {
         let mut given = array(&["A=1", "LD_PRELOAD=/lib/theirs.so"]);
-        assert!(take_request(given.as_mut_ptr()).is_none());
+        assert!(read_request(given.as_mut_ptr()).is_none());
         assert_eq!(entries(given.as_ptr().cast()), ["A=1", "LD_PRELOAD=/lib/theirs.so"]);
     }
 }

@@ -13,7 +13,7 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 
 use crate::lane::Lane;
-use crate::{lifecycle, sys};
+use crate::{environment, lifecycle, sys};
 
 global_asm!(
     ".pushsection .tbss.memtrace_tls,\"awT\",@nobits",
@@ -139,6 +139,12 @@ impl Drop for Guard {
     }
 }
 
+/// Whether this thread is inside memtrace.
+pub fn is_held() -> bool {
+    // SAFETY: the thread's own storage.
+    unsafe { (*local()).holder.get() != 0 }
+}
+
 /// Whether the guard was left set by a jump that we did not see ([`leave_by_jump`] sees the usual ones): then the frame
 /// that took it is gone, and we stand above it on the same stack. A handler on its own signal stack may stand anywhere.
 fn is_stale(held: usize, here: usize) -> bool {
@@ -150,7 +156,7 @@ fn is_stale(held: usize, here: usize) -> bool {
 #[inline(never)]
 fn may_enter_again(local: &Local, held: usize, here: usize) -> bool {
     if !is_stale(held, here) {
-        if held & ALLOCATOR == 0 {
+        if held & ALLOCATOR == 0 && !environment::is_self_check() {
             // A signal handler has interrupted the recorder and allocates.
             lifecycle::count_lost(1);
         }
@@ -169,11 +175,17 @@ pub fn leave_by_jump(target: usize) {
     // SAFETY: the thread's own storage.
     let local = unsafe { &*local() };
     let held = local.holder.get();
-    if held == 0 || target <= held & !ALLOCATOR {
+    if held == 0 {
         return;
     }
-    // A handler on a stack of its own may jump about on it and return to us.
-    if !sys::signal_stack_in_use().is_some_and(|stack| stack.contains(&target)) {
+    let place = held & !ALLOCATOR;
+    let is_discarded = match sys::signal_stack_in_use() {
+        // A handler on a stack of its own may jump about on it and return to us; or leave it, with us on it or below.
+        Some(stack) if stack.contains(&target) => stack.contains(&place) && target > place,
+        Some(stack) if stack.contains(&place) => true,
+        _ => target > place,
+    };
+    if is_discarded {
         forget_holder(local, held);
     }
 }

@@ -12,7 +12,7 @@ use memtrace_format::AllocatorKind as Kind;
 use crate::abi;
 use crate::lifecycle::{self, enter};
 use crate::real::{self, Real};
-use crate::{guard::Guard, install, recorder, sink};
+use crate::{guard::Guard, install, recorder};
 
 type Pointer = *mut c_void;
 
@@ -78,7 +78,10 @@ table! {
     c"fexecve" install::exec::fexecve, FEXECVE;
     c"posix_spawn" install::exec::posix_spawn, POSIX_SPAWN;
     c"posix_spawnp" install::exec::posix_spawnp, POSIX_SPAWNP;
+    c"fork" fork, FORK;
+    c"_Fork" _Fork, UNDERSCORE_FORK;
     c"prctl" prctl, PRCTL;
+    c"syscall" install::seccomp::syscall, SYSCALL;
     c"pthread_setname_np" pthread_setname_np, PTHREAD_SETNAME_NP;
 }
 
@@ -284,13 +287,25 @@ pub unsafe extern "C" fn munmap(address: Pointer, len: usize) -> c_int {
     result
 }
 
+/// A child finds recording off by itself (`lifecycle`), unless a signal handler forks out of the middle of a hook.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn fork() -> c_int {
+    // SAFETY: as in `malloc`.
+    lifecycle::in_child_of_hook(unsafe { real::fork() })
+}
+
+#[allow(non_snake_case)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn _Fork() -> c_int {
+    // SAFETY: as in `malloc`. Before glibc 2.34 nobody can call it.
+    lifecycle::in_child_of_hook(unsafe { real::_fork() })
+}
+
 /// Variadic in C; its arguments are machine words in registers all the same.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int {
-    if option == abi::PR_SET_SECCOMP && a == abi::SECCOMP_MODE_STRICT && lifecycle::is_recording() {
-        // From here on any system call of ours would kill the program.
-        lifecycle::flush();
-        sink::file::stop(memtrace_format::stop_reason::SECCOMP, crate::sys::Errno(0));
+    if option == abi::PR_SET_SECCOMP {
+        lifecycle::stop_for_seccomp();
     }
     // SAFETY: as in `malloc`.
     let result = unsafe { real::prctl(option, a, b, c, d) };

@@ -159,6 +159,19 @@ pub fn flush_all(guard: &Guard) {
     }
 }
 
+/// In a child of fork: see [`crate::lifecycle::in_child_of_hook`]. There is only this thread, so locks do not matter.
+pub fn disown_all() {
+    // SAFETY: one thread; lanes are never freed.
+    unsafe {
+        let mut lane = LANES.of_only_thread().first;
+        while !lane.is_null() {
+            (*lane).writer.disown();
+            lane = (*lane).next;
+        }
+        crate::meta::META.of_only_thread().disown();
+    }
+}
+
 /// The thread pointer, which is glibc's `pthread_t` and, but for the main thread, the upper end of the stack.
 pub fn thread_pointer() -> usize {
     let address: usize;

@@ -41,6 +41,12 @@ use core::ffi::{c_char, c_int};
 extern "C" fn constructor(_argc: c_int, _argv: *mut *mut c_char, environment: *mut *mut c_char) {
     if !environment.is_null() {
         lifecycle::start(environment);
+        environment::clean(environment);
+    }
+    // Earlier constructors may have replaced the array by setting variables; `main` is handed the first one.
+    let current = environment::current();
+    if !current.is_null() && current != environment {
+        environment::clean(current);
     }
 }
 

@@ -23,7 +23,7 @@ use memtrace_format::{state, stop_reason};
 
 use crate::abi;
 use crate::environment;
-use crate::guard::Guard;
+use crate::guard::{self, Guard};
 use crate::sink::{self, Mode};
 use crate::{lane, meta, python, sys};
 
@@ -84,12 +84,12 @@ fn start_early() -> bool {
     !environment.is_null() && start(environment)
 }
 
-/// Starts recording when the environment names a log, and takes our variables out of it. Only the first call does.
+/// Starts recording when the environment names a log. Only the first call does.
 pub fn start(environment: *mut *mut c_char) -> bool {
     if WAS_TRIED.swap(1, Ordering::AcqRel) != 0 {
         return is_recording();
     }
-    let Some(request) = environment::take_request(environment) else {
+    let Some(request) = environment::read_request(environment) else {
         return false;
     };
     let Some(guard) = Guard::enter() else {
@@ -127,6 +127,25 @@ fn begin(guard: &Guard, capture: &CStr, options: RecordOptions) -> bool {
     meta::image(guard);
     python::look_for_interpreter_at_start(guard);
     true
+}
+
+/// What `fork` returned; in a child that will return into a hook, the hook's windows become private memory: it still
+/// holds them and would write into the parent's log.
+pub fn in_child_of_hook(result: i32) -> i32 {
+    if result == 0 && guard::is_held() {
+        lane::disown_all();
+        sink::file::disown_header();
+    }
+    result
+}
+
+/// The program is about to restrict its system calls: one of ours might kill it.
+#[cold]
+pub fn stop_for_seccomp() {
+    if is_recording() {
+        flush();
+        sink::file::stop(stop_reason::SECCOMP, sys::Errno(0));
+    }
 }
 
 /// The program is about to exit, or to be replaced: where the log is written and not mapped, writes out what is left.

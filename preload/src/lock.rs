@@ -10,7 +10,7 @@ use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::guard::Guard;
-use crate::sys;
+use crate::{lifecycle, sys};
 
 /// A value that one thread uses at a time.
 pub struct Lock<T> {
@@ -46,10 +46,20 @@ impl<T> Lock<T> {
         Locked { lock: self }
     }
 
+    /// The value, whoever had it.
+    ///
+    /// # Safety
+    /// The process has one thread, as after a fork, and no other reference into the value is used again.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn of_only_thread(&self) -> &mut T {
+        // SAFETY: as the caller says.
+        unsafe { &mut *self.value.get() }
+    }
+
     /// A thread that was cancelled inside never gives the value back.
     fn release_if_owner_is_gone(&self) {
         let owner = self.owner.load(Ordering::Relaxed);
-        if owner != 0 && sys::is_thread_gone(sys::pid(), owner) {
+        if owner != 0 && sys::is_thread_gone(lifecycle::pid(), owner) {
             let _ = self.owner.compare_exchange(owner, 0, Ordering::Release, Ordering::Relaxed);
         }
     }

@@ -86,6 +86,8 @@ reals! {
     FEXECVE c"fexecve" => fn fexecve(fd: c_int, arguments: Texts, environment: Texts) -> c_int;
     POSIX_SPAWN c"posix_spawn" => fn posix_spawn(pid: *mut c_int, path: Text, actions: Pointer, attributes: Pointer, arguments: Texts, environment: Texts) -> c_int;
     POSIX_SPAWNP c"posix_spawnp" => fn posix_spawnp(pid: *mut c_int, file: Text, actions: Pointer, attributes: Pointer, arguments: Texts, environment: Texts) -> c_int;
+    FORK c"fork" => fn fork() -> c_int;
+    UNDERSCORE_FORK c"_Fork" => fn _fork() -> c_int;
     PRCTL c"prctl" => fn prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int;
     PTHREAD_SETNAME_NP c"pthread_setname_np" => fn pthread_setname_np(thread: usize, name: Text) -> c_int;
 }
@@ -94,6 +96,8 @@ reals! {
 pub static DLOPEN: Real = Real::new(c"dlopen");
 pub static DLMOPEN: Real = Real::new(c"dlmopen");
 pub static DLCLOSE: Real = Real::new(c"dlclose");
+/// Jumped to, never called: see `install/seccomp.rs`.
+pub static SYSCALL: Real = Real::new(c"syscall");
 /// Jumped to, never called: see `install/jumps.rs`.
 pub static LONGJMP: Real = Real::new(c"longjmp");
 pub static UNDERSCORE_LONGJMP: Real = Real::new(c"_longjmp");

@@ -6,7 +6,7 @@
 //! Callers get functions that can't corrupt memory unless they unmap what is in use; those that could are `unsafe`.
 
 use core::arch::asm;
-use core::ffi::CStr;
+use core::ffi::{CStr, c_char};
 use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -49,6 +49,17 @@ fn map(len: usize, prot: i32, flags: i32, fd: i32, offset: u64) -> Result<NonNul
     NonNull::new(address as *mut u8).ok_or(Errno(abi::ENOMEM))
 }
 
+/// Replaces a mapping by zeroed private memory; when the kernel has none, unmaps nothing.
+///
+/// # Safety
+/// The range is a mapping of ours, and nobody relies on what is in it.
+pub unsafe fn replace_by_private(address: NonNull<u8>, len: usize) {
+    let prot = (abi::PROT_READ | abi::PROT_WRITE) as usize;
+    let flags = (abi::MAP_PRIVATE | abi::MAP_ANONYMOUS | abi::MAP_FIXED) as usize;
+    // SAFETY: as the caller says.
+    let _ = unsafe { syscall(abi::SYS_MMAP, [address.as_ptr() as usize, len, prot, flags, usize::MAX, 0]) };
+}
+
 /// Unmaps a range.
 ///
 /// # Safety
@@ -73,6 +84,21 @@ pub fn open_read_write(path: &CStr) -> Result<i32, Errno> {
 /// Opens a file for reading, close-on-exec.
 pub fn open_read(path: &CStr) -> Result<i32, Errno> {
     open(path, abi::O_RDONLY)
+}
+
+/// Opens a file for reading by a path that the program passed, which may be no path.
+pub fn open_read_unchecked(path: *const c_char) -> Result<i32, Errno> {
+    let flags = abi::O_RDONLY | abi::O_CLOEXEC | abi::O_NOCTTY | abi::O_NONBLOCK;
+    // SAFETY: the kernel answers EFAULT for a pointer that leads nowhere.
+    unsafe { syscall(abi::SYS_OPENAT, [abi::AT_FDCWD as usize, path as usize, flags as usize, 0, 0, 0]) }
+        .map(|fd| fd as i32)
+}
+
+/// Whether executing the file gives a process rights that its user has not (file capabilities).
+pub fn has_capabilities(fd: i32) -> bool {
+    let name = c"security.capability";
+    // SAFETY: with no room given the kernel only tells the length.
+    unsafe { syscall(abi::SYS_FGETXATTR, [fd as usize, name.as_ptr() as usize, 0, 0, 0, 0]) }.is_ok()
 }
 
 fn open(path: &CStr, flags: i32) -> Result<i32, Errno> {

@@ -183,7 +183,7 @@ fn stop_sentence(header: &FileHeader) -> Option<String> {
         stop_reason::DESCRIPTOR_LOST => "the capture could not be opened again after the program closed its descriptor",
         stop_reason::NO_MEMORY => "the kernel gave no memory for the recorder's tables",
         stop_reason::IO_ERROR => "writing the capture failed",
-        stop_reason::SECCOMP => "the program entered strict seccomp mode",
+        stop_reason::SECCOMP => "the program restricted its system calls (seccomp)",
         stop_reason::NO_SHARED_MAPPING => "the file system of the capture has no shared mappings",
         stop_reason::OLD_KERNEL => "this kernel (before Linux 4.14) has no wipe-on-fork pages",
         stop_reason::SELF_CHECK_FAILED => "the self-check found a wrong stack",

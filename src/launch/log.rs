@@ -22,7 +22,7 @@ use format::{
 
 use crate::capture::info::{self, CaptureEnd, CaptureInfo};
 use crate::launch::clock;
-use crate::launch::sys::SharedHeader;
+use crate::launch::sys::{self, SharedHeader};
 
 /// The first block of samples; each further one is twice as long, up to the last.
 const FIRST_CAPACITY: usize = BLOCK_ALIGN;
@@ -90,6 +90,7 @@ impl Log {
             }
             Err(error) => return Err(error).with_context(failed),
         };
+        sys::keep_in_place(&file);
         Log::start(file, path, pid, info).inspect_err(|_| {
             let _ = fs::remove_file(path);
         })

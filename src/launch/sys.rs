@@ -56,6 +56,22 @@ impl SharedHeader {
     }
 }
 
+/// On a file system that writes changed blocks to new places (Btrfs), has those of a new, empty file stay where they
+/// are: only then can a mapping of allocated space be written on a full disk. Others don't know the flag.
+pub fn keep_in_place(file: &File) {
+    let mut flags: libc::c_long = 0;
+    // SAFETY: the calls read and write one number.
+    unsafe {
+        if libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &mut flags) == 0 {
+            flags |= libc::c_long::from(FS_NOCOW_FL);
+            libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &flags);
+        }
+    }
+}
+
+/// `linux/fs.h`
+const FS_NOCOW_FL: i32 = 0x0080_0000;
+
 impl Drop for SharedHeader {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours and no reference into it outlives `self`.

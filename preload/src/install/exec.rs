@@ -142,7 +142,7 @@ pub unsafe extern "C" fn execvp(file: Text, arguments: Texts) -> c_int {
 pub unsafe extern "C" fn execve(path: Text, arguments: Texts, environment: Texts) -> c_int {
     // SAFETY: the program's own arguments.
     unsafe {
-        let request = request_for(environment, || sys::open_read(CStr::from_ptr(path)), path);
+        let request = request_for(environment, || sys::open_read_unchecked(path), path);
         real::execve(path, arguments, request.as_ref().map_or(environment, WithRequest::as_ptr))
     }
 }
@@ -201,9 +201,21 @@ unsafe fn request_for(
     if !lifecycle::is_recording() || sys::pid() != lifecycle::pid() {
         return None;
     }
-    let fd = open().ok()?;
-    let can_follow = can_be_followed(fd, 0);
-    sys::close(fd);
+    // The kernel answers EFAULT for an environment that leads nowhere, and so it may.
+    if !environment.is_null() && sys::read_word(environment as usize).is_none() {
+        return None;
+    }
+    let can_follow = match open() {
+        Ok(fd) => {
+            let can_follow = can_be_followed(fd, 0) && environment::is_reachable();
+            sys::close(fd);
+            can_follow
+        }
+        // A program that may be executed and not read can't be looked at.
+        Err(sys::Errno(abi::EACCES)) => false,
+        // The exec fails for the same reason.
+        Err(_) => return None,
+    };
     if !can_follow && let Some(guard) = lifecycle::enter() {
         // SAFETY: the program passed a C string.
         meta::notice(&guard, notice::EXEC_NOT_FOLLOWED, unsafe { CStr::from_ptr(name) }.to_bytes());
@@ -220,16 +232,39 @@ fn open_on_path(file: &CStr) -> Result<i32, sys::Errno> {
         return sys::open_read(file);
     }
     let path = environment::path_variable();
+    let mut scratch = Scratch::new()?;
     for folder in path.split(|byte| *byte == b':') {
-        let mut joined = [0u8; 4096];
         let parts = [folder, if folder.is_empty() { b"" } else { b"/" }, name];
-        if let Some(candidate) = join(&mut joined, &parts)
+        if let Some(candidate) = join(scratch.bytes(), &parts)
             && let Ok(fd) = sys::open_read(candidate)
         {
             return Ok(fd);
         }
     }
     Err(sys::Errno(abi::ENOENT))
+}
+
+/// A page to work in: an exec may come from a signal handler on a small stack.
+struct Scratch(ptr::NonNull<u8>);
+
+const SCRATCH_LEN: usize = 4096;
+
+impl Scratch {
+    fn new() -> Result<Scratch, sys::Errno> {
+        sys::map_anonymous(SCRATCH_LEN).map(Scratch)
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping is as long, and this value's own.
+        unsafe { core::slice::from_raw_parts_mut(self.0.as_ptr(), SCRATCH_LEN) }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // SAFETY: nobody else knows the memory.
+        unsafe { sys::unmap(self.0, SCRATCH_LEN) };
+    }
 }
 
 fn join<'a>(buf: &'a mut [u8], parts: &[&[u8]]) -> Option<&'a CStr> {
@@ -253,12 +288,14 @@ const EM_X86_64: u16 = 62;
 fn can_be_followed(fd: i32, level: u32) -> bool {
     const SETS_ID: u32 = abi::S_ISUID | abi::S_ISGID;
     let mode = sys::status(fd).map_or(0, |status| status.mode);
-    if mode & SETS_ID != 0 {
+    if mode & SETS_ID != 0 || sys::has_capabilities(fd) {
         return false;
     }
-    let mut head = [0u8; 4096];
-    let len = sys::read_at(fd, &mut head, 0).unwrap_or(0);
-    let head = head.get(..len).unwrap_or(&[]);
+    let (Ok(mut head), Ok(mut path)) = (Scratch::new(), Scratch::new()) else {
+        return false;
+    };
+    let len = sys::read_at(fd, head.bytes(), 0).unwrap_or(0);
+    let head = head.bytes().get(..len).unwrap_or(&[]);
     // A folder or a text without an interpreter's line: the exec fails, unless it is an `execvp`, which has a shell run
     // the text. Nobody needs to be told, and the shell can be followed.
     if mode & abi::S_IFMT != abi::S_IFREG || mode & abi::S_IXALL == 0 || !head.contains(&0) && !head.starts_with(b"#!")
@@ -268,8 +305,7 @@ fn can_be_followed(fd: i32, level: u32) -> bool {
     if let Some(line) = head.strip_prefix(b"#!") {
         let line = line.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
         let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
-        let mut path = [0u8; 4096];
-        let interpreter = words.next().and_then(|word| join(&mut path, &[word]));
+        let interpreter = words.next().and_then(|word| join(path.bytes(), &[word]));
         let Some(Ok(fd)) = interpreter.map(sys::open_read) else {
             return false;
         };

@@ -5,3 +5,4 @@ pub mod exec;
 pub mod jumps;
 pub mod loader;
 pub mod pymem;
+pub mod seccomp;

@@ -38,15 +38,26 @@ struct Allocator {
 const RAW: c_int = 0;
 const MEM: c_int = 1;
 const OBJECT: c_int = 2;
+/// What a debug allocator adds to a block, in bytes: its size, a letter and forbidden bytes before it, and more of those
+/// behind (`Objects/obmalloc.c`, without `PYMEM_DEBUG_SERIALNO`).
+const DEBUG_PADDING: usize = 3 * size_of::<usize>();
+
+/// A wrapped allocator.
+struct Slot {
+    inner: Option<Allocator>,
+    /// Bytes of each block that a debug allocator above has asked for itself.
+    padding: AtomicUsize,
+}
+
 /// Wrappings over the life of a program; each re-initialisation may take three.
 const MAX_SLOTS: usize = 3 * 256;
 
-struct Slots([UnsafeCell<Option<Allocator>>; MAX_SLOTS]);
+struct Slots([UnsafeCell<Slot>; MAX_SLOTS]);
 
 // SAFETY: a slot is written once, by the thread that took its number, before its address is handed out.
 unsafe impl Sync for Slots {}
 
-static SLOTS: Slots = Slots([const { UnsafeCell::new(None) }; MAX_SLOTS]);
+static SLOTS: Slots = Slots([const { UnsafeCell::new(Slot { inner: None, padding: AtomicUsize::new(0) }) }; MAX_SLOTS]);
 static N_SLOTS: AtomicUsize = AtomicUsize::new(0);
 /// `PyMem_GetAllocator` and `PyMem_SetAllocator`; 0 when objects are not recorded.
 static GET_ALLOCATOR: AtomicUsize = AtomicUsize::new(0);
@@ -77,31 +88,58 @@ pub fn adopt(guard: &Guard, object: Object, is_known: bool) -> bool {
 
 /// Wraps the domains whose allocator is not a wrapper of ours. The name of the allocator that hands out objects
 /// (`pymalloc`, `malloc_debug`, …) when it is a new one.
+///
+/// Below a debug allocator, and not above it: CPython must find its own on top, or it puts another one there.
 pub fn wrap(guard: &Guard) -> Option<&'static str> {
     let mut name = None;
     for domain in [RAW, MEM, OBJECT] {
         let (found, set) = allocator_of(domain)?;
-        if ptr::fn_addr_eq(found.malloc, OURS.malloc) {
+        let below = below_debug_allocator(&found);
+        // SAFETY: the place lies in the debug allocator's static context.
+        let inner = below.map_or(found, |place| unsafe { *place });
+        let padding = if below.is_some() { DEBUG_PADDING } else { 0 };
+        if ptr::fn_addr_eq(inner.malloc, OURS.malloc) {
+            // SAFETY: a wrapper's context is a slot.
+            unsafe { slot(inner.ctx) }.padding.store(padding, Ordering::Relaxed);
             continue;
         }
-        let slot = N_SLOTS.fetch_add(1, Ordering::AcqRel);
-        let Some(place) = SLOTS.0.get(slot) else {
+        let number = N_SLOTS.fetch_add(1, Ordering::AcqRel);
+        let Some(place) = SLOTS.0.get(number) else {
             N_SLOTS.store(MAX_SLOTS + 1, Ordering::Release);
-            if slot == MAX_SLOTS {
+            if number == MAX_SLOTS {
                 meta::notice(guard, notice::NO_PYTHON_ALLOCATORS, b"the interpreter was initialised too often");
             }
             return None;
         };
         // SAFETY: the slot is this call's alone.
-        unsafe { *place.get() = Some(found) };
+        unsafe { *place.get() = Slot { inner: Some(inner), padding: AtomicUsize::new(padding) } };
         let mut ours = Allocator { ctx: place.get().cast(), ..OURS };
-        // SAFETY: the function of this name and type; it copies the structure.
-        unsafe { set(domain, &mut ours) };
+        match below {
+            // SAFETY: as above; nobody else uses the allocators now (`python::may_replace_allocators`).
+            Some(below) => unsafe { *below = ours },
+            // SAFETY: the function of this name and type; it copies the structure.
+            None => unsafe { set(domain, &mut ours) },
+        }
         if domain == OBJECT {
-            name = Some(name_of(&found));
+            name = Some(name_of(&inner, below.is_some()));
         }
     }
     name
+}
+
+/// Where a debug allocator keeps the one below it; `None` when this is another kind of allocator.
+fn below_debug_allocator(found: &Allocator) -> Option<*mut Allocator> {
+    // `debug_alloc_api_t` (`Objects/obmalloc.c`): a letter, then the allocator below: its context, its `malloc`, …
+    const BELOW: usize = size_of::<usize>();
+    const BELOW_MALLOC: usize = 2 * size_of::<usize>();
+    if found.ctx.is_null() || ptr::fn_addr_eq(found.malloc, OURS.malloc) {
+        return None;
+    }
+    // Another allocator's context has another word there, or can't be read.
+    let malloc = sys::read_word(found.ctx as usize + BELOW_MALLOC)?;
+    let first = [&FIRST_RAW_MALLOC, &FIRST_OBJECT_MALLOC].map(|first| first.load(Ordering::Relaxed));
+    let is_debug = first.contains(&malloc) || malloc == OURS.malloc as usize;
+    is_debug.then(|| (found.ctx as usize + BELOW) as *mut Allocator)
 }
 
 /// The domain's allocator now, and the function that sets one.
@@ -120,31 +158,52 @@ fn allocator_of(domain: c_int) -> Option<(Allocator, Accessor)> {
 }
 
 /// CPython's own `_PyMem_GetCurrentAllocatorName` needs an initialised runtime from 3.12 on.
-fn name_of(allocator: &Allocator) -> &'static str {
-    let is_debug = !allocator.ctx.is_null();
-    // The context of a debug allocator is `debug_alloc_api_t` (`Objects/obmalloc.c`): a letter, then the allocator
-    // below. Another allocator's own context has another word there, or can't be read.
-    let below = if is_debug { sys::read_word(allocator.ctx as usize + 16) } else { Some(allocator.malloc as usize) };
-    let is = |first: &AtomicUsize| below == Some(first.load(Ordering::Relaxed));
-    match (is(&FIRST_RAW_MALLOC), is(&FIRST_OBJECT_MALLOC), is_debug) {
-        (true, _, false) => "malloc",
-        (true, _, true) => "malloc_debug",
-        (_, true, false) => "pymalloc",
-        (_, true, true) => "pymalloc_debug",
+fn name_of(allocator: &Allocator, is_debug: bool) -> &'static str {
+    let malloc = allocator.malloc as usize;
+    match (malloc == FIRST_RAW_MALLOC.load(Ordering::Relaxed), malloc == FIRST_OBJECT_MALLOC.load(Ordering::Relaxed)) {
+        (true, _) => {
+            if is_debug {
+                "malloc_debug"
+            } else {
+                "malloc"
+            }
+        }
+        (_, true) => {
+            if is_debug {
+                "pymalloc_debug"
+            } else {
+                "pymalloc"
+            }
+        }
         _ => "custom",
     }
 }
 
 const OURS: Allocator = Allocator { ctx: ptr::null_mut(), malloc, calloc, realloc, free };
 
-/// The allocator behind a wrapper.
+/// What a wrapper's context is.
 ///
 /// # Safety
 /// `ctx` is what `wrap` handed out.
 #[inline(always)]
-unsafe fn inner(ctx: Pointer) -> &'static Allocator {
-    // SAFETY: slots are static, and filled before their address is handed out.
-    unsafe { (*ctx.cast::<Option<Allocator>>()).as_ref().unwrap_unchecked() }
+unsafe fn slot(ctx: Pointer) -> &'static Slot {
+    // SAFETY: slots are static.
+    unsafe { &*ctx.cast::<Slot>() }
+}
+
+impl Slot {
+    /// The allocator behind the wrapper.
+    #[inline(always)]
+    fn inner(&self) -> &Allocator {
+        // SAFETY: slots are filled before their address is handed out.
+        unsafe { self.inner.as_ref().unwrap_unchecked() }
+    }
+
+    /// What the interpreter asked for, when `size` was asked of us.
+    #[inline(always)]
+    fn requested(&self, size: usize) -> usize {
+        size.saturating_sub(self.padding.load(Ordering::Relaxed))
+    }
 }
 
 #[inline(always)]
@@ -159,27 +218,28 @@ fn allocate(kind: Kind, size: usize, real: impl FnOnce() -> Pointer) -> Pointer 
 
 unsafe extern "C" fn malloc(ctx: Pointer, size: usize) -> Pointer {
     // SAFETY: the interpreter's own arguments, here and below.
-    allocate(Kind::PymallocMalloc, size, || unsafe {
-        let inner = inner(ctx);
-        (inner.malloc)(inner.ctx, size)
-    })
+    let slot = unsafe { slot(ctx) };
+    let inner = slot.inner();
+    // SAFETY: as above.
+    allocate(Kind::PymallocMalloc, slot.requested(size), || unsafe { (inner.malloc)(inner.ctx, size) })
 }
 
 unsafe extern "C" fn calloc(ctx: Pointer, count: usize, size: usize) -> Pointer {
     // SAFETY: as in `malloc`.
-    allocate(Kind::PymallocCalloc, count.wrapping_mul(size), || unsafe {
-        let inner = inner(ctx);
-        (inner.calloc)(inner.ctx, count, size)
-    })
+    let slot = unsafe { slot(ctx) };
+    let inner = slot.inner();
+    let requested = slot.requested(count.wrapping_mul(size));
+    // SAFETY: as in `malloc`.
+    allocate(Kind::PymallocCalloc, requested, || unsafe { (inner.calloc)(inner.ctx, count, size) })
 }
 
 /// Never frees: size 0 gives a block too, so null is a failure.
 unsafe extern "C" fn realloc(ctx: Pointer, block: Pointer, size: usize) -> Pointer {
     // SAFETY: as in `malloc`.
-    let real = || unsafe {
-        let inner = inner(ctx);
-        (inner.realloc)(inner.ctx, block, size)
-    };
+    let slot = unsafe { slot(ctx) };
+    let inner = slot.inner();
+    // SAFETY: as in `malloc`.
+    let real = || unsafe { (inner.realloc)(inner.ctx, block, size) };
     let Some(guard) = enter() else {
         return real();
     };
@@ -188,17 +248,16 @@ unsafe extern "C" fn realloc(ctx: Pointer, block: Pointer, size: usize) -> Point
     if new.is_null() && !block.is_null() {
         recorder::restored(&guard);
     } else {
-        recorder::allocated(&guard, Kind::PymallocRealloc, new, size);
+        recorder::allocated(&guard, Kind::PymallocRealloc, new, slot.requested(size));
     }
     new
 }
 
 unsafe extern "C" fn free(ctx: Pointer, block: Pointer) {
     // SAFETY: as in `malloc`.
-    let real = || unsafe {
-        let inner = inner(ctx);
-        (inner.free)(inner.ctx, block)
-    };
+    let inner = unsafe { slot(ctx) }.inner();
+    // SAFETY: as in `malloc`.
+    let real = || unsafe { (inner.free)(inner.ctx, block) };
     match enter() {
         None => real(),
         Some(guard) => {

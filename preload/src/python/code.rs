@@ -11,7 +11,7 @@
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::slice;
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use memtrace_format::Record;
 use memtrace_format::record::{Code, PyStr};
@@ -120,10 +120,11 @@ unsafe fn text<'a>(layout: &Layout, object: usize) -> PyStr<'a> {
             (false, _) => word(object + layout.str_compact),
         };
         let len = word(object + layout.str_len);
-        if start == 0 || len > MAX_TEXT {
+        if start == 0 {
             return NO_TEXT;
         }
-        PyStr { width: width as u8, bytes: slice::from_raw_parts(start as *const u8, len * width as usize) }
+        let len = len.min(MAX_TEXT / width as usize) * width as usize;
+        PyStr { width: width as u8, bytes: slice::from_raw_parts(start as *const u8, len) }
     }
 }
 
@@ -137,16 +138,13 @@ unsafe fn bytes<'a>(layout: &Layout, object: usize) -> &'a [u8] {
     }
     // SAFETY: as the caller says.
     unsafe {
-        let len = word(object + layout.bytes_len);
-        if len > MAX_TEXT {
-            return &[];
-        }
+        let len = word(object + layout.bytes_len).min(MAX_TEXT);
         slice::from_raw_parts((object + layout.bytes_start) as *const u8, len)
     }
 }
 
-/// Longer strings and line tables are left out.
-const MAX_TEXT: usize = 16 << 20;
+/// Longer strings and line tables are cut off, in bytes: whatever they are, a code object can be described.
+const MAX_TEXT: usize = 4 << 20;
 
 /// The interpreter's own destructor of code objects.
 static REAL_DEALLOC: AtomicUsize = AtomicUsize::new(0);
@@ -186,10 +184,10 @@ fn retire(address: usize) {
 
 /// Code addresses and what they are. Changed under the lock of the metadata only.
 struct Table {
-    /// The slots in use.
-    slots: AtomicPtr<Slot>,
-    capacity: AtomicUsize,
-    /// Grows when `slots` or `capacity` change.
+    /// The slots in use, page-aligned, and in the lowest bits the logarithm of their number: one word, so that a reader
+    /// never sees the one without the other.
+    slots: AtomicUsize,
+    /// Grows when `slots` changes.
     generation: AtomicUsize,
     /// The slots that were in use before, free for the next change; as many as `capacity`, or none.
     spare: UnsafeCell<*mut Slot>,
@@ -207,13 +205,14 @@ struct Slot {
 }
 
 const DEAD: usize = 1;
+/// Of a word that holds slots, what holds the logarithm of their number.
+const LOG_MASK: usize = 0xfff;
 
 // SAFETY: `spare` is only used under the lock.
 unsafe impl Sync for Table {}
 
 static TABLE: Table = Table {
-    slots: AtomicPtr::new(core::ptr::null_mut()),
-    capacity: AtomicUsize::new(0),
+    slots: AtomicUsize::new(0),
     generation: AtomicUsize::new(0),
     spare: UnsafeCell::new(core::ptr::null_mut()),
     n_used: AtomicUsize::new(0),
@@ -237,9 +236,7 @@ impl Table {
 
     /// The slot that holds the address, or the one where it would go.
     fn place(&self, address: usize) -> Result<&Slot, Option<&Slot>> {
-        // In this order: whoever sees a capacity sees slots of at least that number.
-        let capacity = self.capacity.load(Ordering::Acquire);
-        let slots = self.slots.load(Ordering::Acquire);
+        let (slots, capacity) = self.slots();
         let mut free = None;
         for step in 0..capacity {
             let index = (hash(address) + step) & (capacity - 1);
@@ -255,13 +252,21 @@ impl Table {
         Err(free)
     }
 
+    /// The slots and their number: a power of two, or 0.
+    fn slots(&self) -> (*const Slot, usize) {
+        match self.slots.load(Ordering::Acquire) {
+            0 => (core::ptr::null(), 0),
+            word => ((word & !LOG_MASK) as *const Slot, 1 << (word & LOG_MASK)),
+        }
+    }
+
     fn next_number(&self) -> u32 {
         self.n_numbers.fetch_add(1, Ordering::Relaxed) as u32 + 1
     }
 
     /// Under the lock. `false` when there is no memory.
     fn insert(&self, address: usize, number: u32, first_traceable: u32) -> bool {
-        let is_full = self.n_used.load(Ordering::Relaxed) * 2 >= self.capacity.load(Ordering::Relaxed);
+        let is_full = self.n_used.load(Ordering::Relaxed) * 2 >= self.slots().1;
         if is_full && !self.rebuild() {
             return false;
         }
@@ -287,7 +292,7 @@ impl Table {
 
     /// Under the lock: the living into fresh slots, twice as many if more than a quarter lives.
     fn rebuild(&self) -> bool {
-        let (old_slots, old_capacity) = (self.slots.load(Ordering::Relaxed), self.capacity.load(Ordering::Relaxed));
+        let (old_slots, old_capacity) = self.slots();
         let must_grow = self.n_live.load(Ordering::Relaxed) * 4 >= old_capacity;
         let capacity = if must_grow { (old_capacity * 2).max(1024) } else { old_capacity };
         let len = capacity * size_of::<Slot>();
@@ -321,15 +326,12 @@ impl Table {
                 n_live += 1;
             }
         }
-        // A reader between these stores sees the generation change and looks again. Until then it stays inside the
-        // slots that it found: it reads the capacity first, and new slots are at least as many as the old.
-        self.slots.store(fresh, Ordering::Release);
-        self.capacity.store(capacity, Ordering::Release);
+        self.slots.store(fresh as usize | capacity.trailing_zeros() as usize, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.n_used.store(n_live, Ordering::Relaxed);
         self.n_live.store(n_live, Ordering::Relaxed);
         // Slots of another number stay mapped for readers that are still there; numbers double, so that is bounded.
-        *spare = if must_grow { core::ptr::null_mut() } else { old_slots };
+        *spare = if must_grow { core::ptr::null_mut() } else { old_slots.cast_mut() };
         true
     }
 }
@@ -357,6 +359,6 @@ mod tests {
         let n_live = TABLE.n_live.load(Ordering::Relaxed);
         let found: usize = (0..20_000).filter(|n| TABLE.find(address(*n)) == Some((*n as u32 + 1, 12))).count();
         assert_eq!(found, n_live);
-        assert!(TABLE.capacity.load(Ordering::Relaxed) <= 16 * n_live.next_power_of_two());
+        assert!(TABLE.slots().1 <= 16 * n_live.next_power_of_two());
     }
 }

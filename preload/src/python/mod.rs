@@ -21,7 +21,7 @@ use crate::guard::Guard;
 use crate::heap::Array;
 use crate::install::pymem;
 use crate::stacks::RawFrame;
-use crate::{environment, lane, lifecycle, meta, sys};
+use crate::{environment, lane, lifecycle, meta, sink, sys};
 use offsets::Layout;
 
 /// What recording needs of an interpreter. Written once, before `HAS_INTERPRETER` is set.
@@ -30,7 +30,7 @@ struct Interpreter {
     runtime: usize,
     /// `PyGILState_GetThisThreadState`
     this_thread_state: usize,
-    /// `_PyThreadState_UncheckedGet`: 3.11 and 3.12.
+    /// `PyThreadState_GetUnchecked`, before 3.13 `_PyThreadState_UncheckedGet`
     current_thread_state: usize,
     /// `PyCode_Type`
     code_type: usize,
@@ -161,9 +161,28 @@ fn initialisation_changed(guard: &Guard, now: u64) {
     wrap_allocators(guard);
 }
 
+/// Whether nobody else can be using the interpreter's allocators: it is not initialised yet, or this thread has the GIL.
+fn may_replace_allocators() -> bool {
+    let flags = INITIALISATION.load(Ordering::Relaxed);
+    if flags == 0 {
+        return true;
+    }
+    let interpreter = interpreter();
+    // SAFETY: a flag of the runtime's static structure; then the functions of these names and types, which read a word.
+    unsafe {
+        let is_initialised = *((flags + 4) as *const u32) != 0;
+        let current = if is_initialised { call(interpreter.current_thread_state) } else { 0 };
+        let is_ours = !interpreter.layout.has_global_current || current == call(interpreter.this_thread_state);
+        !is_initialised || current != 0 && is_ours
+    }
+}
+
 /// Sees to it that the allocators are wrapped, and says so in the log when they are new.
 fn wrap_allocators(guard: &Guard) {
-    if let Some(allocator) = pymem::wrap(guard) {
+    if !may_replace_allocators() {
+        // The next event asks again.
+        SEEN_INITIALISATION.store(u64::MAX, Ordering::Relaxed);
+    } else if let Some(allocator) = pymem::wrap(guard) {
         let version = VERSION.load(Ordering::Relaxed);
         let has_stacks = HAS_STACKS.load(Ordering::Relaxed);
         meta::python(guard, Python { version, allocator: allocator.as_bytes(), has_stacks });
@@ -188,15 +207,16 @@ pub fn notice_end(guard: &Guard) {
 #[cold]
 #[inline(never)]
 fn finalizing_changed(guard: &Guard, now: usize) {
-    SEEN_FINALIZING.store(now, Ordering::Relaxed);
     if now != 0 && sys::barrier_in_all_threads() {
         lane::wait_for_readers(guard);
     }
+    // Last: who sees it need not wait.
+    SEEN_FINALIZING.store(now, Ordering::Relaxed);
 }
 
 /// Looks among the objects that the program started with.
 pub fn look_for_interpreter_at_start(guard: &Guard) {
-    if let Some(found) = elf::find_at_start(Found::look) {
+    if let Some(found) = elf::find_at_start(|object| Found::look(object, true)) {
         adopt(guard, &found);
     }
 }
@@ -205,7 +225,17 @@ pub fn look_for_interpreter_at_start(guard: &Guard) {
 pub fn look_for_interpreter_now(guard: &Guard) {
     if WAS_FOUND.load(Ordering::Acquire) {
         wrap_allocators(guard);
-    } else if let Some(found) = elf::find_now(Found::look) {
+        return;
+    }
+    let mut path = [0; sink::file::MAX_PATH];
+    let found = elf::find_now(|object, name| {
+        let found = Found::look(object, false)?;
+        path.get_mut(..name.count_bytes())?.copy_from_slice(name.to_bytes());
+        Some(found)
+    });
+    if let (Some(found), Ok(path)) = (found, CStr::from_bytes_until_nul(&path))
+        && guard.in_allocator(|| elf::pin(path))
+    {
         adopt(guard, &found);
     }
 }
@@ -213,12 +243,14 @@ pub fn look_for_interpreter_now(guard: &Guard) {
 /// An object that holds an interpreter.
 struct Found {
     object: Object,
+    /// The program started with it.
+    is_from_start: bool,
     version: u32,
     runtime: usize,
 }
 
 impl Found {
-    fn look(object: Object) -> Option<Found> {
+    fn look(object: Object, is_from_start: bool) -> Option<Found> {
         // `Py_Version` is there from 3.11 on. Older ones are known to be there by their runtime.
         let runtime = object.symbol(c"_PyRuntime")?;
         let version = match object.symbol(c"Py_Version") {
@@ -226,7 +258,14 @@ impl Found {
             Some(address) => unsafe { *(address as *const u64) as u32 },
             None => 0,
         };
-        Some(Found { object, version, runtime })
+        Some(Found { object, is_from_start, version, runtime })
+    }
+
+    /// The address of a function or variable of the interpreter as the program sees it: a program that refers to a
+    /// variable of a library has a copy of its own, which the library uses too.
+    fn symbol(&self, name: &CStr) -> Option<usize> {
+        let seen = if self.is_from_start { elf::find_at_start(|object| object.symbol(name)) } else { None };
+        seen.or_else(|| self.object.symbol(name))
     }
 }
 
@@ -251,17 +290,18 @@ fn adopt(guard: &Guard, found: &Found) {
 }
 
 fn use_layout(found: &Found, layout: Layout) -> bool {
-    let symbol = |name: &CStr| found.object.symbol(name).unwrap_or(0);
+    let symbol = |name: &CStr| found.symbol(name).unwrap_or(0);
     let interpreter = Interpreter {
         layout,
         runtime: found.runtime,
         this_thread_state: symbol(c"PyGILState_GetThisThreadState"),
-        current_thread_state: symbol(c"_PyThreadState_UncheckedGet"),
+        current_thread_state: found
+            .symbol(c"PyThreadState_GetUnchecked")
+            .unwrap_or_else(|| symbol(c"_PyThreadState_UncheckedGet")),
         code_type: symbol(c"PyCode_Type"),
     };
-    let is_whole = interpreter.this_thread_state != 0
-        && interpreter.code_type != 0
-        && (interpreter.current_thread_state != 0 || !layout.has_global_current);
+    let is_whole =
+        interpreter.this_thread_state != 0 && interpreter.current_thread_state != 0 && interpreter.code_type != 0;
     if is_whole {
         if environment::is_self_check() {
             self_check::find_functions(found.object);
@@ -282,6 +322,6 @@ fn use_layout(found: &Found, layout: Layout) -> bool {
 pub fn fail_self_check(guard: &Guard, text: &[u8]) -> ! {
     sys::write_to_stderr(text);
     meta::notice(guard, notice::SELF_CHECK, text);
-    crate::sink::file::stop(memtrace_format::stop_reason::SELF_CHECK_FAILED, sys::Errno(0));
+    sink::file::stop(memtrace_format::stop_reason::SELF_CHECK_FAILED, sys::Errno(0));
     sys::abort()
 }

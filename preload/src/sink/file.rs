@@ -188,6 +188,14 @@ pub fn stop(reason: u32, errno: Errno) {
     lifecycle::switch_off();
 }
 
+/// In a child of fork: puts private memory in the first page's place.
+pub fn disown_header() {
+    if let Some(start) = NonNull::new(LOG.header.load(Ordering::Acquire)) {
+        // SAFETY: the page stays readable and writable, and zeroes are values of all its fields.
+        unsafe { sys::replace_by_private(start, HEADER_LEN) };
+    }
+}
+
 fn identify(fd: i32) -> Option<FileStatus> {
     sys::status(fd).ok()
 }
@@ -309,9 +317,19 @@ impl Window {
         // SAFETY: the window is `len` bytes long.
         let bytes = unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.len) };
         let bytes = bytes.get(..BLOCK_HEADER_LEN + committed).unwrap_or(bytes);
+        if self.offset.saturating_add(bytes.len() as u64) > sys::file_size_limit() {
+            stop(stop_reason::FILE_SIZE_LIMIT, Errno(abi::EFBIG));
+            return;
+        }
         if let Err(errno) = descriptor(guard).and_then(|fd| sys::write_at(fd, bytes, self.offset)) {
             stop(write_failure(errno), errno);
         }
+    }
+
+    /// Puts private memory in the window's place.
+    pub fn disown(&self) {
+        // SAFETY: the range is the window's own, and stays readable and writable.
+        unsafe { sys::replace_by_private(self.start, self.len) };
     }
 
     pub fn close(self, guard: &Guard, committed: usize) {

@@ -178,6 +178,13 @@ impl Writer {
         true
     }
 
+    /// In a child of fork: what is written from now on is nobody's.
+    pub fn disown(&self) {
+        if let Some(window) = &self.window {
+            window.disown();
+        }
+    }
+
     fn close(&mut self, guard: &Guard) {
         if let Some(window) = self.window.take() {
             window.state().store(block_state::CLOSED, Ordering::Release);
