@@ -254,6 +254,12 @@ pub fn open_block(guard: &Guard, capacity: usize) -> Option<Window> {
         Mode::Buffered => sys::map_anonymous(capacity).map_err(|errno| (stop_reason::NO_MEMORY, errno)),
     };
     match mapped {
+        // A child that was forked out of the middle of this has no block, and no log.
+        Ok(start) if !lifecycle::is_recording() => {
+            // SAFETY: nobody else knows the mapping.
+            unsafe { sys::unmap(start, capacity) };
+            None
+        }
         Ok(start) => Some(Window { start, len: capacity, offset }),
         Err((reason, errno)) => {
             stop(reason, errno);
@@ -311,7 +317,7 @@ impl Window {
 
     /// In buffered mode, writes the first `committed` bytes of payload and the header out.
     pub fn flush(&self, guard: &Guard, committed: usize) {
-        if mode() == Mode::Mapped {
+        if mode() == Mode::Mapped || !lifecycle::is_recording() {
             return;
         }
         // SAFETY: the window is `len` bytes long.
