@@ -3,5 +3,7 @@
 fn main() {
     // Its hooks may be called until the last instruction of the program: never unload it.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // Its constructor runs before those of all other libraries, which see the environment as it is without us.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,initfirst");
     println!("cargo:rerun-if-changed=build.rs");
 }

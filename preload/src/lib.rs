@@ -37,7 +37,7 @@ mod sys;
 
 use core::ffi::{c_char, c_int};
 
-/// Called by the loader before the program's `main`, unless an earlier constructor's allocation was faster.
+/// Called by the loader before all other constructors (see `build.rs`); libc itself is not initialised yet.
 extern "C" fn constructor(_argc: c_int, _argv: *mut *mut c_char, environment: *mut *mut c_char) {
     if !environment.is_null() {
         lifecycle::start(environment);

@@ -73,8 +73,8 @@ pub fn switch_off() {
     unsafe { (*RECORDING.load(Ordering::Relaxed)).store(0, Ordering::Release) }
 }
 
-/// Constructors of libraries run before ours and allocate: the first of them starts the recording, as soon as the
-/// environment is there.
+/// On a libc before 2.34, whose thread library has its constructor called first instead of ours, constructors of
+/// libraries may allocate before: the first of them starts the recording, as soon as the environment is there.
 #[cold]
 fn start_early() -> bool {
     if WAS_TRIED.load(Ordering::Relaxed) != 0 {
