@@ -24,6 +24,10 @@ use crate::{
 /// Found to hang on our machines without us: the interpreter's minor and the module.
 const HANGING: [(&str, &str); 2] = [("3.11", "test_interpreters"), ("3.11", "test__xxsubinterpreters")];
 
+/// Whose allocators hold a lock while they allocate, so that the check's own objects would wait for themselves: only
+/// their outcomes are compared.
+const UNCHECKED: [&str; 1] = ["test_tracemalloc"];
+
 /// Whose tests end in a few seconds.
 const SHORT: [&str; 6] = [
     "test_generators",
@@ -187,7 +191,11 @@ fn run_traced(python: &Python, module: &str, scratch: &Scratch) -> Result<(Outco
     let (outcomes, capture) = (scratch.join("traced.json"), scratch.join("capture.bin"));
     let mut command = support::memtrace();
     command.args(["run", "--quiet", "--force", "--output"]).arg(&capture).arg("--").arg(&python.path);
-    command.arg(fixture("cpython_tests.py")).arg(&outcomes).arg(module).env("MEMTRACE_SELF_CHECK", "1");
+    command.arg(fixture("cpython_tests.py")).arg(&outcomes).arg(module);
+    let is_checked = !UNCHECKED.contains(&module);
+    if is_checked {
+        command.env("MEMTRACE_SELF_CHECK", "1");
+    }
     let result = run(&mut command, &outcomes)?;
     let mut start = [0; HEADER_LEN];
     let read = File::open(&capture).and_then(|mut file| file.read_exact(&mut start));
@@ -197,7 +205,7 @@ fn run_traced(python: &Python, module: &str, scratch: &Scratch) -> Result<(Outco
         let FileHeader { stop_reason, stop_errno, lost_events, .. } = header;
         return Err(format!("stopped for reason {stop_reason} ({stop_errno}), {lost_events} events lost"));
     }
-    if header.n_self_checked == 0 {
+    if is_checked && header.n_self_checked == 0 {
         return Err("not one stack was compared".into());
     }
     fs::remove_file(&capture).expect("the capture is ours");
