@@ -43,10 +43,17 @@ pub fn resolve(guard: &Guard, frame: RawFrame) -> Option<(u32, u32)> {
         Some(known) => known,
         None => describe(guard, layout, address)?,
     };
+    visible_offset(layout, frame, first_traceable).map(|offset| (number, offset))
+}
+
+/// The byte offset of a frame's running instruction; `None` when the frame has not begun by CPython's rule. Until 3.12 a
+/// frame that was just entered stands one instruction *before* its code, also when that begins at once.
+pub fn visible_offset(layout: &Layout, frame: RawFrame, first_traceable: u32) -> Option<u32> {
+    let start = frame.code + layout.code_instructions as u64;
     let instruction = frame.instruction & !RawFrame::GENERATOR;
-    let offset = instruction.saturating_sub(frame.code + layout.code_instructions as u64) as u32;
-    let is_incomplete = frame.instruction & RawFrame::GENERATOR == 0 && offset < first_traceable;
-    if is_incomplete { None } else { Some((number, offset)) }
+    let is_generators = frame.instruction & RawFrame::GENERATOR != 0;
+    let has_begun = is_generators || instruction >= start + first_traceable as u64;
+    has_begun.then(|| instruction.saturating_sub(start) as u32)
 }
 
 /// Bytes per instruction.
@@ -343,6 +350,23 @@ fn hash(address: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::python::offsets;
+
+    #[test]
+    fn a_frame_that_has_not_begun_is_not_shown() {
+        let layout = offsets::NONE;
+        let code = 0x7f00_0000_0000;
+        let start = code + layout.code_instructions as u64;
+        let offset = |instruction, first| visible_offset(&layout, RawFrame { code, instruction }, first);
+        // Entered, and out of recursion: one instruction before the code, whatever comes first in it.
+        assert_eq!(offset(start - 2, 0), None);
+        assert_eq!(offset(start, 0), Some(0));
+        // In a prologue of two instructions.
+        assert_eq!(offset(start + 2, 4), None);
+        assert_eq!(offset(start + 4, 4), Some(4));
+        // A generator into which an exception is thrown before it has begun.
+        assert_eq!(offset(start | RawFrame::GENERATOR, 4), Some(0));
+    }
 
     #[test]
     fn an_address_is_known_from_insertion_to_removal_however_many_come_and_go() {

@@ -168,10 +168,7 @@ fn walk(api: &Api, layout: &Layout, state: usize, frames: &[RawFrame], mut show:
 fn visible(layout: &Layout, frame: RawFrame) -> Side {
     // SAFETY: the frame keeps its code object alive.
     let first_traceable = unsafe { code::first_traceable(layout, frame.code as usize)? };
-    let instruction = frame.instruction & !RawFrame::GENERATOR;
-    let offset = instruction.saturating_sub(frame.code + layout.code_instructions as u64);
-    let is_incomplete = frame.instruction & RawFrame::GENERATOR == 0 && offset < first_traceable as u64;
-    if is_incomplete { None } else { Some((frame.code as usize, offset as usize)) }
+    code::visible_offset(layout, frame, first_traceable).map(|offset| (frame.code as usize, offset as usize))
 }
 
 fn with_interpreter_at_rest<T>(api: &Api, work: impl FnOnce() -> T) -> T {
