@@ -87,7 +87,7 @@ table! {
 
 /// The real allocation under the guard, then the record.
 #[inline(always)]
-fn allocate(kind: Kind, size: usize, real: impl FnOnce() -> Pointer) -> Pointer {
+pub fn allocate(kind: Kind, size: usize, real: impl FnOnce() -> Pointer) -> Pointer {
     let Some(guard) = enter() else {
         return real();
     };

@@ -18,6 +18,7 @@ use memtrace_format::record::notice;
 
 use crate::elf::Object;
 use crate::guard::Guard;
+use crate::hooks::allocate;
 use crate::lifecycle::enter;
 use crate::{meta, recorder, sys};
 
@@ -204,16 +205,6 @@ impl Slot {
     fn requested(&self, size: usize) -> usize {
         size.saturating_sub(self.padding.load(Ordering::Relaxed))
     }
-}
-
-#[inline(always)]
-fn allocate(kind: Kind, size: usize, real: impl FnOnce() -> Pointer) -> Pointer {
-    let Some(guard) = enter() else {
-        return real();
-    };
-    let block = guard.in_allocator(real);
-    recorder::allocated(&guard, kind, block, size);
-    block
 }
 
 unsafe extern "C" fn malloc(ctx: Pointer, size: usize) -> Pointer {
