@@ -2,44 +2,59 @@
 # benches/run and fixtures/demo, from the checkout, after they have defined `say`.
 #
 # The virtual environments lie outside the checkout, under MEMTRACE_TEST_ENV, and a second run finds them ready.
+# A `t` behind the minor version, as in 3.13t, is the free-threaded build.
 
-SUPPORTED_MINORS="3.11 3.12 3.13"
+SUPPORTED_PYTHONS="3.11 3.12 3.13"
 export MEMTRACE_TEST_ENV=${MEMTRACE_TEST_ENV:-${HOME:-/tmp}/.cache/memtrace-tests}
 
-# is_python PATH MINOR. Asked rather than believed: a version manager's shim of that name may exist and start nothing.
+# is_python PATH NAME. Asked rather than believed: a version manager's shim of that name may exist and start nothing.
 is_python() {
-    [ "$("$1" -S -c 'import sys; print(sys.implementation.name, "%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "cpython $2" ]
+    local script='import sys; print(sys.implementation.name, "%d.%d" % sys.version_info[:2] + sys.abiflags.strip("dmu"))'
+    [ "$("$1" -S -c "$script" 2>/dev/null)" = "cpython $2" ]
 }
 
-# find_python MINOR prints a path, or nothing. MEMTRACE_TEST_PYTHONS (paths between colons) comes before pyenv and PATH.
+# find_python NAME prints a path, or nothing. MEMTRACE_TEST_PYTHONS (paths between colons) comes before pyenv and PATH,
+# and these before what tests/provide-python has put under MEMTRACE_TEST_ENV.
 find_python() {
-    local minor=$1 candidate IFS=$' \t\n'
+    local name=$1 candidate IFS=$' \t\n'
     if [ -n "${MEMTRACE_TEST_PYTHONS:-}" ]; then
         IFS=:
         for candidate in $MEMTRACE_TEST_PYTHONS; do
-            if is_python "$candidate" "$minor"; then echo "$candidate"; return; fi
+            if is_python "$candidate" "$name"; then echo "$candidate"; return; fi
         done
         return
     fi
-    for candidate in "${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/"$minor".*/bin/python"$minor" "python$minor" python3; do
-        if is_python "$candidate" "$minor"; then command -v "$candidate"; return; fi
+    for candidate in "${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/"${name%t}".*/bin/python"$name" "python$name" python3 \
+        "$MEMTRACE_TEST_ENV/python-$name/bin/python$name" "$MEMTRACE_TEST_ENV/debian-sid/usr/bin/python$name"; do
+        if is_python "$candidate" "$name"; then command -v "$candidate"; return; fi
     done
 }
 
-# make_environment MINOR PYTHON: the packages of tests/requirements.txt, in $MEMTRACE_TEST_ENV/venv-MINOR. A folder is
+# make_environment NAME PYTHON: the packages of tests/requirements.txt, in $MEMTRACE_TEST_ENV/venv-NAME. A folder is
 # ready when its stamp names the same requirements and the same interpreter; of two runs at once, one makes it.
+# Packages that have nothing for this interpreter are left out: the file `missing` beside the stamp names them.
 make_environment() {
-    local minor=$1 python=$2 folder=$MEMTRACE_TEST_ENV/venv-$1 wanted
+    local name=$1 python=$2 folder=$MEMTRACE_TEST_ENV/venv-$1 wanted requirement
     wanted=$(cat tests/requirements.txt; echo "$python")
     mkdir -p "$MEMTRACE_TEST_ENV"
     (
         flock 9
         if [ "$(cat "$folder/stamp" 2>/dev/null)" != "$wanted" ]; then
-            say "installing the Python packages of CPython $minor into $folder"
+            say "installing the Python packages of CPython $name into $folder"
             rm -rf "$folder"
             "$python" -m venv "$folder"
-            "$folder/bin/python" -m pip install -q --disable-pip-version-check --no-input -r tests/requirements.txt </dev/null >&2
+            if ! pip_install "$folder" -r tests/requirements.txt; then
+                for requirement in $(grep -v '^#' tests/requirements.txt); do
+                    pip_install "$folder" "$requirement" || echo "$requirement" >> "$folder/missing"
+                done
+            fi
             printf '%s\n' "$wanted" > "$folder/stamp"
         fi
+        [ ! -f "$folder/missing" ] || say "not to be had for CPython $name:" $(cat "$folder/missing")
     ) 9> "$MEMTRACE_TEST_ENV/lock"
+}
+
+# Only what is built already: a compiler may be missing, and building pandas takes longer than all the tests.
+pip_install() {
+    "$1/bin/python" -m pip install -q --disable-pip-version-check --no-input --only-binary :all: "${@:2}" </dev/null >&2
 }

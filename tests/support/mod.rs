@@ -93,32 +93,43 @@ impl Drop for Scratch {
 /// A CPython that is here.
 #[derive(Clone, Debug)]
 pub struct Python {
-    /// `3.11`
+    /// `3.11`; `3.13t` for the free-threaded build
     pub minor: String,
     pub path: PathBuf,
 }
 
 /// The interpreters of the supported minors that this machine has, oldest first; at least one.
 ///
-/// `tests/run` names them in `MEMTRACE_TEST_PYTHONS` (paths between colons); else they are looked for where pyenv and
-/// PATH have them.
+/// `tests/run` names them in `MEMTRACE_TEST_PYTHONS` (paths between colons); else they are looked for where pyenv, PATH
+/// and `tests/provide-python` have them.
 pub fn pythons() -> &'static [Python] {
     static PYTHONS: OnceLock<Vec<Python>> = OnceLock::new();
     PYTHONS.get_or_init(|| {
-        let found: Vec<Python> = MINORS.iter().filter_map(|minor| find_python(minor)).collect();
-        assert!(!found.is_empty(), "none of CPython {} is on this machine", MINORS.join(", "));
+        let found: Vec<Python> = NAMES.iter().filter_map(|name| find_python(name)).collect();
+        assert!(!found.is_empty(), "none of CPython {} is on this machine", NAMES.join(", "));
         found
     })
 }
 
 /// The interpreter of the virtual environment with the packages of `tests/requirements.txt`, which `tests/run` makes.
 pub fn environment(python: &Python) -> PathBuf {
-    let folder = env::var_os("MEMTRACE_TEST_ENV")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| env::home_dir().unwrap_or_else(|| "/tmp".into()).join(".cache/memtrace-tests"));
-    let path = folder.join(format!("venv-{}/bin/python", python.minor));
+    let path = test_environment().join(format!("venv-{}/bin/python", python.minor));
     assert!(path.exists(), "{} does not exist: tests/run makes it", path.display());
     path
+}
+
+/// Whether that environment has all the packages: some have nothing yet for a new interpreter.
+pub fn has_all_packages(python: &Python) -> bool {
+    let environment = environment(python);
+    let folder = environment.parent().and_then(Path::parent).expect("it ends in bin/python");
+    !folder.join("missing").exists()
+}
+
+/// Where `tests/run` keeps what it has made outside the checkout.
+fn test_environment() -> PathBuf {
+    env::var_os("MEMTRACE_TEST_ENV")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| env::home_dir().unwrap_or_else(|| "/tmp".into()).join(".cache/memtrace-tests"))
 }
 
 /// Runs it and says what happened when it failed, with both its outputs.
@@ -158,7 +169,7 @@ pub fn stats(capture: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in\n{}", text(&output)))
 }
 
-const MINORS: [&str; 3] = ["3.11", "3.12", "3.13"];
+const NAMES: [&str; 3] = ["3.11", "3.12", "3.13"];
 
 fn build_e2e_profile() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder holds tmp");
@@ -186,18 +197,23 @@ fn python_candidates(minor: &str) -> Vec<PathBuf> {
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{minor}.")))
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{}.", minor.trim_end_matches('t'))))
         .map(|entry| entry.path().join("bin").join(format!("python{minor}")))
         .collect();
     found.sort();
     let path = env::var_os("PATH").unwrap_or_default();
     found.extend(env::split_paths(&path).map(|folder| folder.join(format!("python{minor}"))));
+    found.extend([format!("python-{minor}/bin"), "debian-sid/usr/bin".into()].map(|folder| {
+        let provided = test_environment().join(folder);
+        provided.join(format!("python{minor}"))
+    }));
     found
 }
 
 /// Asked rather than believed: a version manager's shim of that name may exist and start nothing.
 fn is_python(path: &Path, minor: &str) -> bool {
-    const SCRIPT: &str = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])";
+    const SCRIPT: &str = "import sys; print(sys.implementation.name, \
+                          '%d.%d' % sys.version_info[:2] + sys.abiflags.strip('dmu'))";
     Command::new(path)
         .args(["-S", "-c", SCRIPT])
         .output()
