@@ -157,8 +157,13 @@ pub struct Node {
     /// An earlier node of the lane, or 0.
     pub parent: u32,
     pub code: u32,
-    /// Byte offset of the running instruction in the code object's instructions.
+    /// Byte offset of the running instruction in the code object's instructions, or [`Node::NOT_BEGUN`].
     pub offset: u32,
+}
+
+impl Node {
+    /// The offset of a frame that stands before its first instruction, in the function's first line.
+    pub const NOT_BEGUN: u32 = u32::MAX;
 }
 
 /// From here on the lane's records are this thread's.
@@ -236,7 +241,7 @@ pub struct Code<'a> {
     pub first_line: u32,
     pub name: PyStr<'a>,
     pub file: PyStr<'a>,
-    /// `co_linetable`, in the encoding of the image's Python version.
+    /// `co_linetable` (CPython 3.9: `co_lnotab`), in the encoding of the image's Python version.
     pub line_table: &'a [u8],
 }
 

@@ -3,7 +3,7 @@
 use hashbrown::HashMap;
 use memtrace_format::record::{self, PyStr};
 
-use super::lines::Lines;
+use super::lines::{Encoding, Lines};
 use super::stacks::{Frame, FrameId};
 use super::strings::StringId;
 
@@ -20,8 +20,8 @@ pub struct Codes {
 }
 
 impl Codes {
-    pub fn add(&mut self, image: u16, code: &record::Code<'_>, function: StringId, file: StringId) {
-        let lines = || Lines::new(code.first_line, code.line_table);
+    pub fn add(&mut self, image: u16, code: &record::Code<'_>, function: StringId, file: StringId, encoding: Encoding) {
+        let lines = || Lines::new(encoding, code.first_line, code.line_table);
         self.codes.entry((image, code.id)).or_insert_with(|| Code { function, file, lines: lines() });
     }
 

@@ -1,6 +1,6 @@
-//! From instruction to line: CPython's location table, the same in 3.11, 3.12 and 3.13.
+//! From instruction to line: CPython's line tables, in the three encodings that they have had.
 //!
-//! The table is a sequence of entries, each for a run of instructions:
+//! From 3.11 on a table is a sequence of entries, each for a run of instructions:
 //!
 //! ```text
 //! first byte   1 kkkk lll     k: form, l + 1: code units (of two bytes) covered
@@ -13,9 +13,36 @@
 //!
 //! Varints hold six bits a byte, the least first, with bit 6 for "more"; signed ones keep the sign in bit 0.
 //! Line differences accumulate from the code object's first line, over entries without a line as well.
+//!
+//! In 3.9 and 3.10 it is a sequence of pairs, bytes of instructions and a signed difference of lines. In 3.10 a pair is
+//! a run whose line is that difference away from the last one, or -128 for none. In 3.9 it is a step: so many bytes
+//! further, the line becomes another one.
+
+/// How a table is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// `co_lnotab`, 3.9
+    Steps,
+    /// `co_linetable` of 3.10 (PEP 626)
+    Runs,
+    /// `co_linetable` from 3.11 on
+    Locations,
+}
+
+impl Encoding {
+    /// That of the tables of a CPython; `version` as `PY_VERSION_HEX`.
+    pub fn of(version: u32) -> Encoding {
+        match version >> 16 {
+            0x030a => Encoding::Runs,
+            minor if minor < 0x030a => Encoding::Steps,
+            _ => Encoding::Locations,
+        }
+    }
+}
 
 /// The lines of one code object. Decoded at the first question: most code objects are never asked about.
 pub struct Lines {
+    encoding: Encoding,
     first_line: u32,
     state: State,
 }
@@ -33,15 +60,20 @@ struct Run {
 }
 
 impl Lines {
-    pub fn new(first_line: u32, table: &[u8]) -> Lines {
-        Lines { first_line, state: State::Raw(table.into()) }
+    pub fn new(encoding: Encoding, first_line: u32, table: &[u8]) -> Lines {
+        Lines { encoding, first_line, state: State::Raw(table.into()) }
     }
 
     /// The line of the instruction at a byte offset; 0 when it has none. An offset that the table does not reach is
     /// a frame that has not started yet: the first line.
     pub fn at(&mut self, offset: u32) -> u32 {
         if let State::Raw(table) = &self.state {
-            self.state = State::Decoded(decode(self.first_line, table).into());
+            let decode = match self.encoding {
+                Encoding::Steps => steps,
+                Encoding::Runs => runs,
+                Encoding::Locations => locations,
+            };
+            self.state = State::Decoded(decode(self.first_line, table).0.into());
         }
         let State::Decoded(runs) = &self.state else { return self.first_line };
         let index = runs.partition_point(|run| run.end <= offset);
@@ -49,9 +81,58 @@ impl Lines {
     }
 }
 
-fn decode(first_line: u32, table: &[u8]) -> Vec<Run> {
-    let mut bytes = table.iter().copied().peekable();
-    let mut runs: Vec<Run> = Vec::new();
+/// Runs in the order of instructions; of neighbours with the same line, one.
+#[derive(Default)]
+struct Table(Vec<Run>);
+
+impl Table {
+    /// Adds the instructions up to `end`; a line that is no number of a line is none.
+    fn push(&mut self, end: u32, line: i64) {
+        let line = u32::try_from(line).unwrap_or(0);
+        match self.0.last_mut() {
+            Some(last) if last.end >= end => {}
+            Some(last) if last.line == line => last.end = end,
+            _ if end == 0 => {}
+            _ => self.0.push(Run { end, line }),
+        }
+    }
+}
+
+fn steps(first_line: u32, bytes: &[u8]) -> Table {
+    let mut table = Table::default();
+    let mut line = first_line as i64;
+    let mut end = 0u32;
+    for &[n_bytes, difference] in bytes.as_chunks().0 {
+        end = end.saturating_add(n_bytes as u32);
+        table.push(end, line);
+        line += difference as i8 as i64;
+    }
+    // The last line lasts: the table does not tell how long the code is. What stands before the code is not in it.
+    table.push(u32::MAX, line);
+    table
+}
+
+fn runs(first_line: u32, bytes: &[u8]) -> Table {
+    const NO_LINE: i8 = -128;
+    let mut table = Table::default();
+    let mut line = first_line as i64;
+    let mut end = 0u32;
+    for &[n_bytes, difference] in bytes.as_chunks().0 {
+        end = end.saturating_add(n_bytes as u32);
+        match difference as i8 {
+            NO_LINE => table.push(end, 0),
+            difference => {
+                line += difference as i64;
+                table.push(end, line);
+            }
+        }
+    }
+    table
+}
+
+fn locations(first_line: u32, bytes: &[u8]) -> Table {
+    let mut bytes = bytes.iter().copied().peekable();
+    let mut table = Table::default();
     let mut line = first_line as i64;
     let mut end = 0u32;
     while let Some(head) = bytes.next() {
@@ -69,13 +150,9 @@ fn decode(first_line: u32, table: &[u8]) -> Vec<Run> {
         // Whatever columns follow: entries start with the top bit set and nothing else has it.
         while bytes.next_if(|byte| byte & 0x80 == 0).is_some() {}
         end = end.saturating_add((head as u32 & 7) * 2 + 2);
-        let shown = if has_line { u32::try_from(line).unwrap_or(0) } else { 0 };
-        match runs.last_mut() {
-            Some(last) if last.line == shown => last.end = end,
-            _ => runs.push(Run { end, line: shown }),
-        }
+        table.push(end, if has_line { line } else { 0 });
     }
-    runs
+    table
 }
 
 fn varint(bytes: &mut impl Iterator<Item = u8>) -> u64 {
@@ -94,6 +171,7 @@ fn varint(bytes: &mut impl Iterator<Item = u8>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use memtrace_format::record::Node;
     use proptest::prelude::*;
 
     /// `co_linetable` of a generator of 15 lines, compiled by CPython 3.12: forms 0, 1, 12, 13, 14, 15.
@@ -104,10 +182,33 @@ mod tests {
         72, 248, 241, 9, 0, 17, 18, 252,
     ];
 
+    /// `co_lnotab` of a generator of 174 lines, compiled by CPython 3.9: steps back, a step of more than 127 lines, and one
+    /// before the first instruction.
+    const STEPS: [u8; 40] = [
+        0, 3, 4, 2, 2, 255, 6, 3, 2, 1, 4, 1, 2, 1, 2, 255, 8, 3, 22, 2, 2, 1, 2, 254, 4, 127, 0, 27, 4, 1, 2, 1, 2, 1,
+        6, 254, 6, 4, 6, 1,
+    ];
+
+    /// `co_linetable` of the same generator, compiled by CPython 3.10: also instructions without a line.
+    const RUNS: [u8; 46] = [
+        2, 128, 4, 3, 2, 2, 6, 255, 2, 3, 4, 1, 2, 1, 2, 1, 6, 255, 2, 128, 20, 3, 2, 2, 2, 1, 4, 254, 0, 127, 4, 27,
+        2, 1, 2, 1, 6, 1, 6, 254, 6, 4, 2, 1, 28, 255,
+    ];
+
+    fn check(encoding: Encoding, table: &[u8], expected: &[(u32, u32, u32)]) {
+        let mut lines = Lines::new(encoding, 1, table);
+        for &(start, end, line) in expected {
+            for offset in (start..end).step_by(2) {
+                assert_eq!(lines.at(offset), line, "at byte {offset}");
+            }
+        }
+    }
+
     #[test]
     fn lines_are_those_that_cpython_gives() {
         // `co_lines()` of the same function; 0 stands for None.
-        let expected = [
+        #[rustfmt::skip]
+        check(Encoding::Locations, &TABLE, &[
             (0, 2, 1),
             (2, 4, 0),
             (4, 6, 1),
@@ -129,31 +230,68 @@ mod tests {
             (78, 80, 0),
             (80, 84, 11),
             (84, 94, 0),
-        ];
-        let mut lines = Lines::new(1, &TABLE);
-        for (start, end, line) in expected {
-            for offset in (start..end).step_by(2) {
-                assert_eq!(lines.at(offset), line, "at byte {offset}");
-            }
+        ]);
+    }
+
+    #[test]
+    fn lines_are_those_that_cpython_3_9_gives() {
+        // `dis.findlinestarts()`, each up to the next one, the last up to the end of the code.
+        #[rustfmt::skip]
+        check(Encoding::Steps, &STEPS, &[
+            (0, 4, 4), (4, 6, 6), (6, 12, 5), (12, 14, 8), (14, 18, 9), (18, 20, 10), (20, 22, 11), (22, 30, 10),
+            (30, 52, 13), (52, 54, 15), (54, 56, 16), (56, 60, 14), (60, 64, 168), (64, 66, 169), (66, 68, 170),
+            (68, 74, 171), (74, 80, 169), (80, 86, 173), (86, 122, 174),
+        ]);
+    }
+
+    #[test]
+    fn lines_are_those_that_cpython_3_10_gives() {
+        // `co_lines()`; 0 stands for None.
+        #[rustfmt::skip]
+        check(Encoding::Runs, &RUNS, &[
+            (0, 2, 0), (2, 6, 4), (6, 8, 6), (8, 14, 5), (14, 16, 8), (16, 20, 9), (20, 22, 10), (22, 24, 11),
+            (24, 30, 10), (30, 32, 0), (32, 52, 13), (52, 54, 15), (54, 56, 16), (56, 60, 14), (60, 64, 168),
+            (64, 66, 169), (66, 68, 170), (68, 74, 171), (74, 80, 169), (80, 86, 173), (86, 88, 174), (88, 116, 173),
+        ]);
+    }
+
+    #[test]
+    fn a_frame_that_has_not_begun_is_in_the_first_line() {
+        for (encoding, table) in [(Encoding::Steps, &STEPS[..]), (Encoding::Runs, &RUNS), (Encoding::Locations, &TABLE)]
+        {
+            assert_eq!(Lines::new(encoding, 1, table).at(Node::NOT_BEGUN), 1);
         }
     }
 
     #[test]
+    fn the_encoding_follows_from_the_version() {
+        let of = |version| Encoding::of(version);
+        assert_eq!(
+            [0x0309_12f0, 0x030a_0df0, 0x030b_07f0, 0x030f_00a2].map(of),
+            [Encoding::Steps, Encoding::Runs, Encoding::Locations, Encoding::Locations]
+        );
+    }
+
+    #[test]
     fn a_place_without_a_line_has_line_0() {
-        let mut lines = Lines::new(10, &[0x80 | 15 << 3 | 1, 0x80 | 11 << 3, 0, 0]);
+        let mut lines = Lines::new(Encoding::Locations, 10, &[0x80 | 15 << 3 | 1, 0x80 | 11 << 3, 0, 0]);
         assert_eq!([lines.at(0), lines.at(2), lines.at(4), lines.at(6)], [0, 0, 11, 10]);
     }
 
     #[test]
     fn an_offset_beyond_the_table_is_the_first_line() {
-        assert_eq!(Lines::new(42, &[]).at(0), 42);
-        assert_eq!(Lines::new(42, &[0x80, 0]).at(u32::MAX), 42);
+        assert_eq!(Lines::new(Encoding::Locations, 42, &[]).at(0), 42);
+        assert_eq!(Lines::new(Encoding::Locations, 42, &[0x80, 0]).at(u32::MAX), 42);
+        assert_eq!(Lines::new(Encoding::Runs, 42, &[]).at(0), 42);
+        assert_eq!(Lines::new(Encoding::Steps, 42, &[]).at(0), 42);
     }
 
     proptest! {
         #[test]
         fn arbitrary_tables_give_some_line(first: u32, table: Vec<u8>, offset: u32) {
-            Lines::new(first, &table).at(offset);
+            for encoding in [Encoding::Steps, Encoding::Runs, Encoding::Locations] {
+                Lines::new(encoding, first, &table).at(offset);
+            }
         }
     }
 }

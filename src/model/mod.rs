@@ -20,6 +20,7 @@ pub use strings::StringId;
 pub use threads::{ThreadKey, Threads};
 
 use code::Codes;
+use lines::Encoding;
 use stacks::{Frames, Stacks};
 use strings::Strings;
 
@@ -113,11 +114,14 @@ impl Model {
         self.stacks.extend(StackId::EMPTY, frame)
     }
 
-    /// Takes over the description of a code object. The first description of a number stands.
+    /// Takes over the description of a code object, made by the Python that is known for its image. The first description
+    /// of a number stands.
     pub fn describe_code(&mut self, image: u16, code: &memtrace_format::record::Code<'_>) {
         let function = self.strings.intern(&code::decode_py_str(code.name));
         let file = self.strings.intern(&code::decode_py_str(code.file));
-        self.codes.add(image, code, function, file);
+        let python = self.facts.image(image).and_then(|image| image.python.as_ref());
+        let encoding = python.map_or(Encoding::Locations, |python| Encoding::of(python.version));
+        self.codes.add(image, code, function, file, encoding);
     }
 
     /// The frame of a code object at a byte offset into its instructions. A code object that was never described is

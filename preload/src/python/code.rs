@@ -14,7 +14,7 @@ use core::slice;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use memtrace_format::Record;
-use memtrace_format::record::{Code, PyStr};
+use memtrace_format::record::{Code, Node, PyStr};
 
 use super::interpreter;
 use super::offsets::Layout;
@@ -47,8 +47,14 @@ pub fn resolve(guard: &Guard, frame: RawFrame) -> Option<(u32, u32)> {
 }
 
 /// The byte offset of a frame's running instruction; `None` when the frame has not begun by CPython's rule. Until 3.12 a
-/// frame that was just entered stands one instruction *before* its code, also when that begins at once.
+/// frame that was just entered stands one instruction *before* its code, also when that begins at once. Up to 3.10 such
+/// a frame is shown, in the function's first line: [`Node::NOT_BEGUN`].
 pub fn visible_offset(layout: &Layout, frame: RawFrame, first_traceable: u32) -> Option<u32> {
+    if let Some(unit) = layout.instruction_unit {
+        // Its neighbour in the frame lies in the upper half of the word.
+        let count = frame.instruction as u32 as i32;
+        return Some(u32::try_from(count).map_or(Node::NOT_BEGUN, |count| count.wrapping_mul(unit)));
+    }
     let start = frame.code + layout.code_instructions as u64;
     let instruction = frame.instruction & !RawFrame::GENERATOR;
     let is_generators = frame.instruction & RawFrame::GENERATOR != 0;
@@ -99,7 +105,10 @@ pub unsafe fn first_traceable(layout: &Layout, executable: usize) -> Option<u32>
     // SAFETY: as the caller says.
     unsafe {
         let is_code = executable != 0 && word(executable + OB_TYPE) == interpreter().code_type;
-        is_code.then(|| (*((executable + layout.code_first_traceable) as *const u32)).wrapping_mul(CODE_UNIT))
+        is_code.then(|| match layout.code_first_traceable {
+            Some(offset) => (*((executable + offset) as *const u32)).wrapping_mul(CODE_UNIT),
+            None => 0,
+        })
     }
 }
 
@@ -113,7 +122,7 @@ unsafe fn text<'a>(layout: &Layout, object: usize) -> PyStr<'a> {
     if object == 0 {
         return NO_TEXT;
     }
-    // SAFETY: as the caller says. `state`: interned 2 bits, kind 3 bits, compact 1 bit, ascii 1 bit (3.11 to 3.13).
+    // SAFETY: as the caller says. `state`: interned 2 bits, kind 3 bits, compact 1 bit, ascii 1 bit (3.9 to 3.13).
     unsafe {
         let state = *((object + layout.str_state) as *const u32);
         let (width, is_compact, is_ascii) = (state >> 2 & 7, state >> 5 & 1 != 0, state >> 6 & 1 != 0);
@@ -366,6 +375,17 @@ mod tests {
         assert_eq!(offset(start + 4, 4), Some(4));
         // A generator into which an exception is thrown before it has begun.
         assert_eq!(offset(start | RawFrame::GENERATOR, 4), Some(0));
+    }
+
+    #[test]
+    fn an_instruction_that_is_counted_from_the_start_is_the_lower_half_of_its_word() {
+        let offset = |unit, instruction| {
+            let layout = Layout { instruction_unit: Some(unit), ..offsets::NONE };
+            visible_offset(&layout, RawFrame { code: 0x7f00_0000_0000, instruction }, 0)
+        };
+        assert_eq!(offset(1, 0x0000_0017_0000_0006), Some(6));
+        assert_eq!(offset(2, 0x8000_0017_0000_0006), Some(12));
+        assert_eq!(offset(2, 0x0000_0017_ffff_ffff), Some(Node::NOT_BEGUN));
     }
 
     #[test]

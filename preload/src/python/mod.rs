@@ -1,4 +1,4 @@
-//! The interpreter in the program: found by its symbols, known by its version, read but never called into, but for two
+//! The interpreter in the program: found by its symbols, known by its version, read but never called into, but for
 //! functions that return a pointer.
 //!
 //! # Safety
@@ -11,7 +11,7 @@ mod self_check;
 mod walk;
 
 use core::cell::UnsafeCell;
-use core::ffi::CStr;
+use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use memtrace_format::record::{Python, notice};
@@ -104,7 +104,8 @@ fn thread_state(interpreter: &Interpreter) -> usize {
 }
 
 /// Up to 3.11 the thread's own state is not the running one inside a subinterpreter. The current state of the process
-/// is this thread's when its C frame lies on this thread's stack.
+/// is this thread's when its C frame lies on this thread's stack; 3.9 has no C frames, and there it is when this thread
+/// has made it.
 #[inline(always)]
 fn with_subinterpreters(interpreter: &Interpreter, own: usize) -> usize {
     let runtime = interpreter.runtime;
@@ -125,12 +126,17 @@ fn running_on_this_stack(interpreter: &Interpreter, own: usize) -> usize {
         return own;
     }
     // Another thread may hold the GIL and delete that state just now: the kernel reads it for us.
-    let Some(c_frame) = sys::read_word(current + interpreter.layout.state_frame) else {
+    let layout = &interpreter.layout;
+    let Some(word) = sys::read_word(current + layout.state_c_frame.unwrap_or(layout.state_thread)) else {
         return own;
     };
-    let here = &raw const c_frame as usize;
+    let here = &raw const word as usize;
     let end = if sys::tid() == sys::pid() { elf::main_stack_end() } else { lane::thread_pointer() };
-    if (here..end).contains(&c_frame) { current } else { own }
+    let is_ours = match layout.state_c_frame {
+        Some(_) => (here..end).contains(&word),
+        None => word == lane::thread_pointer(),
+    };
+    if is_ours { current } else { own }
 }
 
 /// # Safety
@@ -147,7 +153,7 @@ pub fn notice_changes(guard: &Guard) {
     let flags = INITIALISATION.load(Ordering::Relaxed);
     if flags != 0 {
         // SAFETY: three 32-bit flags, 0 or 1, of the runtime's static structure.
-        let now = unsafe { *(flags as *const u64) | (*((flags + 8) as *const u32) as u64) << 1 };
+        let now = unsafe { (flags as *const u64).read_unaligned() | (*((flags + 8) as *const u32) as u64) << 1 };
         if now != SEEN_INITIALISATION.load(Ordering::Relaxed) {
             initialisation_changed(guard, now);
         }
@@ -251,14 +257,9 @@ struct Found {
 
 impl Found {
     fn look(object: Object, is_from_start: bool) -> Option<Found> {
-        // `Py_Version` is there from 3.11 on. Older ones are known to be there by their runtime.
+        // From 3.7 on.
         let runtime = object.symbol(c"_PyRuntime")?;
-        let version = match object.symbol(c"Py_Version") {
-            // SAFETY: `const unsigned long Py_Version`.
-            Some(address) => unsafe { *(address as *const u64) as u32 },
-            None => 0,
-        };
-        Some(Found { object, is_from_start, version, runtime })
+        Some(Found { object, is_from_start, version: version_of(object), runtime })
     }
 
     /// The address of a function or variable of the interpreter as the program sees it: a program that refers to a
@@ -267,6 +268,22 @@ impl Found {
         let seen = if self.is_from_start { elf::find_at_start(|object| object.symbol(name)) } else { None };
         seen.or_else(|| self.object.symbol(name))
     }
+}
+
+/// `PY_VERSION_HEX` of the interpreter in an object; 0 when it does not say.
+fn version_of(object: Object) -> u32 {
+    // From 3.11 on.
+    if let Some(address) = object.symbol(c"Py_Version") {
+        // SAFETY: `const unsigned long Py_Version`.
+        return unsafe { *(address as *const u64) as u32 };
+    }
+    let Some(address) = object.symbol(c"Py_GetVersion") else {
+        return 0;
+    };
+    // SAFETY: the function of this name and type. Before 3.11 it prints constants into a buffer of its own, also when
+    // nothing is initialised, and always the same.
+    let text = unsafe { CStr::from_ptr(call(address) as *const c_char) };
+    offsets::version_number(text.to_bytes())
 }
 
 fn adopt(guard: &Guard, found: &Found) {

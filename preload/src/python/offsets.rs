@@ -2,9 +2,10 @@
 //! interpreter's own description, `_Py_DebugOffsets`. It must refuse what it does not know.
 //!
 //! Sources, per row: `Include/cpython/pystate.h` (PyThreadState, 3.11 and 3.12 `_PyCFrame`),
-//! `Include/internal/pycore_frame.h` (`_PyInterpreterFrame`), `Include/cpython/code.h` (PyCodeObject),
-//! `Include/cpython/unicodeobject.h`, `Include/cpython/bytesobject.h`, `Include/internal/pycore_runtime.h`. A test
-//! compiles a program against each installed interpreter's headers and compares.
+//! `Include/internal/pycore_frame.h` (`_PyInterpreterFrame`; 3.9 and 3.10: `PyFrameObject` of
+//! `Include/cpython/frameobject.h`), `Include/cpython/code.h` (PyCodeObject), `Include/cpython/unicodeobject.h`,
+//! `Include/cpython/bytesobject.h`, `Include/internal/pycore_runtime.h`. A test compiles a program against each
+//! installed interpreter's headers and compares.
 //!
 //! # Safety
 //! Dangerous: reads the interpreter's description of itself from the start of `_PyRuntime`. We rely on its cookie.
@@ -24,33 +25,45 @@ pub struct Layout {
     pub runtime_newest: usize,
     /// `_PyRuntimeState.interpreters.main`
     pub runtime_main: usize,
-    /// `PyThreadState.cframe` (3.11, 3.12) or `.current_frame` (3.13)
+    /// `_PyRuntimeState.gilstate.autoTSSkey` (up to 3.11) or `.autoTSSkey`: an int that tells whether there is a key
+    /// (`_is_initialized`), and behind it the `pthread_key_t` under which each thread keeps its thread state.
+    #[expect(dead_code, reason = "the function of the interpreter that reads the key is called")]
+    pub runtime_tss_key: usize,
+    /// `PyThreadState.frame` (3.9, 3.10), `.cframe` (3.11, 3.12) or `.current_frame` (3.13)
     pub state_frame: usize,
     /// `_PyCFrame.current_frame`, where `state_frame` leads to one
     pub c_frame_current: Option<usize>,
-    /// `_PyInterpreterFrame.f_code` (3.11, 3.12) or `.f_executable` (3.13)
+    /// `PyThreadState.cframe`, a place on the stack of the thread that runs the state; from 3.10 to 3.12
+    pub state_c_frame: Option<usize>,
+    /// `PyThreadState.thread_id`: the `pthread_t` of the thread that made the state
+    pub state_thread: usize,
+    /// `PyFrameObject.f_code` (3.9, 3.10), `_PyInterpreterFrame.f_code` (3.11, 3.12) or `.f_executable` (3.13)
     pub frame_code: usize,
-    /// `_PyInterpreterFrame.previous`
+    /// `PyFrameObject.f_back` (3.9, 3.10) or `_PyInterpreterFrame.previous`
     pub frame_previous: usize,
-    /// `_PyInterpreterFrame.prev_instr` (3.11, 3.12) or `.instr_ptr` (3.13)
+    /// `PyFrameObject.f_lasti` (3.9, 3.10), `_PyInterpreterFrame.prev_instr` (3.11, 3.12) or `.instr_ptr` (3.13)
     pub frame_instruction: usize,
-    /// `_PyInterpreterFrame.owner`
+    /// What the frame's instruction is: `None` for an address, `Some(unit)` for a C int that counts units of so many
+    /// bytes from the start of the code, -1 before the first.
+    pub instruction_unit: Option<u32>,
+    /// `_PyInterpreterFrame.owner`. Frames of 3.9 and 3.10 have none, and the last byte of `f_back` stands for it: it is
+    /// 0 in any address of a program.
     pub frame_owner: usize,
     /// `FRAME_OWNED_BY_CSTACK`: an entry frame of the interpreter, without code. From 3.12 on.
     pub owner_c_stack: u8,
-    /// `FRAME_OWNED_BY_GENERATOR`
+    /// `FRAME_OWNED_BY_GENERATOR`. From 3.11 on.
     pub owner_generator: u8,
     /// `PyCodeObject.co_filename`
     pub code_file: usize,
-    /// `PyCodeObject.co_qualname`
+    /// `PyCodeObject.co_name` (3.9, 3.10) or `.co_qualname`
     pub code_name: usize,
-    /// `PyCodeObject.co_linetable`
+    /// `PyCodeObject.co_lnotab` (3.9) or `.co_linetable`
     pub code_line_table: usize,
     /// `PyCodeObject.co_firstlineno`
     pub code_first_line: usize,
-    /// `PyCodeObject._co_firsttraceable`
-    pub code_first_traceable: usize,
-    /// `PyCodeObject.co_code_adaptive`
+    /// `PyCodeObject._co_firsttraceable`. From 3.11 on.
+    pub code_first_traceable: Option<usize>,
+    /// `PyCodeObject.co_code` (3.9, 3.10), a bytes object, or `.co_code_adaptive`
     pub code_instructions: usize,
     /// `PyTypeObject.tp_dealloc`
     pub type_dealloc: usize,
@@ -73,26 +86,30 @@ pub struct Layout {
 /// No interpreter.
 pub const NONE: Layout = PYTHON_3_11;
 
-/// CPython 3.11
-const PYTHON_3_11: Layout = Layout {
-    runtime_preinitialized: 8,
-    runtime_finalizing: 24,
-    runtime_newest: 40,
-    runtime_main: 48,
-    state_frame: 56,
-    c_frame_current: Some(8),
+/// CPython 3.9
+const PYTHON_3_9: Layout = Layout {
+    runtime_preinitialized: 4,
+    runtime_finalizing: 16,
+    runtime_newest: 32,
+    runtime_main: 40,
+    runtime_tss_key: 584,
+    state_frame: 24,
+    c_frame_current: None,
+    state_c_frame: None,
+    state_thread: 176,
     frame_code: 32,
-    frame_previous: 48,
-    frame_instruction: 56,
-    frame_owner: 69,
+    frame_previous: 24,
+    frame_instruction: 104,
+    instruction_unit: Some(1),
+    frame_owner: 31,
     owner_c_stack: u8::MAX,
-    owner_generator: 1,
-    code_file: 112,
-    code_name: 128,
-    code_line_table: 136,
-    code_first_line: 72,
-    code_first_traceable: 168,
-    code_instructions: 184,
+    owner_generator: u8::MAX,
+    code_file: 104,
+    code_name: 112,
+    code_line_table: 120,
+    code_first_line: 40,
+    code_first_traceable: None,
+    code_instructions: 48,
     type_dealloc: 48,
     str_len: 16,
     str_state: 32,
@@ -103,15 +120,47 @@ const PYTHON_3_11: Layout = Layout {
     has_global_current: true,
 };
 
+/// CPython 3.10
+const PYTHON_3_10: Layout =
+    Layout { state_c_frame: Some(48), frame_instruction: 96, instruction_unit: Some(2), ..PYTHON_3_9 };
+
+/// CPython 3.11
+const PYTHON_3_11: Layout = Layout {
+    runtime_preinitialized: 8,
+    runtime_finalizing: 24,
+    runtime_newest: 40,
+    runtime_main: 48,
+    runtime_tss_key: 592,
+    state_frame: 56,
+    c_frame_current: Some(8),
+    state_c_frame: Some(56),
+    state_thread: 152,
+    frame_code: 32,
+    frame_previous: 48,
+    frame_instruction: 56,
+    instruction_unit: None,
+    frame_owner: 69,
+    owner_generator: 1,
+    code_file: 112,
+    code_name: 128,
+    code_line_table: 136,
+    code_first_line: 72,
+    code_first_traceable: Some(168),
+    code_instructions: 184,
+    ..PYTHON_3_9
+};
+
 /// CPython 3.12
 const PYTHON_3_12: Layout = Layout {
+    runtime_tss_key: 1544,
     c_frame_current: Some(0),
+    state_thread: 136,
     frame_code: 0,
     frame_previous: 8,
     frame_owner: 70,
     owner_c_stack: 3,
     code_first_line: 68,
-    code_first_traceable: 176,
+    code_first_traceable: Some(176),
     code_instructions: 192,
     str_ascii: 40,
     str_compact: 56,
@@ -125,9 +174,12 @@ const PYTHON_3_13: Layout = Layout {
     runtime_finalizing: 608,
     runtime_newest: 632,
     runtime_main: 640,
+    runtime_tss_key: 2160,
     state_frame: 72,
     c_frame_current: None,
-    code_first_traceable: 184,
+    state_c_frame: None,
+    state_thread: 152,
+    code_first_traceable: Some(184),
     code_instructions: 200,
     ..PYTHON_3_12
 };
@@ -154,7 +206,7 @@ impl Refusal {
     /// The notice's particulars.
     pub fn text(self, version: u32, buf: &mut [u8; 64]) -> &[u8] {
         match self {
-            Refusal::UnknownVersion if version == 0 => b"older than 3.11",
+            Refusal::UnknownVersion if version == 0 => b"of an unknown version",
             Refusal::UnknownVersion => version_text(version, buf),
             Refusal::FreeThreaded => b"free-threaded",
             Refusal::DebugBuild => b"debug",
@@ -188,6 +240,41 @@ fn version_text(version: u32, buf: &mut [u8; 64]) -> &[u8] {
     buf.get(..len).unwrap_or(&[])
 }
 
+/// `PY_VERSION_HEX` of what `Py_GetVersion` says, `3.10.13 (main, …)` or `3.9.0rc2+ (…)`; 0 when that is no version.
+pub fn version_number(text: &[u8]) -> u32 {
+    const FINAL: u32 = 0xf0;
+    let mut parts = [0u32; 3];
+    let mut rest = text;
+    for (index, part) in parts.iter_mut().enumerate() {
+        if index > 0 {
+            match rest.split_first() {
+                Some((b'.', behind)) => rest = behind,
+                _ => return 0,
+            }
+        }
+        (*part, rest) = leading_number(rest);
+    }
+    let [major, minor, micro] = parts;
+    let release = match rest {
+        [b'a', serial @ ..] => 0xa0 | leading_number(serial).0 & 15,
+        [b'b', serial @ ..] => 0xb0 | leading_number(serial).0 & 15,
+        [b'r', b'c', serial @ ..] => 0xc0 | leading_number(serial).0 & 15,
+        _ => FINAL,
+    };
+    if parts.iter().any(|part| *part > 0xff) { 0 } else { major << 24 | minor << 16 | micro << 8 | release }
+}
+
+/// The digits at the start of a text as a number, and what follows them.
+fn leading_number(text: &[u8]) -> (u32, &[u8]) {
+    let mut number = 0u32;
+    let mut rest = text;
+    while let Some((digit @ b'0'..=b'9', behind)) = rest.split_first() {
+        number = number.saturating_mul(10).saturating_add((digit - b'0') as u32);
+        rest = behind;
+    }
+    (number, rest)
+}
+
 /// The row for an interpreter, checked as far as it can be. `has` tells whether the interpreter exports a symbol.
 pub fn of(version: u32, runtime: usize, has: impl Fn(&CStr) -> bool) -> Result<Layout, Refusal> {
     // Builds with reference debugging export it; their objects may have more fields.
@@ -195,6 +282,8 @@ pub fn of(version: u32, runtime: usize, has: impl Fn(&CStr) -> bool) -> Result<L
         return Err(Refusal::DebugBuild);
     }
     match version >> 16 {
+        0x0309 => Ok(PYTHON_3_9),
+        0x030a => Ok(PYTHON_3_10),
         0x030b => Ok(PYTHON_3_11),
         0x030c => Ok(PYTHON_3_12),
         0x030d => checked(PYTHON_3_13, runtime, &DEBUG_OFFSETS_3_13),
@@ -261,6 +350,17 @@ mod tests {
         let mut buf = [0; 64];
         assert_eq!(version_text(0x030b_07f0, &mut buf), b"3.11.7");
         assert_eq!(version_text(0x0310_00a1, &mut buf), b"3.16.0");
+    }
+
+    #[test]
+    fn a_version_is_read_from_what_the_interpreter_says() {
+        assert_eq!(version_number(b"3.10.13 (main, Nov 21 2026, 15:00:00) \n[GCC 12.2.0]"), 0x030a_0df0);
+        assert_eq!(version_number(b"3.9.0rc2+ (default)"), 0x0309_00c2);
+        assert_eq!(version_number(b"3.9.0b4"), 0x0309_00b4);
+        assert_eq!(version_number(b"2.7.18 |custom"), 0x0207_12f0);
+        for text in [&b""[..], b"3.9", b"PyPy 7.3", b"3.99999999999.1"] {
+            assert_eq!(version_number(text), 0);
+        }
     }
 
     #[test]

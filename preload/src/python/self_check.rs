@@ -1,13 +1,16 @@
 //! `MEMTRACE_SELF_CHECK=1`: every stack that we read is compared with the interpreter's own account of it, by calling
-//! `PyThreadState_GetFrame` and `PyFrame_GetBack` where this thread holds the GIL. Slow, and it makes frame objects in
+//! `PyThreadState_GetFrame` and `PyFrame_GetBack` where this thread holds the GIL. In 3.9 and 3.10 the running
+//! instruction is asked for as the frame's attribute `f_lasti`. Slow, and it makes frame objects in
 //! the program: for tests only. A difference ends the program with both stacks printed.
 //!
 //! # Safety
 //! Dangerous: calls the C API inside an allocation. The garbage collector is off and a pending exception set aside
 //! meanwhile; the guard keeps the calls' own allocations out of the log.
 
-use core::ffi::{CStr, c_int};
+use core::ffi::{CStr, c_char, c_int, c_long};
 use core::sync::atomic::{AtomicUsize, Ordering};
+
+use memtrace_format::record::Node;
 
 use super::offsets::Layout;
 use super::{code, fail_self_check};
@@ -32,9 +35,13 @@ functions! {
     get_frame: [c"PyThreadState_GetFrame"],
     get_back: [c"PyFrame_GetBack"],
     get_code: [c"PyFrame_GetCode"],
+    // From 3.11 on; before, the two below.
     get_lasti: [c"PyFrame_GetLasti"],
+    get_attribute: [c"PyObject_GetAttrString"],
+    as_long: [c"PyLong_AsLong"],
     // 3.13, before.
     current: [c"PyThreadState_GetUnchecked", c"_PyThreadState_UncheckedGet"],
+    // From 3.10 on.
     gc_enable: [c"PyGC_Enable"],
     gc_disable: [c"PyGC_Disable"],
     err_fetch: [c"PyErr_Fetch"],
@@ -57,6 +64,8 @@ unsafe fn function<F: Copy>(address: &AtomicUsize) -> Option<F> {
 type Getter = unsafe extern "C" fn() -> usize;
 type OneToOne = unsafe extern "C" fn(usize) -> usize;
 type ToInt = unsafe extern "C" fn(usize) -> c_int;
+type ToLong = unsafe extern "C" fn(usize) -> c_long;
+type GetAttribute = unsafe extern "C" fn(usize, *const c_char) -> usize;
 type Switch = unsafe extern "C" fn() -> c_int;
 type Triple = unsafe extern "C" fn(*mut usize, *mut usize, *mut usize);
 type TripleBack = unsafe extern "C" fn(usize, usize, usize);
@@ -66,10 +75,12 @@ struct Api {
     get_frame: OneToOne,
     get_back: OneToOne,
     get_code: OneToOne,
-    get_lasti: ToInt,
+    get_lasti: Option<ToInt>,
+    get_attribute: GetAttribute,
+    as_long: ToLong,
     current: Getter,
-    gc_enable: Switch,
-    gc_disable: Switch,
+    gc_enable: Option<Switch>,
+    gc_disable: Option<Switch>,
     err_fetch: Triple,
     err_restore: TripleBack,
     dec_ref: Consumer,
@@ -83,14 +94,37 @@ impl Api {
                 get_frame: function(&FUNCTIONS.get_frame)?,
                 get_back: function(&FUNCTIONS.get_back)?,
                 get_code: function(&FUNCTIONS.get_code)?,
-                get_lasti: function(&FUNCTIONS.get_lasti)?,
+                get_lasti: function(&FUNCTIONS.get_lasti),
+                get_attribute: function(&FUNCTIONS.get_attribute)?,
+                as_long: function(&FUNCTIONS.as_long)?,
                 current: function(&FUNCTIONS.current)?,
-                gc_enable: function(&FUNCTIONS.gc_enable)?,
-                gc_disable: function(&FUNCTIONS.gc_disable)?,
+                gc_enable: function(&FUNCTIONS.gc_enable),
+                gc_disable: function(&FUNCTIONS.gc_disable),
                 err_fetch: function(&FUNCTIONS.err_fetch)?,
                 err_restore: function(&FUNCTIONS.err_restore)?,
                 dec_ref: function(&FUNCTIONS.dec_ref)?,
             })
+        }
+    }
+}
+
+impl Api {
+    /// The offset of a frame's running instruction, as the log has it.
+    ///
+    /// # Safety
+    /// `frame` is a live frame, and this thread holds the GIL.
+    unsafe fn offset(&self, frame: usize) -> usize {
+        // SAFETY: as the caller says; the attribute is a new reference, given back.
+        unsafe {
+            match self.get_lasti {
+                Some(get_lasti) => get_lasti(frame).max(0) as usize,
+                None => {
+                    let attribute = (self.get_attribute)(frame, c"f_lasti".as_ptr());
+                    let lasti = (self.as_long)(attribute);
+                    (self.dec_ref)(attribute);
+                    u32::try_from(lasti).unwrap_or(Node::NOT_BEGUN) as usize
+                }
+            }
         }
     }
 }
@@ -147,7 +181,7 @@ fn walk(api: &Api, layout: &Layout, state: usize, frames: &[RawFrame], mut show:
             let theirs = (frame != 0).then(|| {
                 let code = (api.get_code)(frame);
                 (api.dec_ref)(code);
-                (code, (api.get_lasti)(frame).max(0) as usize)
+                (code, api.offset(frame))
             });
             let mine = ours.next();
             if mine.is_none() && theirs.is_none() {
@@ -174,13 +208,14 @@ fn visible(layout: &Layout, frame: RawFrame) -> Side {
 fn with_interpreter_at_rest<T>(api: &Api, work: impl FnOnce() -> T) -> T {
     // SAFETY: this thread holds the GIL.
     unsafe {
-        let was_enabled = (api.gc_disable)();
+        // Without it, in 3.9, the check makes no objects that the collector knows.
+        let was_enabled = api.gc_disable.is_some_and(|disable| disable() != 0);
         let (mut kind, mut value, mut traceback) = (0, 0, 0);
         (api.err_fetch)(&mut kind, &mut value, &mut traceback);
         let result = work();
         (api.err_restore)(kind, value, traceback);
-        if was_enabled != 0 {
-            (api.gc_enable)();
+        if let (true, Some(enable)) = (was_enabled, api.gc_enable) {
+            enable();
         }
         result
     }
