@@ -42,9 +42,9 @@ fn each_small_object_is_one_record_unless_python_allocators_are_left_out() {
 
 #[test]
 fn arenas_are_mappings_and_count_only_when_the_objects_in_them_do_not() {
-    const ARENA: u64 = 1 << 20;
     let scratch = Scratch::new("arenas");
     program::on_every_python(|python| {
+        let arena: u64 = if python.minor == "3.9" { 256 << 10 } else { 1 << 20 };
         let mut problems = Vec::new();
         for option in ["--python-allocators", "--no-python-allocators"] {
             let capture = scratch.join(&format!("{}{option}.bin", python.minor));
@@ -52,9 +52,9 @@ fn arenas_are_mappings_and_count_only_when_the_objects_in_them_do_not() {
             run.args(["run", "--quiet", option, "--output"]).arg(&capture).arg("--").arg(&python.path);
             run.arg(program::fixture("small_objects.py")).env("EXPECT_FILE", scratch.join("account.json"));
             support::run(&mut run);
-            let arenas: Vec<_> = support::events_from(&capture, ARENA)
+            let arenas: Vec<_> = support::events_from(&capture, arena)
                 .into_iter()
-                .filter(|event| event["event"] == "mmap" && event["size"] == ARENA)
+                .filter(|event| event["event"] == "mmap" && event["size"] == arena)
                 .filter(|event| event["stack"][0][0] == "lists")
                 .collect();
             let is_arena = option == "--python-allocators";
@@ -265,8 +265,8 @@ fn a_python_that_replaces_itself_is_followed() {
 
 /// The capture is whole up to the last allocation.
 fn check_ending(how: &str) {
-    Program::fixture("endings.py").argument(how).check();
-    Program::fixture("endings.py").argument(how).argument("with a busy thread").check();
+    Program::fixture("endings.py").argument(how).that_may_fail().check();
+    Program::fixture("endings.py").argument(how).argument("with a busy thread").that_may_fail().check();
 }
 
 #[test]

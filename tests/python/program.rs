@@ -26,6 +26,8 @@ pub struct Program {
     has_no_python_allocators: bool,
     /// The text it prints differs from run to run.
     has_varying_output: bool,
+    /// It need not end well without us.
+    may_fail: bool,
 }
 
 impl Program {
@@ -62,6 +64,12 @@ impl Program {
 
     pub fn with_varying_output(mut self) -> Program {
         self.has_varying_output = true;
+        self
+    }
+
+    /// For programs that are about the way they end; any other one has to end well.
+    pub fn that_may_fail(mut self) -> Program {
+        self.may_fail = true;
         self
     }
 
@@ -119,6 +127,9 @@ impl Program {
 
     fn unlike(&self, plain: &Output, traced: &Output) -> Vec<String> {
         let mut problems = Vec::new();
+        if !self.may_fail && !plain.status.success() {
+            problems.push(format!("without memtrace it ended with {}\n{}", plain.status, support::text(plain)));
+        }
         // The launcher ends as a shell would say it: a signal is 128 + its number.
         let expected = plain.status.code().or_else(|| plain.status.signal().map(|signal| 128 + signal));
         if traced.status.code() != expected {

@@ -169,7 +169,7 @@ pub fn stats(capture: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in\n{}", text(&output)))
 }
 
-const NAMES: [&str; 3] = ["3.11", "3.12", "3.13"];
+const NAMES: [&str; 5] = ["3.9", "3.10", "3.11", "3.12", "3.13"];
 
 fn build_e2e_profile() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder holds tmp");
