@@ -157,13 +157,13 @@ fn numbers_that_ask_for_memory_get_none() {
     log.code(u32::MAX, "f", "x.py", u32::MAX);
     log.python();
     let lane = u32::MAX;
-    log.event(lane, Record::Thread(Thread { ticks: 1, thread: u32::MAX, os_tid: u32::MAX, pthread: u64::MAX }));
+    log.event(lane, 1, Record::Thread(Thread { thread: u32::MAX, os_tid: u32::MAX, pthread: u64::MAX }));
     log.node(lane, u32::MAX, u32::MAX, u32::MAX);
     log.alloc(lane, 2, u64::MAX, u64::MAX, u32::MAX);
     log.event(
         lane,
+        3,
         Record::Mmap(Mmap {
-            ticks: 3,
             address: u64::MAX,
             len: u64::MAX,
             prot: u32::MAX,
@@ -172,11 +172,11 @@ fn numbers_that_ask_for_memory_get_none() {
             stack: u32::MAX,
         }),
     );
-    log.event(lane, Record::Munmap(Munmap { ticks: 4, address: 0, len: u64::MAX, is_remap: true }));
+    log.event(lane, 4, Record::Munmap(Munmap { address: 0, len: u64::MAX, is_remap: true }));
     log.event(
         lane,
+        5,
         Record::Mremap(Mremap {
-            ticks: 5,
             old_address: 1,
             address: u64::MAX - 1,
             len: u64::MAX,
@@ -185,10 +185,10 @@ fn numbers_that_ask_for_memory_get_none() {
             stack: u32::MAX,
         }),
     );
-    log.event(lane, Record::Restore(Restore { ticks: u64::MAX }));
-    log.put(block_kind::META, u16::MAX - 1, 0, &Record::Image(Image { ticks: u64::MAX, exe: b"", arguments: b"\0\0" }));
-    log.launcher(Record::Clock(Clock { ticks: u64::MAX, mono_nanos: u64::MAX }));
-    log.launcher(Record::Rss(Rss { ticks: u64::MAX, mono_nanos: 0, bytes: u64::MAX }));
+    log.event(lane, u64::MAX >> 1, Record::Restore(Restore));
+    log.put(block_kind::META, u16::MAX - 1, 0, &Record::Image(Image { turn: u64::MAX, exe: b"", arguments: b"\0\0" }));
+    log.launcher(u64::MAX >> 1, Record::Clock(Clock { mono_nanos: u64::MAX }));
+    log.launcher(u64::MAX >> 1, Record::Rss(Rss { mono_nanos: 0, bytes: u64::MAX }));
     let mut bytes = log.bytes();
     // A block that claims to come after four billion nodes, written by nobody, in a lane of its own.
     for at in (HEADER_LEN..bytes.len()).step_by(BLOCK_ALIGN) {
@@ -223,7 +223,8 @@ fn a_capture_can_be_read_while_it_grows() {
     file.write_all_at(&[0xff; 16], block as u64 + (BLOCK_HEADER_LEN as u64) + committed as u64).unwrap();
     for share in [0, 1, 10, 50, 99, 100] {
         // Writers store the length after each record, so any end of a record is one that a reader may see.
-        let mut decoder = decode::Decoder::new(&bytes[block + BLOCK_HEADER_LEN..][..committed as usize], 0);
+        let mut deltas = encode::Deltas::at_block_start(turn::Turn::default());
+        let mut decoder = decode::Decoder::new(&bytes[block + BLOCK_HEADER_LEN..][..committed as usize], &mut deltas);
         while decoder.offset() < committed as usize * share / 100 {
             decoder.next().unwrap();
         }

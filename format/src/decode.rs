@@ -3,6 +3,7 @@
 
 use crate::encode::Deltas;
 use crate::record::*;
+use crate::turn::Turn;
 use crate::varint::{self, unzigzag};
 
 /// A record that can't be decoded.
@@ -33,22 +34,18 @@ impl core::fmt::Display for DecodeError {
 impl core::error::Error for DecodeError {}
 
 /// The records of one block's payload, in order.
-#[derive(Clone, Copy, Debug)]
-pub struct Decoder<'a> {
+#[derive(Debug)]
+pub struct Decoder<'a, 'd> {
     bytes: &'a [u8],
     offset: usize,
-    deltas: Deltas,
+    deltas: &'d mut Deltas,
 }
 
-impl<'a> Decoder<'a> {
-    /// Over the committed payload of a block whose header says `first_ticks`.
-    pub fn new(payload: &'a [u8], first_ticks: u64) -> Decoder<'a> {
-        Decoder::resume(payload, 0, Deltas::at_block_start(first_ticks))
-    }
-
-    /// Goes on where an earlier decoder over the same payload stopped.
-    pub fn resume(payload: &'a [u8], offset: usize, deltas: Deltas) -> Decoder<'a> {
-        Decoder { bytes: payload, offset, deltas }
+impl<'a, 'd> Decoder<'a, 'd> {
+    /// Over the committed payload of a block, or what is left of it; `deltas` are those at its start, or where an earlier
+    /// decoder over the same payload stopped.
+    pub fn new(payload: &'a [u8], deltas: &'d mut Deltas) -> Decoder<'a, 'd> {
+        Decoder { bytes: payload, offset: 0, deltas }
     }
 
     /// Payload bytes decoded so far.
@@ -56,8 +53,9 @@ impl<'a> Decoder<'a> {
         self.offset
     }
 
-    /// What the next record's differences are relative to.
-    pub fn deltas(&self) -> Deltas {
+    /// What the next record's differences are relative to. Its turn and ticks are when the last event happened.
+    #[inline(always)]
+    pub fn deltas(&self) -> &Deltas {
         self.deltas
     }
 
@@ -71,14 +69,16 @@ impl<'a> Decoder<'a> {
             return Ok(None);
         };
         let mut fields = Fields { bytes: rest };
-        let mut deltas = self.deltas;
-        match decode(&mut fields, &mut deltas) {
+        let ticks = self.deltas.ticks;
+        match decode(&mut fields, self.deltas) {
             Ok(record) => {
                 self.offset = self.bytes.len() - fields.bytes.len();
-                self.deltas = deltas;
                 Ok(Some(record))
             }
-            Err(problem) => Err(DecodeError { offset: start, problem }),
+            Err(problem) => {
+                self.deltas.ticks = ticks;
+                Err(DecodeError { offset: start, problem })
+            }
         }
     }
 }
@@ -98,14 +98,9 @@ impl<'a> Fields<'a> {
 
     #[inline]
     fn varint(&mut self) -> Result<u64, Problem> {
-        match varint::read(self.bytes) {
-            Some((value, len)) => {
-                self.bytes = self.bytes.get(len..).ok_or(Problem::CutOff)?;
-                Ok(value)
-            }
-            None if self.bytes.len() < varint::MAX_LEN => Err(Problem::CutOff),
-            None => Err(Problem::Invalid),
-        }
+        let (value, len) = varint::read(self.bytes).ok_or(Problem::CutOff)?;
+        self.bytes = self.bytes.get(len..).ok_or(Problem::CutOff)?;
+        Ok(value)
     }
 
     fn u32(&mut self) -> Result<u32, Problem> {
@@ -133,21 +128,30 @@ impl<'a> Fields<'a> {
         Ok(PyStr { width, bytes })
     }
 
+    /// Ticks, where there are any.
     #[inline]
-    fn ticks(&mut self, deltas: &mut Deltas) -> Result<u64, Problem> {
-        deltas.ticks = deltas.ticks.checked_add(self.varint()?).ok_or(Problem::Invalid)?;
-        Ok(deltas.ticks)
+    fn ticks(&mut self, deltas: &mut Deltas) -> Result<(), Problem> {
+        if deltas.turn.is_shared {
+            deltas.ticks = deltas.ticks.checked_add(self.varint()?).ok_or(Problem::Invalid)?;
+        }
+        Ok(())
     }
 
     #[inline]
-    fn address(&mut self, deltas: &mut Deltas, tag: u8) -> Result<u64, Problem> {
-        let difference = unzigzag(self.varint()?) as u64;
-        let difference = if tag & hot::RAW_ADDRESS == 0 { difference << 3 } else { difference };
-        deltas.address = deltas.address.wrapping_add(difference);
-        Ok(deltas.address)
+    fn address(&mut self, deltas: &Deltas, tag: u8) -> Result<u64, Problem> {
+        if tag & hot::ADDRESS_MASK == hot::SAME {
+            return Ok(deltas.address);
+        }
+        let number = self.varint()?;
+        match tag & hot::ADDRESS_MASK {
+            hot::RECENT => deltas.recent(number).ok_or(Problem::Invalid),
+            hot::DIFFERENCE => Ok(deltas.address.wrapping_add((unzigzag(number) << 4) as u64)),
+            _ => Ok(deltas.address.wrapping_add(unzigzag(number) as u64)),
+        }
     }
 }
 
+/// What is relative to the record before changes only once the record is whole.
 #[inline]
 fn decode<'a>(fields: &mut Fields<'a>, deltas: &mut Deltas) -> Result<Record<'a>, Problem> {
     let tag = fields.byte()?;
@@ -159,37 +163,50 @@ fn decode<'a>(fields: &mut Fields<'a>, deltas: &mut Deltas) -> Result<Record<'a>
             whole => whole,
         };
     }
-    if tag & hot::KIND_MASK == hot::RESTORE {
-        return Ok(Record::Restore(Restore { ticks: fields.ticks(deltas)? }));
-    }
-    let kind = AllocatorKind::from_number(tag & hot::KIND_MASK).ok_or(Problem::Invalid)?;
-    let ticks = fields.ticks(deltas)?;
+    let Some(kind) = AllocatorKind::from_number(tag & hot::KIND_MASK) else {
+        return without_kind(tag, fields, deltas);
+    };
+    fields.ticks(deltas)?;
     let address = fields.address(deltas, tag)?;
     if kind.is_free() {
-        return Ok(Record::Free(Free { ticks, kind, address }));
+        deltas.touch(address);
+        return Ok(Record::Free(Free { kind, address }));
     }
     let size = fields.varint()?;
     if tag & hot::SAME_STACK == 0 {
         let stack = (deltas.stack as i64).checked_add(unzigzag(fields.varint()?));
         deltas.stack = stack.and_then(|stack| u32::try_from(stack).ok()).ok_or(Problem::Invalid)?;
     }
-    Ok(Record::Alloc(Alloc { ticks, kind, address, size, stack: deltas.stack }))
+    deltas.touch(address);
+    Ok(Record::Alloc(Alloc { kind, address, size, stack: deltas.stack }))
+}
+
+/// The hot records that are not about a block of memory.
+#[cold]
+fn without_kind<'a>(tag: u8, fields: &mut Fields<'a>, deltas: &mut Deltas) -> Result<Record<'a>, Problem> {
+    match tag {
+        hot::RESTORE => {
+            fields.ticks(deltas)?;
+            Ok(Record::Restore(Restore))
+        }
+        hot::TURN | hot::SHARED_TURN => {
+            let number = deltas.turn.number.checked_add(fields.varint()?).ok_or(Problem::Invalid)?;
+            deltas.turn = Turn { number, is_shared: tag == hot::SHARED_TURN };
+            Ok(Record::Turn(deltas.turn))
+        }
+        _ => Err(Problem::Invalid),
+    }
 }
 
 fn with_length<'a>(tag: u8, body: &mut Fields<'a>, deltas: &mut Deltas) -> Result<Record<'a>, Problem> {
+    if matches!(tag, tag::THREAD | tag::THREAD_NAME | tag::MMAP | tag::MUNMAP | tag::MREMAP | tag::LOST) {
+        body.ticks(deltas)?;
+    }
     Ok(match tag {
         tag::NODE => Record::Node(Node { parent: body.u32()?, code: body.u32()?, offset: body.u32()? }),
-        tag::THREAD => Record::Thread(Thread {
-            ticks: body.ticks(deltas)?,
-            thread: body.u32()?,
-            os_tid: body.u32()?,
-            pthread: body.varint()?,
-        }),
-        tag::THREAD_NAME => {
-            Record::ThreadName(ThreadName { ticks: body.ticks(deltas)?, pthread: body.varint()?, name: body.text()? })
-        }
+        tag::THREAD => Record::Thread(Thread { thread: body.u32()?, os_tid: body.u32()?, pthread: body.varint()? }),
+        tag::THREAD_NAME => Record::ThreadName(ThreadName { pthread: body.varint()?, name: body.text()? }),
         tag::MMAP => Record::Mmap(Mmap {
-            ticks: body.ticks(deltas)?,
             address: body.varint()?,
             len: body.varint()?,
             prot: body.u32()?,
@@ -197,14 +214,10 @@ fn with_length<'a>(tag: u8, body: &mut Fields<'a>, deltas: &mut Deltas) -> Resul
             is_arena: body.varint()? != 0,
             stack: body.u32()?,
         }),
-        tag::MUNMAP => Record::Munmap(Munmap {
-            ticks: body.ticks(deltas)?,
-            address: body.varint()?,
-            len: body.varint()?,
-            is_remap: body.varint()? != 0,
-        }),
+        tag::MUNMAP => {
+            Record::Munmap(Munmap { address: body.varint()?, len: body.varint()?, is_remap: body.varint()? != 0 })
+        }
         tag::MREMAP => Record::Mremap(Mremap {
-            ticks: body.ticks(deltas)?,
             old_address: body.varint()?,
             address: body.varint()?,
             len: body.varint()?,
@@ -212,7 +225,7 @@ fn with_length<'a>(tag: u8, body: &mut Fields<'a>, deltas: &mut Deltas) -> Resul
             is_arena: body.varint()? != 0,
             stack: body.u32()?,
         }),
-        tag::LOST => Record::Lost(Lost { ticks: body.ticks(deltas)?, count: body.varint()? }),
+        tag::LOST => Record::Lost(Lost { count: body.varint()? }),
         tag::CODE => Record::Code(Code {
             id: body.u32()?,
             first_line: body.u32()?,
@@ -220,13 +233,13 @@ fn with_length<'a>(tag: u8, body: &mut Fields<'a>, deltas: &mut Deltas) -> Resul
             file: body.py_str()?,
             line_table: body.text()?,
         }),
-        tag::IMAGE => Record::Image(Image { ticks: body.ticks(deltas)?, exe: body.text()?, arguments: body.text()? }),
+        tag::IMAGE => Record::Image(Image { turn: body.varint()?, exe: body.text()?, arguments: body.text()? }),
         tag::PYTHON => {
             Record::Python(Python { version: body.u32()?, allocator: body.text()?, has_stacks: body.varint()? != 0 })
         }
         tag::NOTICE => Record::Notice(Notice { code: body.u32()?, text: body.text()? }),
-        tag::CLOCK => Record::Clock(Clock { ticks: body.ticks(deltas)?, mono_nanos: body.varint()? }),
-        tag::RSS => Record::Rss(Rss { ticks: body.ticks(deltas)?, mono_nanos: body.varint()?, bytes: body.varint()? }),
+        tag::CLOCK => Record::Clock(Clock { mono_nanos: body.varint()? }),
+        tag::RSS => Record::Rss(Rss { mono_nanos: body.varint()?, bytes: body.varint()? }),
         unknown => Record::Unknown(unknown),
     })
 }
@@ -259,53 +272,63 @@ mod tests {
         proptest::collection::vec(any::<u8>(), 0..300).prop_map(leak)
     }
 
-    /// One strategy per kind; ticks are differences here and made absolute by the test.
-    fn records() -> impl Strategy<Value = Record<'static>> {
-        let ticks = 0u64..1 << 40;
+    /// Addresses near each other and far, aligned and not, new and seen before.
+    fn addresses() -> impl Strategy<Value = u64> {
         prop_oneof![
-            (ticks.clone(), kinds(false), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
-                |(ticks, kind, address, size, stack)| Record::Alloc(Alloc { ticks, kind, address, size, stack })
-            ),
-            (ticks.clone(), kinds(true), any::<u64>()).prop_map(|(ticks, kind, address)| Record::Free(Free {
-                ticks,
-                kind,
-                address
-            })),
-            ticks.clone().prop_map(|ticks| Record::Restore(Restore { ticks })),
+            (0u64..50).prop_map(|n| 0x7f00_0000_0000 + 48 * n),
+            (0u64..1 << 30).prop_map(|n| 8 * n),
+            any::<u64>()
+        ]
+    }
+
+    /// One strategy per kind; the number of a turn is a difference here and made absolute by the test.
+    fn records() -> impl Strategy<Value = Record<'static>> {
+        prop_oneof![
+            4 => (kinds(false), addresses(), any::<u64>(), any::<u32>())
+                .prop_map(|(kind, address, size, stack)| Record::Alloc(Alloc { kind, address, size, stack })),
+            4 => (kinds(true), addresses()).prop_map(|(kind, address)| Record::Free(Free { kind, address })),
+            4 => rare_records(),
+        ]
+    }
+
+    fn rare_records() -> impl Strategy<Value = Record<'static>> {
+        prop_oneof![
+            Just(Record::Restore(Restore)),
+            (0u64..1 << 40, any::<bool>()).prop_map(|(number, is_shared)| Record::Turn(Turn { number, is_shared })),
             (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(parent, code, offset)| Record::Node(Node {
                 parent,
                 code,
                 offset
             })),
-            (ticks.clone(), any::<u32>(), any::<u32>(), any::<u64>()).prop_map(|(ticks, thread, os_tid, pthread)| {
-                Record::Thread(Thread { ticks, thread, os_tid, pthread })
-            }),
-            (ticks.clone(), any::<u64>(), texts()).prop_map(|(ticks, pthread, name)| Record::ThreadName(ThreadName {
-                ticks,
-                pthread,
-                name
+            (any::<[u32; 2]>(), any::<u64>()).prop_map(|([thread, os_tid], pthread)| Record::Thread(Thread {
+                thread,
+                os_tid,
+                pthread
             })),
-            (ticks.clone(), any::<[u64; 2]>(), any::<[u32; 3]>(), any::<bool>()).prop_map(
-                |(ticks, [address, len], [prot, flags, stack], is_arena)| {
-                    Record::Mmap(Mmap { ticks, address, len, prot, flags, is_arena, stack })
+            (any::<u64>(), texts()).prop_map(|(pthread, name)| Record::ThreadName(ThreadName { pthread, name })),
+            (any::<[u64; 2]>(), any::<[u32; 3]>(), any::<bool>()).prop_map(
+                |([address, len], [prot, flags, stack], is_arena)| {
+                    Record::Mmap(Mmap { address, len, prot, flags, is_arena, stack })
                 }
             ),
-            (ticks.clone(), any::<[u64; 2]>(), any::<bool>()).prop_map(|(ticks, [address, len], is_remap)| {
-                Record::Munmap(Munmap { ticks, address, len, is_remap })
-            }),
-            (ticks.clone(), any::<[u64; 3]>(), any::<[u32; 2]>(), any::<bool>()).prop_map(
-                |(ticks, [old_address, address, len], [flags, stack], is_arena)| {
-                    Record::Mremap(Mremap { ticks, old_address, address, len, flags, is_arena, stack })
+            (any::<[u64; 2]>(), any::<bool>()).prop_map(|([address, len], is_remap)| Record::Munmap(Munmap {
+                address,
+                len,
+                is_remap
+            })),
+            (any::<[u64; 3]>(), any::<[u32; 2]>(), any::<bool>()).prop_map(
+                |([old_address, address, len], [flags, stack], is_arena)| {
+                    Record::Mremap(Mremap { old_address, address, len, flags, is_arena, stack })
                 }
             ),
-            (ticks.clone(), any::<u64>()).prop_map(|(ticks, count)| Record::Lost(Lost { ticks, count })),
+            any::<u64>().prop_map(|count| Record::Lost(Lost { count })),
             (any::<[u32; 2]>(), py_strs(), py_strs(), texts()).prop_map(
                 |([id, first_line], name, file, line_table)| {
                     Record::Code(Code { id, first_line, name, file, line_table })
                 }
             ),
-            (ticks.clone(), texts(), texts()).prop_map(|(ticks, exe, arguments)| Record::Image(Image {
-                ticks,
+            (any::<u64>(), texts(), texts()).prop_map(|(turn, exe, arguments)| Record::Image(Image {
+                turn,
                 exe,
                 arguments
             })),
@@ -313,96 +336,95 @@ mod tests {
                 Record::Python(Python { version, allocator, has_stacks })
             }),
             (any::<u32>(), texts()).prop_map(|(code, text)| Record::Notice(Notice { code, text })),
-            (ticks.clone(), any::<u64>()).prop_map(|(ticks, mono_nanos)| Record::Clock(Clock { ticks, mono_nanos })),
-            (ticks, any::<[u64; 2]>())
-                .prop_map(|(ticks, [mono_nanos, bytes])| { Record::Rss(Rss { ticks, mono_nanos, bytes }) }),
+            any::<u64>().prop_map(|mono_nanos| Record::Clock(Clock { mono_nanos })),
+            any::<[u64; 2]>().prop_map(|[mono_nanos, bytes]| Record::Rss(Rss { mono_nanos, bytes })),
         ]
     }
 
-    /// Adds `base` to the ticks of a record and returns what they are then.
-    fn advance(record: &mut Record<'_>, base: u64) -> u64 {
-        let ticks = match record {
-            Record::Alloc(it) => &mut it.ticks,
-            Record::Free(it) => &mut it.ticks,
-            Record::Restore(it) => &mut it.ticks,
-            Record::Thread(it) => &mut it.ticks,
-            Record::ThreadName(it) => &mut it.ticks,
-            Record::Mmap(it) => &mut it.ticks,
-            Record::Munmap(it) => &mut it.ticks,
-            Record::Mremap(it) => &mut it.ticks,
-            Record::Lost(it) => &mut it.ticks,
-            Record::Image(it) => &mut it.ticks,
-            Record::Clock(it) => &mut it.ticks,
-            Record::Rss(it) => &mut it.ticks,
-            Record::Node(_) | Record::Code(_) | Record::Python(_) | Record::Notice(_) | Record::Unknown(_) => {
-                return base;
-            }
-        };
-        *ticks += base;
-        *ticks
-    }
+    const START: Turn = Turn { number: 1_000, is_shared: false };
 
     proptest! {
         #[test]
         fn a_sequence_of_records_comes_back_and_every_prefix_is_a_log(
-            mut sequence in proptest::collection::vec(records(), 1..20),
+            mut sequence in proptest::collection::vec((records(), 0u64..1 << 40), 1..60),
         ) {
-            let mut ticks = 1_000;
-            for record in &mut sequence {
-                ticks = advance(record, ticks);
-            }
             let mut buf = vec![0u8; 64 * 1024];
-            let mut deltas = Deltas::at_block_start(1_000);
+            let mut deltas = Deltas::at_block_start(START);
             let mut ends = Vec::new();
-            let mut len = 0;
-            for record in &sequence {
-                len += encode::record(&mut buf[len..], &mut deltas, record).unwrap();
+            let (mut len, mut now) = (0, 0);
+            let mut moments = Vec::new();
+            for (record, ticks) in &mut sequence {
+                if let Record::Turn(turn) = record {
+                    turn.number += deltas.turn.number;
+                }
+                now += *ticks;
+                len += encode::record(&mut buf[len..], &mut deltas, now, record).unwrap();
+                moments.push((deltas.turn, deltas.turn.is_shared.then_some(deltas.ticks)));
                 ends.push(len);
             }
             for cut in [len, len - 1, len / 2, ends[0]] {
-                let mut decoder = Decoder::new(&buf[..cut], 1_000);
+                let mut read = Deltas::at_block_start(START);
+                let mut decoder = Decoder::new(&buf[..cut], &mut read);
                 let whole = ends.iter().filter(|&&end| end <= cut).count();
-                for expected in &sequence[..whole] {
+                for ((expected, _), (turn, ticks)) in sequence.iter().zip(&moments).take(whole) {
                     prop_assert_eq!(decoder.next(), Ok(Some(*expected)));
+                    prop_assert_eq!(decoder.deltas().turn, *turn);
+                    prop_assert!(ticks.is_none_or(|ticks| ticks == decoder.deltas().ticks));
                 }
+                let at_end = decoder.deltas().clone();
                 if ends.contains(&cut) {
                     prop_assert_eq!(decoder.next(), Ok(None));
                 } else {
                     prop_assert!(decoder.next().is_err());
                 }
+                prop_assert_eq!(decoder.deltas(), &at_end);
             }
         }
 
         #[test]
         fn arbitrary_bytes_end_in_a_record_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut decoder = Decoder::new(&bytes, 0);
+            let mut deltas = Deltas::at_block_start(START);
+            let mut decoder = Decoder::new(&bytes, &mut deltas);
             while let Ok(Some(_)) = decoder.next() {}
             prop_assert!(decoder.offset() <= bytes.len());
         }
 
         #[test]
-        fn what_does_not_fit_is_refused_and_changes_nothing(record in records(), room in 0usize..16) {
+        fn what_does_not_fit_is_refused_and_changes_nothing(record in records(), room in 0usize..16, shared: bool) {
             let mut buf = vec![0u8; room];
-            let mut deltas = Deltas::at_block_start(5);
-            let before = deltas;
-            if encode::record(&mut buf, &mut deltas, &record).is_none() {
+            let mut deltas = Deltas::at_block_start(Turn { number: 5, is_shared: shared });
+            let before = deltas.clone();
+            if encode::record(&mut buf, &mut deltas, 77, &record).is_none() {
                 prop_assert_eq!(deltas, before);
             }
         }
     }
 
     #[test]
+    fn addresses_that_come_again_take_one_byte_or_none() {
+        let mut deltas = Deltas::at_block_start(START);
+        let mut len_of = |address| {
+            let mut out = [0; encode::HOT_ROOM];
+            encode::free(&mut out, &mut deltas, 0, &Free { kind: AllocatorKind::Free, address }) - 1
+        };
+        let far = 0x7fff_0000_0000;
+        assert_eq!([0x1000_0000, 0x1000_0020, far, 0x1000_0000, far, far].map(&mut len_of), [4, 1, 7, 1, 1, 0]);
+    }
+
+    #[test]
     fn an_unknown_record_is_skipped_by_its_length() {
-        let bytes = [0xff, 2, 9, 9, hot::RESTORE, 7];
-        let mut decoder = Decoder::new(&bytes, 0);
+        let bytes = [0xff, 2 << 1 | 1, 9, 9, hot::RESTORE];
+        let mut deltas = Deltas::at_block_start(START);
+        let mut decoder = Decoder::new(&bytes, &mut deltas);
         assert_eq!(decoder.next(), Ok(Some(Record::Unknown(0xff))));
-        assert_eq!(decoder.next(), Ok(Some(Record::Restore(Restore { ticks: 7 }))));
+        assert_eq!(decoder.next(), Ok(Some(Record::Restore(Restore))));
         assert_eq!(decoder.next(), Ok(None));
     }
 
     #[test]
     fn a_length_beyond_the_payload_is_not_believed() {
-        let mut decoder = Decoder::new(&[0xff, 0xff, 0xff, 0xff, 0x7f, 1], 0);
+        let mut deltas = Deltas::at_block_start(START);
+        let mut decoder = Decoder::new(&[0xff, 0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], &mut deltas);
         assert_eq!(decoder.next(), Err(DecodeError { offset: 0, problem: Problem::CutOff }));
     }
 }

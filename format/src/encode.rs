@@ -2,270 +2,296 @@
 //! allocate, panic or write past the slice.
 
 use crate::record::*;
-use crate::varint::zigzag;
+use crate::turn::Turn;
+use crate::varint::{self, zigzag};
 
-/// The most bytes of a hot record.
-pub const MAX_HOT_LEN: usize = 1 + 10 + 10 + 10 + 10;
+/// Room that a hot record is given: more than the most bytes it takes, because numbers are written as whole words.
+pub const HOT_ROOM: usize = 64;
 /// The most bytes of a [`Node`] record, and of every other record without strings.
-pub const MAX_PLAIN_LEN: usize = 2 + 8 * 10;
+pub const MAX_PLAIN_LEN: usize = 5 + 9 * varint::MAX_LEN;
+/// Places in the table of recent addresses.
+pub const N_RECENT: usize = 1 << RECENT_BITS;
+const RECENT_BITS: u32 = 7;
 
 /// What differences are relative to; starts anew in each block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deltas {
+    pub turn: Turn,
     pub ticks: u64,
     pub address: u64,
     pub stack: u32,
+    /// The last address of each place.
+    recent: [u64; N_RECENT],
 }
 
 impl Deltas {
     /// The state at the start of a block.
-    pub fn at_block_start(first_ticks: u64) -> Deltas {
-        Deltas { ticks: first_ticks, address: 0, stack: 0 }
+    pub const fn at_block_start(first_turn: Turn) -> Deltas {
+        Deltas { turn: first_turn, ticks: 0, address: 0, stack: 0, recent: [0; N_RECENT] }
+    }
+
+    /// The address in one place of the table.
+    #[inline(always)]
+    pub fn recent(&self, place: u64) -> Option<u64> {
+        self.recent.get(place as usize).copied()
+    }
+
+    /// Remembers the address of a hot record. Whether the table held it already.
+    #[inline(always)]
+    pub fn touch(&mut self, address: u64) -> bool {
+        self.address = address;
+        match self.recent.get_mut(recent_place(address) as usize) {
+            Some(place) => core::mem::replace(place, address) == address,
+            None => false,
+        }
+    }
+
+    /// Moves the clock of a shared turn on; by how many ticks. A clock that steps back would break the order along the
+    /// lane: it stands still instead.
+    #[inline(always)]
+    fn advance(&mut self, now: u64) -> u64 {
+        let difference = now.saturating_sub(self.ticks);
+        self.ticks += difference;
+        difference
     }
 }
 
-/// Writes into a slice and remembers whether everything fitted.
-pub struct Encoder<'a> {
-    buf: &'a mut [u8],
-    len: usize,
-    overflowed: bool,
+/// The place of an address in the table of recent ones.
+#[inline(always)]
+pub const fn recent_place(address: u64) -> u64 {
+    (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - RECENT_BITS)
 }
 
-impl<'a> Encoder<'a> {
-    pub fn new(buf: &'a mut [u8]) -> Encoder<'a> {
-        Encoder { buf, len: 0, overflowed: false }
-    }
+/// Writes an allocation; its length. `now` counts in a shared turn only, here and below.
+#[inline(always)]
+pub fn alloc(out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: u64, record: &Alloc) -> usize {
+    let is_same_stack = record.stack == deltas.stack;
+    let stack = zigzag(record.stack as i64 - deltas.stack as i64);
+    deltas.stack = record.stack;
+    let tag = record.kind as u8 | if is_same_stack { hot::SAME_STACK } else { 0 };
+    let len = tag_and_address(out, deltas, now, tag, record.address);
+    let len = varint::write(out, len, record.size);
+    if is_same_stack { len } else { varint::write(out, len, stack) }
+}
 
-    /// The number of bytes written, or `None` when they did not fit.
-    #[inline(always)]
-    pub fn finish(self) -> Option<usize> {
-        if self.overflowed { None } else { Some(self.len) }
-    }
+/// Writes a free; its length.
+#[inline(always)]
+pub fn free(out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: u64, record: &Free) -> usize {
+    tag_and_address(out, deltas, now, record.kind as u8, record.address)
+}
 
-    #[inline(always)]
-    pub fn byte(&mut self, byte: u8) {
-        match self.buf.get_mut(self.len) {
-            Some(place) => {
-                *place = byte;
-                self.len += 1;
+#[inline(always)]
+fn tag_and_address(out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: u64, tag: u8, address: u64) -> usize {
+    let mut len = 1;
+    if deltas.turn.is_shared {
+        len = varint::write(out, len, deltas.advance(now));
+    }
+    let difference = address.wrapping_sub(deltas.address) as i64;
+    let in_units = zigzag(difference >> 4);
+    let is_recent = deltas.touch(address);
+    // A short difference is no longer than a place and repeats where places don't.
+    let (mode, number) = if difference & 15 != 0 && !is_recent {
+        (hot::RAW_DIFFERENCE, zigzag(difference))
+    } else if is_recent && (in_units >= 0x80 || difference & 15 != 0) {
+        (hot::RECENT, recent_place(address))
+    } else if difference != 0 {
+        (hot::DIFFERENCE, in_units)
+    } else {
+        (hot::SAME, 0)
+    };
+    out[0] = tag | mode;
+    let end = varint::write(out, len, number);
+    if difference == 0 { len } else { end }
+}
+
+/// Writes the beginning of a turn; its length. `None` when it does not fit.
+pub fn turn(out: &mut [u8], deltas: &mut Deltas, turn: Turn) -> Option<usize> {
+    let room = out.first_chunk_mut::<HOT_ROOM>()?;
+    room[0] = if turn.is_shared { hot::SHARED_TURN } else { hot::TURN };
+    let len = varint::write(room, 1, turn.number.wrapping_sub(deltas.turn.number));
+    deltas.turn = turn;
+    Some(len)
+}
+
+/// Writes any record. Returns its length, or `None` when it did not fit; `deltas` is unchanged then.
+pub fn record(out: &mut [u8], deltas: &mut Deltas, now: u64, record: &Record<'_>) -> Option<usize> {
+    match record {
+        Record::Alloc(it) => Some(alloc(out.first_chunk_mut()?, deltas, now, it)),
+        Record::Free(it) => Some(free(out.first_chunk_mut()?, deltas, now, it)),
+        Record::Turn(it) => turn(out, deltas, *it),
+        Record::Restore(_) => {
+            let room = out.first_chunk_mut::<HOT_ROOM>()?;
+            room[0] = hot::RESTORE;
+            Some(if deltas.turn.is_shared { varint::write(room, 1, deltas.advance(now)) } else { 1 })
+        }
+        _ => {
+            let ticks = deltas.ticks;
+            let written = with_length(out, deltas, now, record);
+            if written.is_none() {
+                deltas.ticks = ticks;
             }
-            None => self.overflowed = true,
+            written
         }
     }
+}
 
-    #[inline(always)]
-    pub fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.byte(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.byte(value as u8);
+/// Bytes that hold the length of a body: one, or this many, because the body is written before its length is known.
+const LENGTH_LEN: usize = 4;
+/// The longest body whose length takes one byte.
+const MAX_SHORT_BODY: usize = 0x7f;
+
+fn with_length(out: &mut [u8], deltas: &mut Deltas, now: u64, record: &Record<'_>) -> Option<usize> {
+    let (head, room) = out.split_at_mut_checked(1 + LENGTH_LEN)?;
+    let mut body = Body { out: room, len: 0, has_overflowed: false };
+    if deltas.turn.is_shared && record.is_event() {
+        body.number(deltas.advance(now));
+    }
+    let tag = fields(&mut body, record)?;
+    let len = body.finish()?;
+    *head.first_mut()? = tag;
+    if len > MAX_SHORT_BODY {
+        let len = u32::try_from(len).ok().filter(|len| *len < 1 << (7 * LENGTH_LEN))?;
+        let word = varint_of_four_bytes(len);
+        head.get_mut(1..)?.copy_from_slice(&word);
+        return Some(1 + LENGTH_LEN + len as usize);
+    }
+    // Short bodies, nodes above all, move up behind a length of one byte.
+    // (Byte by byte, because `copy_within` may panic, and the recorder must hold no panic.)
+    for index in 0..len {
+        let byte = *out.get(1 + LENGTH_LEN + index)?;
+        *out.get_mut(2 + index)? = byte;
+    }
+    *out.get_mut(1)? = varint::short(len as u64) as u8;
+    Some(2 + len)
+}
+
+/// A number of at most 28 bits, in four bytes whether or not it needs them.
+const fn varint_of_four_bytes(number: u32) -> [u8; LENGTH_LEN] {
+    ((number << 1 | 1) << (LENGTH_LEN - 1)).to_le_bytes()
+}
+
+/// Writes the fields of a body and remembers whether everything fitted.
+struct Body<'a> {
+    out: &'a mut [u8],
+    len: usize,
+    has_overflowed: bool,
+}
+
+impl Body<'_> {
+    /// The number of bytes written, or `None` when they did not fit.
+    fn finish(self) -> Option<usize> {
+        if self.has_overflowed { None } else { Some(self.len) }
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
-        match self.buf.get_mut(self.len..).and_then(|rest| rest.get_mut(..bytes.len())) {
+        match self.out.get_mut(self.len..).and_then(|rest| rest.get_mut(..bytes.len())) {
             Some(place) => {
                 place.copy_from_slice(bytes);
                 self.len += bytes.len();
             }
-            None => self.overflowed = true,
+            None => self.has_overflowed = true,
         }
+    }
+
+    fn number(&mut self, value: u64) {
+        let mut word = [0; 2 * varint::MAX_LEN];
+        let len = varint::write(&mut word, 0, value);
+        self.bytes(word.get(..len).unwrap_or(&[]));
     }
 
     fn text(&mut self, bytes: &[u8]) {
-        self.varint(bytes.len() as u64);
+        self.number(bytes.len() as u64);
         self.bytes(bytes);
     }
 
-    #[inline(always)]
-    fn hot(&mut self, deltas: &mut Deltas, tag: u8, ticks: u64, address: u64) {
-        let difference = address.wrapping_sub(deltas.address);
-        deltas.address = address;
-        // Addresses are multiples of eight but for custom allocators, and so are their differences.
-        let (tag, difference) = if difference & 7 == 0 {
-            (tag, difference as i64 >> 3)
-        } else {
-            (tag | hot::RAW_ADDRESS, difference as i64)
-        };
-        self.byte(tag);
-        self.ticks(deltas, ticks);
-        self.varint(zigzag(difference));
-    }
-
-    #[inline(always)]
-    fn ticks(&mut self, deltas: &mut Deltas, ticks: u64) {
-        // A clock that steps back would break the order along the lane: it stands still instead.
-        let difference = ticks.saturating_sub(deltas.ticks);
-        deltas.ticks += difference;
-        self.varint(difference);
+    fn py_str(&mut self, string: &PyStr<'_>) {
+        self.bytes(&[string.width]);
+        self.text(string.bytes);
     }
 }
 
-/// Writes an allocation.
-#[inline(always)]
-pub fn alloc(buf: &mut [u8], deltas: &mut Deltas, record: &Alloc) -> Option<usize> {
-    let mut out = Encoder::new(buf);
-    let is_same_stack = record.stack == deltas.stack;
-    let tag = record.kind as u8 | if is_same_stack { hot::SAME_STACK } else { 0 };
-    out.hot(deltas, tag, record.ticks, record.address);
-    out.varint(record.size);
-    if !is_same_stack {
-        out.varint(zigzag(record.stack as i64 - deltas.stack as i64));
-        deltas.stack = record.stack;
-    }
-    out.finish()
-}
-
-/// Writes a free.
-#[inline(always)]
-pub fn free(buf: &mut [u8], deltas: &mut Deltas, record: &Free) -> Option<usize> {
-    let mut out = Encoder::new(buf);
-    out.hot(deltas, record.kind as u8, record.ticks, record.address);
-    out.finish()
-}
-
-/// Writes any record. Returns its length, or `None` when it did not fit; `deltas` is unchanged then.
-pub fn record(buf: &mut [u8], deltas: &mut Deltas, record: &Record<'_>) -> Option<usize> {
-    let mut next = *deltas;
-    let len = match record {
-        Record::Alloc(it) => alloc(buf, &mut next, it)?,
-        Record::Free(it) => free(buf, &mut next, it)?,
-        Record::Restore(it) => {
-            let mut out = Encoder::new(buf);
-            out.byte(hot::RESTORE);
-            out.ticks(&mut next, it.ticks);
-            out.finish()?
-        }
-        _ => with_length(buf, &mut next, record)?,
-    };
-    *deltas = next;
-    Some(len)
-}
-
-/// Bytes that hold the length of a body: fixed, so that the body can be written in place before its length is known.
-const LENGTH_LEN: usize = 4;
-
-fn with_length(buf: &mut [u8], deltas: &mut Deltas, record: &Record<'_>) -> Option<usize> {
-    let (head, body_buf) = buf.split_at_mut_checked(1 + LENGTH_LEN)?;
-    let mut out = Encoder::new(body_buf);
-    let tag = body(&mut out, deltas, record)?;
-    let body_len = out.finish()?;
-    if body_len >= 1 << (7 * LENGTH_LEN) {
-        return None;
-    }
-    if body_len < 0x80 {
-        // Short bodies, nodes above all, move up behind a length of one byte.
-        // (Byte by byte, because `copy_within` may panic, and the recorder must hold no panic.)
-        for index in 0..body_len {
-            let byte = *buf.get(1 + LENGTH_LEN + index)?;
-            *buf.get_mut(2 + index)? = byte;
-        }
-        *buf.get_mut(0)? = tag;
-        *buf.get_mut(1)? = body_len as u8;
-        return Some(2 + body_len);
-    }
-    *head.get_mut(0)? = tag;
-    for (index, place) in head.iter_mut().skip(1).enumerate() {
-        let more = if index + 1 < LENGTH_LEN { 0x80 } else { 0 };
-        *place = (body_len >> (7 * index)) as u8 & 0x7f | more;
-    }
-    Some(1 + LENGTH_LEN + body_len)
-}
-
-fn body(out: &mut Encoder<'_>, deltas: &mut Deltas, record: &Record<'_>) -> Option<u8> {
+/// Writes the fields of a record with a length; its tag.
+fn fields(out: &mut Body<'_>, record: &Record<'_>) -> Option<u8> {
     Some(match record {
         Record::Node(it) => {
-            out.varint(it.parent as u64);
-            out.varint(it.code as u64);
-            out.varint(it.offset as u64);
+            out.number(it.parent as u64);
+            out.number(it.code as u64);
+            out.number(it.offset as u64);
             tag::NODE
         }
         Record::Thread(it) => {
-            out.ticks(deltas, it.ticks);
-            out.varint(it.thread as u64);
-            out.varint(it.os_tid as u64);
-            out.varint(it.pthread);
+            out.number(it.thread as u64);
+            out.number(it.os_tid as u64);
+            out.number(it.pthread);
             tag::THREAD
         }
         Record::ThreadName(it) => {
-            out.ticks(deltas, it.ticks);
-            out.varint(it.pthread);
+            out.number(it.pthread);
             out.text(it.name);
             tag::THREAD_NAME
         }
         Record::Mmap(it) => {
-            out.ticks(deltas, it.ticks);
-            out.varint(it.address);
-            out.varint(it.len);
-            out.varint(it.prot as u64);
-            out.varint(it.flags as u64);
-            out.varint(it.is_arena as u64);
-            out.varint(it.stack as u64);
+            out.number(it.address);
+            out.number(it.len);
+            out.number(it.prot as u64);
+            out.number(it.flags as u64);
+            out.number(it.is_arena as u64);
+            out.number(it.stack as u64);
             tag::MMAP
         }
         Record::Munmap(it) => {
-            out.ticks(deltas, it.ticks);
-            out.varint(it.address);
-            out.varint(it.len);
-            out.varint(it.is_remap as u64);
+            out.number(it.address);
+            out.number(it.len);
+            out.number(it.is_remap as u64);
             tag::MUNMAP
         }
         Record::Mremap(it) => {
-            out.ticks(deltas, it.ticks);
-            out.varint(it.old_address);
-            out.varint(it.address);
-            out.varint(it.len);
-            out.varint(it.flags as u64);
-            out.varint(it.is_arena as u64);
-            out.varint(it.stack as u64);
+            out.number(it.old_address);
+            out.number(it.address);
+            out.number(it.len);
+            out.number(it.flags as u64);
+            out.number(it.is_arena as u64);
+            out.number(it.stack as u64);
             tag::MREMAP
         }
         Record::Lost(it) => {
-            out.ticks(deltas, it.ticks);
-            out.varint(it.count);
+            out.number(it.count);
             tag::LOST
         }
         Record::Code(it) => {
-            out.varint(it.id as u64);
-            out.varint(it.first_line as u64);
-            py_str(out, &it.name);
-            py_str(out, &it.file);
+            out.number(it.id as u64);
+            out.number(it.first_line as u64);
+            out.py_str(&it.name);
+            out.py_str(&it.file);
             out.text(it.line_table);
             tag::CODE
         }
         Record::Image(it) => {
-            out.ticks(deltas, it.ticks);
+            out.number(it.turn);
             out.text(it.exe);
             out.text(it.arguments);
             tag::IMAGE
         }
         Record::Python(it) => {
-            out.varint(it.version as u64);
+            out.number(it.version as u64);
             out.text(it.allocator);
-            out.varint(it.has_stacks as u64);
+            out.number(it.has_stacks as u64);
             tag::PYTHON
         }
         Record::Notice(it) => {
-            out.varint(it.code as u64);
+            out.number(it.code as u64);
             out.text(it.text);
             tag::NOTICE
         }
         Record::Clock(it) => {
-            out.ticks(deltas, it.ticks);
-            out.varint(it.mono_nanos);
+            out.number(it.mono_nanos);
             tag::CLOCK
         }
         Record::Rss(it) => {
-            out.ticks(deltas, it.ticks);
-            out.varint(it.mono_nanos);
-            out.varint(it.bytes);
+            out.number(it.mono_nanos);
+            out.number(it.bytes);
             tag::RSS
         }
-        Record::Alloc(_) | Record::Free(_) | Record::Restore(_) | Record::Unknown(_) => return None,
+        Record::Alloc(_) | Record::Free(_) | Record::Restore(_) | Record::Turn(_) | Record::Unknown(_) => return None,
     })
-}
-
-fn py_str(out: &mut Encoder<'_>, string: &PyStr<'_>) {
-    out.byte(string.width);
-    out.text(string.bytes);
 }

@@ -17,7 +17,7 @@ pub const TICK_DIVISOR: u64 = 16;
 /// The image number of blocks that the launcher writes.
 pub const LAUNCHER_IMAGE: u16 = u16::MAX;
 
-/// What the ticks of a log count ([`FileHeader::clock`]).
+/// What the ticks of shared turns count ([`FileHeader::clock`]).
 pub mod clock {
     /// The invariant time stamp counter, divided by [`TICK_DIVISOR`](super::TICK_DIVISOR).
     pub const TSC: u32 = 0;
@@ -89,13 +89,15 @@ pub struct FileHeader {
     pub n_images: u32,
     /// *Shared.* The errno behind `stop_reason`, or 0.
     pub stop_errno: u32,
+    /// *Shared.* Whose turn it is ([`TurnWord`](crate::turn::TurnWord)). Every event looks at it: its cache line holds nothing else that
+    /// changes while events are recorded.
+    pub turn: u64,
     /// *Shared.* Stacks compared by `MEMTRACE_SELF_CHECK`.
     pub n_self_checked: u64,
     /// Wall clock at the start, nanoseconds since 1970.
     pub start_unix_nanos: u64,
-    /// CLOCK_MONOTONIC at the start, in nanoseconds, taken together with `start_ticks`.
+    /// CLOCK_MONOTONIC at the start, in nanoseconds: the time of turn 0.
     pub start_mono_nanos: u64,
-    pub start_ticks: u64,
     /// Bytes of the capture's description behind this header.
     pub info_len: u32,
     /// CRC-32C of those bytes.
@@ -103,6 +105,7 @@ pub struct FileHeader {
 }
 
 const _: () = assert!(size_of::<FileHeader>() == 104);
+const _: () = assert!(core::mem::offset_of!(FileHeader, turn) == 64);
 
 /// What a block holds ([`BlockHeader::kind`]).
 pub mod block_kind {
@@ -151,8 +154,8 @@ pub struct BlockHeader {
     pub sequence: u32,
     /// The thread that writes when the block starts: a number given in order of first appearance, from 1.
     pub thread: u32,
-    /// Where `ticks` differences start.
-    pub first_ticks: u64,
+    /// The turn that the block starts under ([`Turn::to_bits`](crate::turn::Turn::to_bits)).
+    pub first_turn: u64,
     /// Stack nodes that earlier blocks of the lane introduced.
     pub first_node: u32,
     /// CRC-32C of the 36 bytes before this field.

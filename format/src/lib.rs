@@ -29,7 +29,7 @@
 //!
 //! A **lane** is a sequence of blocks written by one thread at a time; when a thread ends, another takes its lane over
 //! (and says so with a [`Thread`](Record::Thread) record). Blocks of one lane carry increasing `sequence` numbers and
-//! ticks never decrease along a lane. A lane belongs to one **image**: the first program of the process is image 0,
+//! turns never decrease along a lane. A lane belongs to one **image**: the first program of the process is image 0,
 //! and each `exec` in the same process starts the next one. Addresses and ids of one image mean nothing in another.
 //!
 //! After every record the writer stores `committed`, so that whatever kills the program, the log holds everything up to
@@ -40,7 +40,7 @@
 //!
 //! Kinds of block: [`block_kind::EVENTS`] (records of a lane), [`block_kind::META`] (code objects, notices, images;
 //! written before the first event that refers to them, so a reader that notes the committed lengths of all event blocks
-//! *before* it reads the metadata finds every id), [`block_kind::LAUNCHER`] (clock and RSS samples written from outside), [`block_kind::END`] (one
+//! *before* it reads the metadata finds every id), [`block_kind::LAUNCHER`] (samples taken from outside), [`block_kind::END`] (one
 //! `CaptureEnd` in postcard encoding; the first block of the file, empty until the program has ended, so that a full
 //! disk can't keep it out). Unknown kinds are skipped.
 //!
@@ -49,27 +49,36 @@
 //! A record starts with a tag byte. With the top bit clear it is a *hot* record of fixed grammar:
 //!
 //! ```text
-//! bit  7   6             5            4…0
-//!      0   RAW_ADDRESS   SAME_STACK   Kind
+//! bit  7       6        5  4      3…0
+//!      0  SAME_STACK  address    kind
 //!
-//! Alloc    tag  ticks:varint  address:zigzag  size:varint  [stack:zigzag]
-//! Free     tag  ticks:varint  address:zigzag
-//! Restore  tag  ticks:varint
+//! Alloc    tag  [ticks]  [address]  size  [stack:zigzag]
+//! Free     tag  [ticks]  [address]
+//! Restore  tag  [ticks]
+//! Turn     tag  number
 //! ```
 //!
-//! With the top bit set the tag is followed by the length of its body as a varint, so that a reader skips kinds it
-//! does not know. `ticks` is the difference to the previous ticks of the block (`first_ticks` at its start); `address`
-//! the wrapping difference to the previous address of the block (0 at its start), divided by eight unless
-//! `RAW_ADDRESS` is set; `stack` the difference to the previous stack id of the block (0 at its start), absent when
-//! `SAME_STACK` says that there is none.
+//! With the top bit set the tag is followed by the length of its body, so that a reader skips kinds it does not know;
+//! in a shared turn the body of an [event](Record::is_event) begins with its ticks. Numbers are prefix varints
+//! ([`varint`]).
+//!
+//! * `number`: how much higher the turn is than the one before; the tag says whether it is shared.
+//! * `ticks`, only in a shared turn: the difference to the previous ticks of the block (0 at its start).
+//! * `address`: as the tag says, the wrapping difference to the previous address of the block (0 at its start), in
+//!   bytes or in units of sixteen; or nothing, when it is that address; or one of the [`encode::N_RECENT`] places of a
+//!   table of recent addresses. Reader and writer keep that table in the same way: each address of a hot record goes to
+//!   its [`encode::recent_place`]; the table is empty at a block's start.
+//! * `stack`: the difference to the previous stack of the block (0 at its start), absent with `SAME_STACK`.
 //!
 //! # Time and order
 //!
-//! `ticks` order events of all lanes of the process: the time stamp counter divided by [`TICK_DIVISOR`], or a shared
-//! counter where the processors' counters can't be compared ([`clock`]). On equal ticks frees come before
-//! allocations. A free is stamped before the real call and an allocation after it, so when an address changes hands
-//! the order of ticks is the order of what happened. [`Clock`](Record::Clock) and [`Rss`](Record::Rss) records map
-//! ticks to nanoseconds.
+//! Events of all lanes are in the order of their **turns** ([`turn`]): one word of the file header says whose turn it
+//! is, and an event needs no time stamp as long as its lane has it. Only events of a shared turn carry ticks, of the time
+//! stamp counter divided by [`TICK_DIVISOR`], or of a shared counter where the processors' counters can't be compared
+//! ([`clock`]); on equal ticks frees come before allocations. A free is recorded before the real call and an allocation
+//! after it, so when an address changes hands the order in the log is the order of what happened.
+//! The launcher takes a turn for each [`Clock`](Record::Clock) and [`Rss`](Record::Rss) record, which so map turns to
+//! time.
 //!
 //! # Stacks
 //!
@@ -86,6 +95,7 @@ pub mod encode;
 pub mod header;
 pub mod options;
 pub mod record;
+pub mod turn;
 pub mod varint;
 
 pub use header::*;

@@ -1,4 +1,5 @@
-//! Every record as a plain struct, and one enum over them.
+//! Every record as a plain struct, and one enum over them. When something happened is not in a record: it is told by
+//! the lane's turn, and in a shared turn by the tick that goes with each [event](Record::is_event).
 
 /// What made or gave back a block of memory. The numbers are the log's and those of memray's `AllocatorType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,16 +77,28 @@ impl AllocatorKind {
     }
 }
 
-/// Tags of hot records beyond the allocator kinds.
+/// The bits of a hot record's tag.
 pub mod hot {
-    /// Mask of the kind in a hot tag.
-    pub const KIND_MASK: u8 = 0x1f;
+    /// Mask of the allocator kind, 0 for the records without one.
+    pub const KIND_MASK: u8 = 0x0f;
+    /// Mask of the way in which the address is written: one of the four below.
+    pub const ADDRESS_MASK: u8 = 0x30;
+    /// The difference to the previous address of the block, in units of 16 bytes.
+    pub const DIFFERENCE: u8 = 0x00;
+    /// The place in the table of recent addresses.
+    pub const RECENT: u8 = 0x10;
+    /// The previous address of the block again; nothing is written.
+    pub const SAME: u8 = 0x20;
+    /// The difference to the previous address of the block, in bytes.
+    pub const RAW_DIFFERENCE: u8 = 0x30;
     /// The stack is the previous stack of the block.
-    pub const SAME_STACK: u8 = 0x20;
-    /// The address difference is in bytes and not in units of eight.
-    pub const RAW_ADDRESS: u8 = 0x40;
-    /// The kind of a [`Restore`](super::Record::Restore).
-    pub const RESTORE: u8 = 31;
+    pub const SAME_STACK: u8 = 0x40;
+
+    /// The tag of a [`Restore`](super::Record::Restore).
+    pub const RESTORE: u8 = 0x00;
+    /// The tags of a [`Turn`](super::Record::Turn): of the lane's own, and a shared one.
+    pub const TURN: u8 = 0x10;
+    pub const SHARED_TURN: u8 = 0x20;
 }
 
 /// Tags of records with a length.
@@ -127,7 +140,6 @@ pub mod notice {
 /// A block of memory was handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alloc {
-    pub ticks: u64,
     pub kind: AllocatorKind,
     pub address: u64,
     /// Requested bytes.
@@ -139,7 +151,6 @@ pub struct Alloc {
 /// A block of memory is about to be given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Free {
-    pub ticks: u64,
     pub kind: AllocatorKind,
     pub address: u64,
 }
@@ -147,9 +158,10 @@ pub struct Free {
 /// The lane's last [`Free`], [`Munmap`] did not happen (a `realloc`, `mremap` or `munmap` that failed): the memory is
 /// back, with its old stack and age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Restore {
-    pub ticks: u64,
-}
+pub struct Restore;
+
+/// The lane's next records belong to this turn.
+pub use crate::turn::Turn;
 
 /// One more node of the lane's stack tree; its number is one more than the last one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +181,6 @@ impl Node {
 /// From here on the lane's records are this thread's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thread {
-    pub ticks: u64,
     /// A number given in order of first appearance, from 1.
     pub thread: u32,
     /// The kernel's id of the thread.
@@ -182,7 +193,6 @@ pub struct Thread {
 /// name is for the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadName<'a> {
-    pub ticks: u64,
     pub pthread: u64,
     pub name: &'a [u8],
 }
@@ -190,7 +200,6 @@ pub struct ThreadName<'a> {
 /// A mapping was made; what it covered before is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mmap {
-    pub ticks: u64,
     pub address: u64,
     pub len: u64,
     /// `PROT_*` as given.
@@ -205,7 +214,6 @@ pub struct Mmap {
 /// A range is about to be unmapped (also the first half of an [`Mremap`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Munmap {
-    pub ticks: u64,
     pub address: u64,
     pub len: u64,
     /// The first half of an `mremap`.
@@ -215,7 +223,6 @@ pub struct Munmap {
 /// The second half of a successful `mremap`: the new range, whose class (protection, flags) is the old one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mremap {
-    pub ticks: u64,
     pub old_address: u64,
     pub address: u64,
     pub len: u64,
@@ -248,7 +255,8 @@ pub struct Code<'a> {
 /// A program starts: the first one, or the one after an exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Image<'a> {
-    pub ticks: u64,
+    /// Number of the turn when it started.
+    pub turn: u64,
     /// What runs, as `/proc/self/exe` says.
     pub exe: &'a [u8],
     /// Its arguments, each ended by a zero byte.
@@ -275,10 +283,9 @@ pub struct Notice<'a> {
     pub text: &'a [u8],
 }
 
-/// A point of the map from ticks to time.
+/// A point of the map from turns to time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
-    pub ticks: u64,
     /// CLOCK_MONOTONIC
     pub mono_nanos: u64,
 }
@@ -286,7 +293,6 @@ pub struct Clock {
 /// The process's resident set, sampled from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rss {
-    pub ticks: u64,
     /// CLOCK_MONOTONIC
     pub mono_nanos: u64,
     pub bytes: u64,
@@ -295,7 +301,6 @@ pub struct Rss {
 /// Events of this lane that could not be recorded, since the last such record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost {
-    pub ticks: u64,
     pub count: u64,
 }
 
@@ -305,6 +310,7 @@ pub enum Record<'a> {
     Alloc(Alloc),
     Free(Free),
     Restore(Restore),
+    Turn(Turn),
     Node(Node),
     Thread(Thread),
     ThreadName(ThreadName<'a>),
@@ -320,4 +326,15 @@ pub enum Record<'a> {
     Rss(Rss),
     /// A kind of record that this reader does not know; its tag.
     Unknown(u8),
+}
+
+impl Record<'_> {
+    /// Whether it happened at a moment that matters: in a shared turn, these carry a tick.
+    pub fn is_event(&self) -> bool {
+        use Record::*;
+        matches!(
+            self,
+            Alloc(_) | Free(_) | Restore(_) | Thread(_) | ThreadName(_) | Mmap(_) | Munmap(_) | Mremap(_) | Lost(_)
+        )
+    }
 }

@@ -1,7 +1,16 @@
-//! The number encoding: LEB128 varints, and zigzag for signed differences.
+//! The number encoding: prefix varints, and zigzag for signed differences.
+//!
+//! ```text
+//! xxxxxxx1                      7 bits
+//! xxxxxx10 xxxxxxxx            14 bits
+//! xxxxx100 xxxxxxxx xxxxxxxx   21 bits      … up to 56 bits in eight bytes
+//! 00000000 and eight bytes     64 bits
+//! ```
+//!
+//! The first byte's trailing zeros say how many bytes follow, so that neither side has a loop.
 
 /// The most bytes that a varint takes.
-pub const MAX_LEN: usize = 10;
+pub const MAX_LEN: usize = 9;
 
 /// Maps small negative and positive numbers to small unsigned ones: 0, -1, 1, -2 become 0, 1, 2, 3.
 #[inline(always)]
@@ -15,52 +24,106 @@ pub const fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
-/// Reads one varint at the start of `bytes`: its value and its length, or `None` when it is cut off or longer than
-/// 64 bits.
-#[inline]
-pub fn read(bytes: &[u8]) -> Option<(u64, usize)> {
-    let mut value = 0u64;
-    for (index, &byte) in bytes.iter().take(MAX_LEN).enumerate() {
-        let bits = (byte & 0x7f) as u64;
-        if index == MAX_LEN - 1 && byte > 1 {
-            return None;
-        }
-        value |= bits << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((value, index + 1));
-        }
+/// The bytes that a number takes.
+#[inline(always)]
+pub const fn len(value: u64) -> usize {
+    let bits = 64 - (value | 1).leading_zeros() as usize;
+    if bits > 56 { MAX_LEN } else { bits.div_ceil(7) }
+}
+
+/// A number of at most 56 bits as the bytes of a little-endian word, of which the first [`len`] count.
+#[inline(always)]
+pub const fn short(value: u64) -> u64 {
+    (value << 1 | 1) << (len(value) - 1)
+}
+
+/// Writes a number at `place` of `out`; where it ends. What does not fit is left out.
+///
+/// Up to eight bytes behind the number are overwritten, as far as `out` has them: whoever writes one number after the
+/// other does not care, and is spared a loop.
+#[inline(always)]
+pub fn write(out: &mut [u8], place: usize, value: u64) -> usize {
+    let len = len(value);
+    if len < MAX_LEN {
+        write_word(out, place, short(value));
+    } else {
+        write_word(out, place, 0);
+        write_word(out, place + 1, value);
     }
-    None
+    place + len
+}
+
+#[inline(always)]
+fn write_word(out: &mut [u8], place: usize, word: u64) {
+    if let Some(room) = out.get_mut(place..).and_then(|rest| rest.first_chunk_mut::<8>()) {
+        *room = word.to_le_bytes();
+    }
+}
+
+/// Reads one varint at the start of `bytes`: its value and its length, or `None` when it is cut off.
+#[inline(always)]
+pub fn read(bytes: &[u8]) -> Option<(u64, usize)> {
+    match bytes.first_chunk::<8>() {
+        Some(word) if word[0] != 0 => {
+            let word = u64::from_le_bytes(*word);
+            let len = word.trailing_zeros() as usize + 1;
+            let value = if len == 8 { word >> 8 } else { word << (64 - 8 * len) >> (64 - 7 * len) };
+            Some((value, len))
+        }
+        _ => read_slowly(bytes),
+    }
+}
+
+/// A long number, or one near the end of the bytes.
+#[cold]
+fn read_slowly(bytes: &[u8]) -> Option<(u64, usize)> {
+    let first = *bytes.first()?;
+    if first == 0 {
+        let word = bytes.get(1..)?.first_chunk::<8>()?;
+        return Some((u64::from_le_bytes(*word), MAX_LEN));
+    }
+    let len = first.trailing_zeros() as usize + 1;
+    let mut word = [0; 8];
+    word.get_mut(..len)?.copy_from_slice(bytes.get(..len)?);
+    Some((u64::from_le_bytes(word) >> len, len))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::Encoder;
     use proptest::prelude::*;
+
+    fn check(value: u64) {
+        let mut buf = [0xaau8; 24];
+        let end = write(&mut buf, 3, value);
+        assert_eq!(end, 3 + len(value));
+        assert_eq!(read(&buf[3..]), Some((value, len(value))));
+        assert_eq!(read(&buf[3..end]), Some((value, len(value))), "{value} at the end of the bytes");
+        assert_eq!(read(&buf[3..end - 1]), None, "{value} cut off");
+        assert_eq!(buf[..3], [0xaa; 3]);
+    }
+
+    #[test]
+    fn every_number_of_bits_comes_back() {
+        for bits in 0..64 {
+            let power = 1u64 << bits;
+            [power - 1, power, power | 1, power | (power - 1)].into_iter().for_each(check);
+        }
+        assert_eq!([len(0), len(127), len(128), len((1 << 56) - 1), len(1 << 56)], [1, 1, 2, 8, 9]);
+    }
 
     proptest! {
         #[test]
         fn every_number_comes_back(value: u64, signed: i64) {
-            let mut buf = [0u8; MAX_LEN];
-            let mut out = Encoder::new(&mut buf);
-            out.varint(value);
-            let written = out.finish().unwrap();
-            prop_assert_eq!(read(&buf[..written]), Some((value, written)));
-            prop_assert_eq!(read(&buf[..written - 1]), None);
+            check(value);
             prop_assert_eq!(unzigzag(zigzag(signed)), signed);
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
-            let _ = read(&bytes);
+            if let Some((_, len)) = read(&bytes) {
+                prop_assert!(len <= bytes.len());
+            }
         }
-    }
-
-    #[test]
-    fn more_than_64_bits_are_refused() {
-        assert_eq!(read(&[0xff; 10]), None);
-        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]), None);
-        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]), Some((u64::MAX, 10)));
     }
 }

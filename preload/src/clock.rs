@@ -1,10 +1,10 @@
-//! The clock that orders events: ticks of the time stamp counter, or of a counter in the log's first page where the
-//! launcher found that the processors' counters can't be compared. It must never go backwards along a thread.
+//! The clock that orders the events of a shared turn: ticks of the time stamp counter, or of a counter in the log's first
+//! page where the launcher found that the processors' counters can't be compared.
 //!
 //! # Safety
 //! Dangerous: an instruction that not every processor has. The launcher checked that this one has it.
 
-use core::arch::x86_64::__rdtscp;
+use core::arch::x86_64::{__rdtscp, _rdtsc};
 use core::sync::atomic::Ordering;
 
 use memtrace_format as format;
@@ -25,6 +25,12 @@ fn tsc() -> u64 {
     let mut processor = 0;
     // SAFETY: every x86-64 processor with an invariant counter, which the launcher checked, has the instruction.
     unsafe { __rdtscp(&mut processor) / format::TICK_DIVISOR }
+}
+
+/// Cycles, to tell whether two moments of a thread are near each other.
+pub fn cycles() -> u64 {
+    // SAFETY: every x86-64 processor has the instruction.
+    unsafe { _rdtsc() }
 }
 
 #[cold]

@@ -9,13 +9,14 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use memtrace_format::record::Thread;
+use memtrace_format::turn::MAX_LANES;
 use memtrace_format::{Record, block_kind, stop_reason};
 
 use crate::guard::Guard;
 use crate::lock::Lock;
 use crate::sink::{self, Writer};
 use crate::stacks::Stacks;
-use crate::{clock, lifecycle, sys};
+use crate::{lifecycle, sys};
 
 pub struct Lane {
     pub writer: Writer,
@@ -79,10 +80,8 @@ fn take(guard: &Guard) -> Option<&'static mut Lane> {
     drop(lanes);
     guard.set_lane(lane);
     taken.writer.thread = thread;
-    let header = sink::header()?;
-    let ticks = clock::now(&header);
-    let record = Record::Thread(Thread { ticks, thread, os_tid: tid, pthread: thread_pointer() as u64 });
-    taken.writer.record(guard, ticks, &record);
+    let record = Record::Thread(Thread { thread, os_tid: tid, pthread: thread_pointer() as u64 });
+    taken.writer.record(guard, &record);
     Some(taken)
 }
 
@@ -104,6 +103,10 @@ fn find_free(lanes: &mut Lanes, pid: u32, tid: u32) -> Option<*mut Lane> {
 }
 
 fn create(lanes: &mut Lanes) -> Option<*mut Lane> {
+    if lanes.n_lanes >= MAX_LANES {
+        lifecycle::count_lost(1);
+        return None;
+    }
     let memory = match sys::map_anonymous(size_of::<Lane>()) {
         Ok(memory) => memory.cast::<Lane>(),
         Err(errno) => {

@@ -12,7 +12,7 @@
 //! # Reading order
 //! `hooks` is the table of replaced symbols; `recorder` the verbs they use; `guard` how a thread knows that it is inside;
 //! `lifecycle` when anything is recorded at all; `lane` what a thread writes with; `stacks` and `python` where it stands;
-//! `sink` how bytes reach the log.
+//! `turns` in which order; `sink` how bytes reach the log.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -34,6 +34,7 @@ mod recorder;
 mod sink;
 mod stacks;
 mod sys;
+mod turns;
 
 use core::ffi::{c_char, c_int};
 

@@ -12,7 +12,8 @@ use memtrace_format::{Record, block_kind};
 use crate::guard::Guard;
 use crate::lock::Lock;
 use crate::sink::{self, Writer};
-use crate::{clock, sys};
+use crate::sys;
+use crate::turns::Word;
 
 /// The lane of metadata blocks.
 const META_LANE: u32 = u32::MAX;
@@ -21,7 +22,7 @@ pub static META: Lock<Writer> = Lock::new(Writer::new(block_kind::META, META_LAN
 
 /// Writes one record of metadata; `false` when it is lost.
 pub fn record(guard: &Guard, record: &Record<'_>) -> bool {
-    META.lock(guard).record(guard, ticks(), record)
+    META.lock(guard).record(guard, record)
 }
 
 /// Says what runs from now on.
@@ -35,7 +36,8 @@ pub fn image(guard: &Guard) {
         sys::close(fd);
     }
     let arguments = arguments.get(..len).unwrap_or(&[]);
-    record(guard, &Record::Image(Image { ticks: ticks(), exe, arguments }));
+    let turn = sink::header().map_or(0, |header| header.turn().look().number());
+    record(guard, &Record::Image(Image { turn, exe, arguments }));
 }
 
 /// Says which interpreter was found.
@@ -62,8 +64,4 @@ pub fn flush(guard: &Guard) {
     let _switching = sink::SWITCHING.lock(guard);
     // SAFETY: we hold both locks.
     unsafe { Writer::flush(&raw const *meta, guard) };
-}
-
-fn ticks() -> u64 {
-    sink::header().map_or(0, |header| clock::now(&header))
 }

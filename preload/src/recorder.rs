@@ -3,8 +3,9 @@
 //!
 //! # Order of record and call
 //! Another thread may get an address the moment it is given back. So a record that gives memory back is written
-//! *before* the real call, and one that hands memory out *after* it; then the order of ticks is the order of what
-//! happened to each address. Resizing does both, and when the real call fails, a `Restore` takes the first half back.
+//! *before* the real call, and one that hands memory out *after* it; then the order of turns (`turns`) is the order of
+//! what happened to each address. Resizing does both, and when the real call fails, a `Restore` takes the first half
+//! back.
 
 use core::ffi::c_void;
 
@@ -12,9 +13,8 @@ use memtrace_format::record::{Alloc, Free, Mmap, Mremap, Munmap, Restore, Thread
 use memtrace_format::{AllocatorKind, Record};
 
 use crate::guard::Guard;
-use crate::lane::{self, Lane};
-use crate::sink::LogHeader;
-use crate::{clock, python, sink};
+use crate::lane;
+use crate::python;
 
 /// A block was handed out.
 #[inline(always)]
@@ -22,13 +22,12 @@ pub fn allocated(guard: &Guard, kind: AllocatorKind, block: *mut c_void, size: u
     if block.is_null() {
         return;
     }
-    let Some((lane, header)) = lane_and_header(guard) else {
+    let Some(lane) = lane::of_this_thread(guard) else {
         return;
     };
     python::notice_changes(guard);
     let stack = lane.stacks.current(guard, &mut lane.writer);
-    let ticks = clock::now(&header);
-    lane.writer.alloc(guard, &Alloc { ticks, kind, address: block as u64, size: size as u64, stack });
+    lane.writer.alloc(guard, &Alloc { kind, address: block as u64, size: size as u64, stack });
 }
 
 /// A block is about to be given back.
@@ -37,63 +36,56 @@ pub fn freeing(guard: &Guard, kind: AllocatorKind, block: *mut c_void) {
     if block.is_null() {
         return;
     }
-    let Some((lane, header)) = lane_and_header(guard) else {
+    let Some(lane) = lane::of_this_thread(guard) else {
         return;
     };
     python::notice_end(guard);
-    lane.writer.free(guard, &Free { ticks: clock::now(&header), kind, address: block as u64 });
+    lane.writer.free(guard, &Free { kind, address: block as u64 });
 }
 
 /// The last `freeing` or `unmapping` did not happen.
 #[cold]
 pub fn restored(guard: &Guard) {
-    record(guard, |ticks| Record::Restore(Restore { ticks }));
+    record(guard, &Record::Restore(Restore));
 }
 
 /// A mapping was made.
 pub fn mapped(guard: &Guard, address: *mut c_void, len: usize, prot: i32, flags: i32, is_arena: bool) {
-    record_with_stack(guard, |ticks, stack| {
+    record_with_stack(guard, |stack| {
         let (prot, flags) = (prot as u32, flags as u32);
-        Record::Mmap(Mmap { ticks, address: address as u64, len: len as u64, prot, flags, is_arena, stack })
+        Record::Mmap(Mmap { address: address as u64, len: len as u64, prot, flags, is_arena, stack })
     });
 }
 
 /// A range is about to be unmapped, or moved.
 pub fn unmapping(guard: &Guard, address: *mut c_void, len: usize, is_remap: bool) {
     python::notice_end(guard);
-    record(guard, |ticks| Record::Munmap(Munmap { ticks, address: address as u64, len: len as u64, is_remap }));
+    record(guard, &Record::Munmap(Munmap { address: address as u64, len: len as u64, is_remap }));
 }
 
 /// A mapping was moved or resized.
 pub fn remapped(guard: &Guard, old: *mut c_void, new: *mut c_void, len: usize, flags: i32, is_arena: bool) {
-    record_with_stack(guard, |ticks, stack| {
+    record_with_stack(guard, |stack| {
         let (old_address, address, flags) = (old as u64, new as u64, flags as u32);
-        Record::Mremap(Mremap { ticks, old_address, address, len: len as u64, flags, is_arena, stack })
+        Record::Mremap(Mremap { old_address, address, len: len as u64, flags, is_arena, stack })
     });
 }
 
 /// A thread got a name.
 pub fn named(guard: &Guard, pthread: usize, name: &[u8]) {
-    record(guard, |ticks| Record::ThreadName(ThreadName { ticks, pthread: pthread as u64, name }));
+    record(guard, &Record::ThreadName(ThreadName { pthread: pthread as u64, name }));
 }
 
-#[inline(always)]
-fn lane_and_header(guard: &Guard) -> Option<(&'static mut Lane, LogHeader)> {
-    Some((lane::of_this_thread(guard)?, sink::header()?))
-}
-
-fn record<'r>(guard: &Guard, make: impl FnOnce(u64) -> Record<'r>) {
-    if let Some((lane, header)) = lane_and_header(guard) {
-        let ticks = clock::now(&header);
-        lane.writer.record(guard, ticks, &make(ticks));
+fn record(guard: &Guard, record: &Record<'_>) {
+    if let Some(lane) = lane::of_this_thread(guard) {
+        lane.writer.record(guard, record);
     }
 }
 
-fn record_with_stack<'r>(guard: &Guard, make: impl FnOnce(u64, u32) -> Record<'r>) {
-    if let Some((lane, header)) = lane_and_header(guard) {
+fn record_with_stack<'r>(guard: &Guard, make: impl FnOnce(u32) -> Record<'r>) {
+    if let Some(lane) = lane::of_this_thread(guard) {
         python::notice_changes(guard);
         let stack = lane.stacks.current(guard, &mut lane.writer);
-        let ticks = clock::now(&header);
-        lane.writer.record(guard, ticks, &make(ticks, stack));
+        lane.writer.record(guard, &make(stack));
     }
 }

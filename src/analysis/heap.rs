@@ -21,7 +21,7 @@ struct Sums {
     entries: Vec<Entry>,
     bytes: u64,
     peak_bytes: u64,
-    peak_ticks: u64,
+    peak_turn: u64,
     /// Maxima so far.
     n_peaks: u64,
 }
@@ -50,7 +50,7 @@ impl Heap {
         let sums = &mut self.sums;
         self.live.apply(model, event, (), &mut |change| match change {
             Change::Allocated(holding, _) | Change::Restored(holding) | Change::Remains(holding) => {
-                sums.add(holding.stack, holding.bytes, event.ticks);
+                sums.add(holding.stack, holding.bytes, event.turn);
             }
             Change::Freed(holding) | Change::Vanished(holding) => sums.subtract(holding.stack, holding.bytes),
         });
@@ -76,8 +76,8 @@ impl Heap {
 
     /// What was alive when the heap was largest; the last time when it was as large more than once.
     pub fn at_peak(&self) -> Snapshot {
-        let ticks = (self.sums.n_peaks > 0).then_some(self.sums.peak_ticks);
-        self.snapshot(ticks, |entry| if entry.saved_at == self.sums.n_peaks { entry.at_peak } else { entry.now })
+        let turn = (self.sums.n_peaks > 0).then_some(self.sums.peak_turn);
+        self.snapshot(turn, |entry| if entry.saved_at == self.sums.n_peaks { entry.at_peak } else { entry.now })
     }
 
     /// What is alive now: after the last event, what was never given back.
@@ -85,12 +85,12 @@ impl Heap {
         self.snapshot(None, |entry| entry.now)
     }
 
-    fn snapshot(&self, ticks: Option<u64>, value: impl Fn(&Entry) -> Amount) -> Snapshot {
+    fn snapshot(&self, turn: Option<u64>, value: impl Fn(&Entry) -> Amount) -> Snapshot {
         let rows = self.sums.entries.iter().enumerate().map(|(index, entry)| {
             let Amount { bytes, count } = value(entry);
             Row { stack: StackId::from_index(index), bytes, count }
         });
-        Snapshot::new(rows, ticks)
+        Snapshot::new(rows, turn)
     }
 }
 
@@ -109,14 +109,14 @@ impl Sums {
     }
 
     #[inline]
-    fn add(&mut self, stack: StackId, bytes: u64, ticks: u64) {
+    fn add(&mut self, stack: StackId, bytes: u64, turn: u64) {
         let entry = self.entry(stack);
         entry.now.bytes += bytes;
         entry.now.count += 1;
         self.bytes += bytes;
         if self.bytes >= self.peak_bytes {
             self.peak_bytes = self.bytes;
-            self.peak_ticks = ticks;
+            self.peak_turn = turn;
             self.n_peaks += 1;
         }
     }

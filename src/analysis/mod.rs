@@ -26,7 +26,7 @@ pub struct Snapshot {
     pub bytes: u64,
     pub count: u64,
     /// The moment it shows, when it shows one.
-    pub ticks: Option<u64>,
+    pub turn: Option<u64>,
 }
 
 /// What one stack holds.
@@ -40,11 +40,11 @@ pub struct Row {
 
 impl Snapshot {
     /// Without the rows that hold nothing.
-    pub fn new(rows: impl Iterator<Item = Row>, ticks: Option<u64>) -> Snapshot {
+    pub fn new(rows: impl Iterator<Item = Row>, turn: Option<u64>) -> Snapshot {
         let rows: Vec<Row> = rows.filter(|row| row.count > 0).collect();
         let bytes = rows.iter().fold(0u64, |sum, row| sum.saturating_add(row.bytes));
         let count = rows.iter().map(|row| row.count).sum();
-        Snapshot { rows, bytes, count, ticks }
+        Snapshot { rows, bytes, count, turn }
     }
 }
 

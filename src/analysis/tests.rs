@@ -59,7 +59,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             let is_start = image_start == 0;
             image += u16::from(is_start);
             let action = if is_start { Action::ImageStart } else { action };
-            Event { ticks: index as u64, image, lane, thread: lane + 1, action }
+            Event { turn: index as u64, image, lane, thread: lane + 1, action }
         });
         events.collect()
     })
@@ -291,17 +291,17 @@ fn restored_origin(events: &[Event], address: u64) -> Option<usize> {
     live.get(&address).copied()
 }
 
-fn event(ticks: u64, action: Action) -> Event {
-    Event { ticks, image: 0, lane: 0, thread: 1, action }
+fn event(turn: u64, action: Action) -> Event {
+    Event { turn, image: 0, lane: 0, thread: 1, action }
 }
 
-fn alloc(ticks: u64, address: u64, size: u64, stack: usize) -> Event {
+fn alloc(turn: u64, address: u64, size: u64, stack: usize) -> Event {
     let stack = StackId::from_index(stack);
-    event(ticks, Action::Alloc { kind: AllocatorKind::Malloc, address, size, stack })
+    event(turn, Action::Alloc { kind: AllocatorKind::Malloc, address, size, stack })
 }
 
-fn free(ticks: u64, address: u64) -> Event {
-    event(ticks, Action::Free { kind: AllocatorKind::Free, address })
+fn free(turn: u64, address: u64) -> Event {
+    event(turn, Action::Free { kind: AllocatorKind::Free, address })
 }
 
 fn rows(snapshot: &Snapshot) -> Vec<(usize, u64, u64)> {
@@ -321,7 +321,7 @@ fn heap(events: &[Event]) -> Heap {
 fn a_freed_block_does_not_count_towards_the_peak() {
     let heap = heap(&[alloc(1, 1, 100, 1), free(2, 1), alloc(3, 2, 60, 2), alloc(4, 3, 60, 3), free(5, 3)]);
     assert_eq!(rows(&heap.at_peak()), [(2, 60, 1), (3, 60, 1)]);
-    assert_eq!((heap.peak_bytes(), heap.at_peak().ticks), (120, Some(4)));
+    assert_eq!((heap.peak_bytes(), heap.at_peak().turn), (120, Some(4)));
     assert_eq!(rows(&heap.at_end()), [(2, 60, 1)]);
 }
 
@@ -352,15 +352,15 @@ fn sizes_that_no_memory_holds_are_not_added_up() {
 
 #[test]
 fn what_mremap_moves_keeps_its_class_and_takes_the_new_stack() {
-    let mmap = |ticks, address, prot| {
+    let mmap = |turn, address, prot| {
         let stack = StackId::from_index(1);
-        event(ticks, Action::Mmap { address, len: PAGE, prot, flags: 0x22, is_arena: false, stack })
+        event(turn, Action::Mmap { address, len: PAGE, prot, flags: 0x22, is_arena: false, stack })
     };
-    let munmap = |ticks, address| event(ticks, Action::Munmap { address, len: PAGE, is_remap: true });
-    let mremap = |ticks, old_address, flags| {
+    let munmap = |turn, address| event(turn, Action::Munmap { address, len: PAGE, is_remap: true });
+    let mremap = |turn, old_address, flags| {
         let stack = StackId::from_index(2);
         let (address, len) = (old_address + (1 << 30), 3 * PAGE);
-        event(ticks, Action::Mremap { old_address, address, len, flags, is_arena: false, stack })
+        event(turn, Action::Mremap { old_address, address, len, flags, is_arena: false, stack })
     };
     let (memory, reserved, kept) = (1 << 20, 2 << 20, 3 << 20);
     let heap = heap(&[

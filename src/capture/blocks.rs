@@ -4,6 +4,7 @@
 use std::fs::File;
 
 use anyhow::Result;
+use memtrace_format::turn::Turn;
 use memtrace_format::{
     BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, HEADER_LEN, block_kind, block_state, codec,
 };
@@ -20,7 +21,7 @@ pub struct Block {
     pub lane: u32,
     pub sequence: u32,
     pub thread: u32,
-    pub first_ticks: u64,
+    pub first_turn: Turn,
     pub first_node: u32,
     /// Where the payload starts in the file.
     pub payload_offset: u64,
@@ -80,7 +81,7 @@ pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
                 lane: header.lane,
                 sequence: header.sequence,
                 thread: header.thread,
-                first_ticks: header.first_ticks,
+                first_turn: Turn::from_bits(header.first_turn),
                 first_node: header.first_node,
                 payload_offset,
                 payload_len,

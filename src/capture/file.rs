@@ -134,7 +134,7 @@ fn plain_error(error: std::io::Error) -> anyhow::Error {
 }
 
 fn clock_of(header: &FileHeader) -> Clock {
-    Clock::new(header.start_ticks, header.start_mono_nanos, header.start_unix_nanos)
+    Clock::new(header.start_mono_nanos, header.start_unix_nanos)
 }
 
 fn facts(header: &FileHeader, behind: &[u8]) -> Facts {

@@ -31,15 +31,11 @@ pub struct Lane {
     payload: Option<Payload>,
     nodes: Nodes,
     /// Decoded, but later than what another lane has to tell.
-    pending: Option<Event>,
+    pending: Option<(Moment, Event)>,
 }
 
-/// When an event comes: ticks, then gifts back before allocations.
-pub type Moment = (u64, bool);
-
-fn moment(event: &Event) -> Moment {
-    (event.ticks, !event.action.comes_first())
-}
+/// When an event comes: its turn, in a shared turn its ticks, then gifts back before allocations.
+pub type Moment = (u64, u64, bool);
 
 impl Lane {
     /// Over the blocks of one lane, in the order of their sequence numbers.
@@ -61,9 +57,9 @@ impl Lane {
     /// A moment not later than the lane's next event; `None` at its end.
     pub fn next_moment(&self) -> Option<Moment> {
         match (&self.pending, &self.payload) {
-            (Some(event), _) => Some(moment(event)),
-            (None, Some(payload)) => Some((payload.deltas.ticks, false)),
-            (None, None) => self.blocks.last().map(|block| (block.first_ticks, false)),
+            (Some((moment, _)), _) => Some(*moment),
+            (None, Some(payload)) => Some((payload.deltas.turn.number, payload.ticks(), false)),
+            (None, None) => self.blocks.last().map(|block| (block.first_turn.number, 0, false)),
         }
     }
 
@@ -74,8 +70,8 @@ impl Lane {
         limit: Moment,
         take: &mut impl FnMut(&mut Model, &Event) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        if let Some(event) = self.pending {
-            if moment(&event) > limit {
+        if let Some((moment, event)) = self.pending {
+            if moment > limit {
                 return Ok(ControlFlow::Continue(()));
             }
             self.pending = None;
@@ -129,59 +125,49 @@ impl Lane {
         take: &mut impl FnMut(&mut Model, &Event) -> ControlFlow<()>,
     ) -> Result<Option<ControlFlow<()>>> {
         let Some(payload) = &mut self.payload else { return Ok(None) };
-        let mut decoder = Decoder::resume(&payload.bytes, payload.start, payload.deltas);
+        let start = payload.start;
+        let mut decoder = Decoder::new(payload.bytes.get(start..).unwrap_or(&[]), &mut payload.deltas);
         let problem = loop {
             let record = match decoder.next() {
                 Ok(Some(record)) => record,
                 Ok(None) => break None,
                 Err(error) => break Some(error.problem),
             };
-            let event = match record {
-                Record::Alloc(it) => Event {
-                    ticks: it.ticks,
-                    image: self.image,
-                    lane: self.number,
-                    thread: self.thread,
-                    action: Action::Alloc {
-                        kind: it.kind,
-                        address: it.address,
-                        size: it.size,
-                        stack: self.nodes.stack(it.stack, context.model),
-                    },
+            let action = match record {
+                Record::Alloc(it) => Action::Alloc {
+                    kind: it.kind,
+                    address: it.address,
+                    size: it.size,
+                    stack: self.nodes.stack(it.stack, context.model),
                 },
-                Record::Free(it) => Event {
-                    ticks: it.ticks,
-                    image: self.image,
-                    lane: self.number,
-                    thread: self.thread,
-                    action: Action::Free { kind: it.kind, address: it.address },
-                },
+                Record::Free(it) => Action::Free { kind: it.kind, address: it.address },
+                Record::Turn(_) => continue,
                 Record::Node(it) => {
                     let parent = self.nodes.stack(it.parent, context.model);
                     let frame = context.model.frame_at(self.image, it.code, it.offset);
                     self.nodes.push(context.model.extend_stack(parent, frame));
                     continue;
                 }
-                other => {
-                    let ticks = decoder.deltas().ticks;
-                    match rare(&other, &mut self.thread, &self.nodes, context.model) {
-                        Some(action) => {
-                            Event { ticks, image: self.image, lane: self.number, thread: self.thread, action }
-                        }
-                        None => continue,
-                    }
-                }
+                other => match rare(&other, &mut self.thread, &self.nodes, context.model) {
+                    Some(action) => action,
+                    None => continue,
+                },
             };
-            if moment(&event) > limit {
-                (payload.start, payload.deltas) = (decoder.offset(), decoder.deltas());
-                self.pending = Some(event);
+            let turn = decoder.deltas().turn;
+            let event = Event { turn: turn.number, image: self.image, lane: self.number, thread: self.thread, action };
+            // Of a turn that is not shared, all is the lane's.
+            let ticks = if turn.is_shared { decoder.deltas().ticks } else { 0 };
+            let moment = (turn.number, ticks, !event.action.comes_first());
+            if moment > limit {
+                payload.start += decoder.offset();
+                self.pending = Some((moment, event));
                 return Ok(Some(ControlFlow::Continue(())));
             }
             if take(context.model, &event).is_break() {
                 return Ok(Some(ControlFlow::Break(())));
             }
         };
-        (payload.start, payload.deltas) = (decoder.offset(), decoder.deltas());
+        payload.start += decoder.offset();
         match problem {
             // The window ends inside a record, or with one.
             None | Some(Problem::CutOff) if payload.has_more() => {

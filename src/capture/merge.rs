@@ -1,7 +1,7 @@
-//! All lanes as one stream in the order of ticks.
+//! All lanes as one stream in the order of turns.
 //!
-//! The lane with the earliest event runs until another lane has an earlier one. On equal ticks memory is given back
-//! before it is handed out; within a lane the order is the lane's own. When an image's first event comes, the image
+//! The lane with the earliest event runs until another lane has an earlier one. On equal ticks of a shared turn
+//! memory is given back before it is handed out; within a lane the order is the lane's own. When an image's first event comes, the image
 //! starts and the one before is gone: exec has ended all its threads.
 
 use std::cmp::Reverse;
@@ -31,7 +31,7 @@ pub fn run(
     let mut images = Images { current: None };
     let mut context = Context { file, model, scratch: Vec::new() };
     while let Some(Reverse((_, index))) = heap.pop() {
-        let limit = heap.peek().map_or((u64::MAX, true), |Reverse((moment, _))| *moment);
+        let limit = heap.peek().map_or((u64::MAX, u64::MAX, true), |Reverse((moment, _))| *moment);
         let flow = lanes[index].run(&mut context, limit, &mut |model, event| images.pass(model, *event, take))?;
         if flow.is_break() {
             break;

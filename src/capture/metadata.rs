@@ -20,12 +20,12 @@ const MAX_END_LEN: u64 = 64 * 1024;
 pub fn read(file: &File, blocks: &[Block], model: &mut Model) -> Result<()> {
     for block in blocks {
         match block.kind {
-            block_kind::META => each_record(file, block, model, |model, record, ticks| {
-                describe(model, block.image, record, ticks);
+            block_kind::META => each_record(file, block, model, |model, record, _| {
+                describe(model, block.image, record);
             })?,
-            block_kind::LAUNCHER => each_record(file, block, model, |model, record, ticks| match record {
-                Record::Clock(it) => model.clock.add(ticks, it.mono_nanos),
-                Record::Rss(it) => model.clock.add(ticks, it.mono_nanos),
+            block_kind::LAUNCHER => each_record(file, block, model, |model, record, turn| match record {
+                Record::Clock(it) => model.clock.add(turn, it.mono_nanos),
+                Record::Rss(it) => model.clock.add(turn, it.mono_nanos),
                 _ => {}
             })?,
             _ => {}
@@ -55,7 +55,7 @@ pub fn read_end(file: &File, block: &Block) -> Option<End> {
     })
 }
 
-fn describe(model: &mut Model, image: u16, record: &Record<'_>, ticks: u64) {
+fn describe(model: &mut Model, image: u16, record: &Record<'_>) {
     match record {
         Record::Code(code) => model.describe_code(image, code),
         Record::Image(it) => {
@@ -63,7 +63,7 @@ fn describe(model: &mut Model, image: u16, record: &Record<'_>, ticks: u64) {
             let arguments = it.arguments.strip_suffix(b"\0").unwrap_or(it.arguments);
             let arguments = arguments.split(|&byte| byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
             let known = model.facts.image_mut(image);
-            known.ticks = ticks;
+            known.turn = it.turn;
             known.exe = exe;
             known.arguments = if it.arguments.is_empty() { Vec::new() } else { arguments.collect() };
         }
@@ -93,15 +93,15 @@ fn each_record(
     }
     let mut payload = Payload::new(block);
     while !payload.is_done() {
-        let mut decoder = Decoder::resume(&payload.bytes, payload.start, payload.deltas);
+        let mut decoder = Decoder::new(payload.bytes.get(payload.start..).unwrap_or(&[]), &mut payload.deltas);
         let problem = loop {
             match decoder.next() {
-                Ok(Some(record)) => take(model, &record, decoder.deltas().ticks),
+                Ok(Some(record)) => take(model, &record, decoder.deltas().turn.number),
                 Ok(None) => break None,
                 Err(error) => break Some(error.problem),
             }
         };
-        (payload.start, payload.deltas) = (decoder.offset(), decoder.deltas());
+        payload.start += decoder.offset();
         match problem {
             None | Some(Problem::CutOff) if payload.has_more() => payload.fill(file, &mut model.facts)?,
             None => {}

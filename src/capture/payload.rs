@@ -31,8 +31,13 @@ impl Payload {
             start: 0,
             file_offset: block.payload_offset,
             unread: block.payload_len,
-            deltas: Deltas::at_block_start(block.first_ticks),
+            deltas: Deltas::at_block_start(block.first_turn),
         }
+    }
+
+    /// Ticks that the next event is not before; 0 when its turn has none.
+    pub fn ticks(&self) -> u64 {
+        if self.deltas.turn.is_shared { self.deltas.ticks } else { 0 }
     }
 
     /// Whether a part of the payload was not read yet.

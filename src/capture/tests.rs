@@ -40,10 +40,10 @@ fn shown(model: &Model, events: &[Event]) -> Vec<String> {
         lines.push(match event.action {
             Action::Alloc { size, stack, .. } => {
                 let frames: Vec<_> = model.frames_from_leaf(stack).map(|frame| model.location(frame)).collect();
-                format!("{} alloc {size} [{}]", event.ticks, frames.join(" "))
+                format!("{} alloc {size} [{}]", event.turn, frames.join(" "))
             }
-            Action::Free { address, .. } => format!("{} free {address:#x}", event.ticks),
-            other => format!("{} {other:?}", event.ticks),
+            Action::Free { address, .. } => format!("{} free {address:#x}", event.turn),
+            other => format!("{} {other:?}", event.turn),
         });
     }
     lines
@@ -54,7 +54,7 @@ fn refused(path: &Path) -> String {
 }
 
 #[test]
-fn lanes_are_merged_in_the_order_of_ticks_and_frees_come_first() {
+fn lanes_are_merged_in_the_order_of_turns() {
     let mut log = Log::new();
     log.alloc(0, 10, 0x1000, 1, 0);
     log.alloc(0, 30, 0x2000, 3, 0);
@@ -64,6 +64,44 @@ fn lanes_are_merged_in_the_order_of_ticks_and_frees_come_first() {
     let (model, events) = read("merge", &log.bytes());
     let expected =
         ["10 ImageStart", "10 alloc 1 []", "20 alloc 2 []", "30 free 0x2000", "30 alloc 3 []", "40 free 0x1000"];
+    assert_eq!(shown(&model, &events), expected);
+    assert!(model.facts.damage.is_empty());
+}
+
+#[test]
+fn events_of_a_shared_turn_are_in_the_order_of_ticks_and_frees_come_first() {
+    let mut log = Log::new();
+    let put = |log: &mut Log, lane, now, record| log.put_now(block_kind::EVENTS, 0, lane, now, &record);
+    let alloc = |address, size| Record::Alloc(Alloc { kind: AllocatorKind::Malloc, address, size, stack: 0 });
+    let free = |address| Record::Free(Free { kind: AllocatorKind::Free, address });
+    for lane in [0, 1] {
+        log.alloc(lane, 5 + lane as u64, 0x100 * (lane as u64 + 1), 1 + lane as u64, 0);
+        put(&mut log, lane, 0, Record::Turn(Turn { number: 8, is_shared: true }));
+    }
+    put(&mut log, 0, 1_000, alloc(0x1000, 3));
+    put(&mut log, 0, 3_000, alloc(0x2000, 5));
+    put(&mut log, 1, 2_000, alloc(0x3000, 4));
+    put(&mut log, 1, 3_000, free(0x2000));
+    // Blocks start anew, and the turn goes on in them.
+    log.begin_block(block_kind::EVENTS, 0, 1);
+    put(&mut log, 1, 3_500, free(0x3000));
+    put(&mut log, 0, 4_000, free(0x1000));
+    // A later turn comes later, whatever its ticks.
+    put(&mut log, 1, 0, Record::Turn(Turn { number: 9, is_shared: false }));
+    put(&mut log, 1, 0, alloc(0x4000, 6));
+    let (model, events) = read("shared", &log.bytes());
+    let expected = [
+        "5 ImageStart",
+        "5 alloc 1 []",
+        "6 alloc 2 []",
+        "8 alloc 3 []",
+        "8 alloc 4 []",
+        "8 free 0x2000",
+        "8 alloc 5 []",
+        "8 free 0x3000",
+        "8 free 0x1000",
+        "9 alloc 6 []",
+    ];
     assert_eq!(shown(&model, &events), expected);
     assert!(model.facts.damage.is_empty());
 }
@@ -99,7 +137,7 @@ fn what_was_never_described_is_shown_as_such() {
 fn a_damaged_block_costs_only_itself() {
     let mut log = Log::new();
     for number in 0..3 {
-        log.begin_block(block_kind::EVENTS, 0, 0, number * 10);
+        log.begin_block(block_kind::EVENTS, 0, 0);
         log.node(0, 0, number as u32 + 1, 0);
         log.alloc(0, number * 10, 0x1000 * number, number, number as u32 + 1);
         log.code(number as u32 + 1, &format!("f{number}"), "x.py", 1);
@@ -111,7 +149,7 @@ fn a_damaged_block_costs_only_itself() {
     let (model, events) = read("damaged", &bytes);
     assert_eq!(shown(&model, &events)[1..], ["0 alloc 0 [f0:x.py:1]", "20 alloc 2 [f2:x.py:1]"]);
     let damage: Vec<_> = model.facts.damage.iter().map(ToString::to_string).collect();
-    assert_eq!(damage, [format!("a block fails its checksum at byte {} (11 bytes lost)", second + BLOCK_HEADER_LEN)]);
+    assert_eq!(damage, [format!("a block fails its checksum at byte {} (12 bytes lost)", second + BLOCK_HEADER_LEN)]);
 
     bytes[second] = b'?';
     let (model, events) = read("damaged", &bytes);
@@ -133,13 +171,14 @@ fn a_damaged_block_costs_only_itself() {
 fn an_image_ends_the_one_before() {
     let mut log = Log::new();
     log.alloc(0, 10, 0x1000, 1, 0);
-    log.put(
+    log.put_at(
         block_kind::EVENTS,
         1,
         0,
-        &Record::Alloc(Alloc { ticks: 20, kind: AllocatorKind::Malloc, address: 0x1000, size: 2, stack: 0 }),
+        20,
+        &Record::Alloc(Alloc { kind: AllocatorKind::Malloc, address: 0x1000, size: 2, stack: 0 }),
     );
-    log.put(block_kind::META, 1, 0, &Record::Image(Image { ticks: 15, exe: b"/bin/ls", arguments: b"ls\0-l\0" }));
+    log.put(block_kind::META, 1, 0, &Record::Image(Image { turn: 15, exe: b"/bin/ls", arguments: b"ls\0-l\0" }));
     let (model, events) = read("images", &log.bytes());
     assert_eq!(shown(&model, &events), ["10 ImageStart", "10 alloc 1 []", "20 ImageStart", "20 alloc 2 []"]);
     assert_eq!(model.facts.image(1).unwrap().arguments, ["ls", "-l"]);

@@ -1,13 +1,11 @@
-//! The ticks of a log, read from outside: which clock this machine can offer, and what it says now.
+//! Time, read from outside: which clock this machine can offer for the ticks of shared turns, and what time it is.
 //! It must never choose the time stamp counter where two processors may disagree about it.
 
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use memtrace_format::{TICK_DIVISOR, clock};
-
-use crate::launch::sys;
+use memtrace_format::clock;
 
 const CLOCK_SOURCES: &str = "/sys/devices/system/clocksource/clocksource0/available_clocksource";
 
@@ -17,11 +15,6 @@ pub fn choose() -> u32 {
     let is_trusted = std::fs::read_to_string(CLOCK_SOURCES)
         .is_ok_and(|sources| sources.split_whitespace().any(|source| source == "tsc"));
     if is_trusted && is_invariant() { clock::TSC } else { clock::COUNTER }
-}
-
-/// Ticks of the time stamp counter.
-pub fn tsc_ticks() -> u64 {
-    sys::time_stamp_counter() / TICK_DIVISOR
 }
 
 /// CLOCK_MONOTONIC in nanoseconds.

@@ -13,8 +13,9 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use zerocopy::{FromBytes, IntoBytes};
 
 use format::decode::Decoder;
-use format::encode::{self, Deltas};
+use format::encode::{self, Deltas, HOT_ROOM, MAX_PLAIN_LEN};
 use format::record::{Clock, Rss};
+use format::turn::{Turn, TurnWord};
 use format::{
     BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, FileHeader, HEADER_LEN, LAUNCHER_IMAGE, MAGIC, Record,
     VERSION, block_kind, block_state, codec, state,
@@ -36,7 +37,6 @@ const END_LANE: u32 = 1;
 pub struct Log {
     file: File,
     path: PathBuf,
-    header: FileHeader,
     shared: SharedHeader,
     /// The block that takes samples; `None` before the first and once sampling has ended.
     block: Option<SampleBlock>,
@@ -99,13 +99,11 @@ impl Log {
     fn start(file: File, path: &Path, pid: u32, info: &CaptureInfo) -> anyhow::Result<Log> {
         let failed = || format!("cannot write {}", path.display());
         let info = fitting(info);
-        let clock = clock::choose();
-        let start_ticks = if clock == format::clock::TSC { clock::tsc_ticks() } else { 0 };
         let header = FileHeader {
             magic: MAGIC,
             version: VERSION,
             header_len: HEADER_LEN as u32,
-            clock,
+            clock: clock::choose(),
             pid,
             state: state::CREATED,
             stop_reason: format::stop_reason::NONE,
@@ -114,10 +112,10 @@ impl Log {
             lost_events: 0,
             n_images: 0,
             stop_errno: 0,
+            turn: TurnWord::START.0,
             n_self_checked: 0,
             start_unix_nanos: clock::unix_nanos(),
             start_mono_nanos: clock::mono_nanos(),
-            start_ticks,
             info_len: info.len() as u32,
             info_crc: format::crc32c(&info),
         };
@@ -125,14 +123,14 @@ impl Log {
         page[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
         page[size_of::<FileHeader>()..][..info.len()].copy_from_slice(&info);
         // The place of the end is taken now, because the disk may be full when it comes.
-        page.extend_from_slice(&end_block(&[], start_ticks));
+        page.extend_from_slice(&end_block(&[]));
         file.write_all_at(&page, 0).with_context(failed)?;
         let shared = SharedHeader::map(&file).map_err(|error| match error.raw_os_error() {
             Some(libc::ENODEV) => anyhow!("its file system has no shared mappings; choose another folder with -o"),
             _ => error.into(),
         });
         let shared = shared.with_context(failed)?;
-        Ok(Log { file, path: path.to_owned(), header, shared, block: None, n_blocks: 0, is_sampling: true })
+        Ok(Log { file, path: path.to_owned(), shared, block: None, n_blocks: 0, is_sampling: true })
     }
 
     pub fn path(&self) -> &Path {
@@ -155,39 +153,35 @@ impl Log {
 
     fn try_sample(&mut self, rss_bytes: Option<u64>) -> io::Result<()> {
         self.check_header_is_there()?;
-        let ticks = self.ticks();
+        let turn = self.shared.take_turn();
         let mono_nanos = clock::mono_nanos();
         let record = match rss_bytes {
-            Some(bytes) => Record::Rss(Rss { ticks, mono_nanos, bytes }),
-            None => Record::Clock(Clock { ticks, mono_nanos }),
+            Some(bytes) => Record::Rss(Rss { mono_nanos, bytes }),
+            None => Record::Clock(Clock { mono_nanos }),
         };
         if let Some(block) = &mut self.block
-            && block.append(&self.file, &record)?
+            && block.append(&self.file, turn, &record)?
         {
             return Ok(());
         }
         if let Some(block) = self.block.take() {
             block.write_state(&self.file, block_state::CLOSED)?;
         }
-        let mut block = self.take_block(ticks)?;
-        block.append(&self.file, &record)?;
+        let mut block = self.take_block(turn)?;
+        block.append(&self.file, turn, &record)?;
         self.block = Some(block);
         Ok(())
     }
 
-    fn ticks(&self) -> u64 {
-        if self.header.clock == format::clock::TSC { clock::tsc_ticks() } else { self.shared.counter() }
-    }
-
-    fn take_block(&mut self, first_ticks: u64) -> io::Result<SampleBlock> {
+    fn take_block(&mut self, turn: Turn) -> io::Result<SampleBlock> {
         let capacity = (FIRST_CAPACITY << self.n_blocks.min(16)).min(LARGEST_CAPACITY);
-        let header = launcher_block(block_kind::LAUNCHER, capacity, self.n_blocks, first_ticks);
+        let header = launcher_block(block_kind::LAUNCHER, capacity, self.n_blocks, turn);
         let offset = self.shared.take_block(capacity as u64);
         self.n_blocks += 1;
         let mut bytes = vec![0; capacity];
         bytes[..BLOCK_HEADER_LEN].copy_from_slice(header.as_bytes());
         self.file.write_all_at(&bytes, offset)?;
-        Ok(SampleBlock { offset, header, deltas: Deltas::at_block_start(first_ticks) })
+        Ok(SampleBlock { offset, header, deltas: Deltas::at_block_start(turn) })
     }
 
     /// The mapping of a file that was cut off must not be touched.
@@ -234,8 +228,7 @@ impl Log {
             len = *offset + u64::from(block.capacity);
         }
         file.set_len(len)?;
-        let ticks = if header.clock == format::clock::TSC { clock::tsc_ticks() } else { header.counter };
-        file.write_all_at(&end_block(&info::to_bytes(end), ticks), END_OFFSET)?;
+        file.write_all_at(&end_block(&info::to_bytes(end)), END_OFFSET)?;
         // Last, so that the state is true whenever it is read.
         let ended = FileHeader { state: state::ENDED, next_offset: len, ..header };
         file.write_all_at(ended.as_bytes(), 0)?;
@@ -244,12 +237,16 @@ impl Log {
 }
 
 impl SampleBlock {
-    /// Adds a record; `false` when the block is full.
-    fn append(&mut self, file: &File, record: &Record<'_>) -> io::Result<bool> {
+    /// Adds a turn and what happened in it; `false` when the block is full.
+    fn append(&mut self, file: &File, turn: Turn, record: &Record<'_>) -> io::Result<bool> {
         let room = self.header.capacity as usize - BLOCK_HEADER_LEN - self.header.committed as usize;
-        let mut buf = [0; encode::MAX_PLAIN_LEN];
-        let room = room.min(buf.len());
-        let Some(len) = encode::record(&mut buf[..room], &mut self.deltas, record) else { return Ok(false) };
+        let mut buf = [0; HOT_ROOM + MAX_PLAIN_LEN];
+        if room < buf.len() {
+            return Ok(false);
+        }
+        let turn_len = encode::turn(&mut buf, &mut self.deltas, turn).expect("there is room");
+        let len = encode::record(&mut buf[turn_len..], &mut self.deltas, 0, record).expect("there is room");
+        let len = turn_len + len;
         let place = self.offset + BLOCK_HEADER_LEN as u64 + u64::from(self.header.committed);
         file.write_all_at(&buf[..len], place)?;
         self.header.committed += len as u32;
@@ -263,7 +260,7 @@ impl SampleBlock {
     }
 }
 
-fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_ticks: u64) -> BlockHeader {
+fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_turn: Turn) -> BlockHeader {
     let mut header = BlockHeader {
         magic: BLOCK_MAGIC,
         kind,
@@ -273,7 +270,7 @@ fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_ticks: u64) ->
         lane: 0,
         sequence,
         thread: 0,
-        first_ticks,
+        first_turn: first_turn.to_bits(),
         first_node: 0,
         header_crc: 0,
         committed: 0,
@@ -286,8 +283,8 @@ fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_ticks: u64) ->
 }
 
 /// A whole block that says how the capture ended; open and empty as long as there is nothing to say.
-fn end_block(payload: &[u8], ticks: u64) -> Vec<u8> {
-    let mut header = launcher_block(block_kind::END, BLOCK_ALIGN, 0, ticks);
+fn end_block(payload: &[u8]) -> Vec<u8> {
+    let mut header = launcher_block(block_kind::END, BLOCK_ALIGN, 0, Turn::default());
     header.lane = END_LANE;
     header.header_crc = header.computed_crc();
     if !payload.is_empty() {
@@ -378,7 +375,7 @@ impl Counter {
             return;
         }
         if self.n_blocks.is_multiple_of(self.every) {
-            self.n_events += count_events(payload, block.first_ticks);
+            self.n_events += count_events(payload, block.first_turn);
             self.counted_len += payload.len() as u64;
         }
         self.n_blocks += 1;
@@ -392,8 +389,9 @@ impl Counter {
     }
 }
 
-fn count_events(payload: &[u8], first_ticks: u64) -> u64 {
-    let mut decoder = Decoder::new(payload, first_ticks);
+fn count_events(payload: &[u8], first_turn: u64) -> u64 {
+    let mut deltas = Deltas::at_block_start(Turn::from_bits(first_turn));
+    let mut decoder = Decoder::new(payload, &mut deltas);
     let mut n_events = 0;
     while let Ok(Some(record)) = decoder.next() {
         n_events += match record {

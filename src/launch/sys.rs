@@ -1,5 +1,5 @@
 //! The few calls that have no safe form elsewhere, with one: a shared mapping of the log's header, `wait4`,
-//! extended attributes, real-time signals, the time stamp counter.
+//! extended attributes, real-time signals.
 //!
 //! # Safety
 //!
@@ -18,6 +18,7 @@ use std::process::ExitStatus;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use format::turn::{Turn, TurnWord};
 use format::{FileHeader, HEADER_LEN};
 use memtrace_format as format;
 
@@ -43,9 +44,13 @@ impl SharedHeader {
         self.word(std::mem::offset_of!(FileHeader, next_offset)).fetch_add(len, Ordering::Relaxed)
     }
 
-    /// The event counter of logs that have no usable time stamp counter.
-    pub fn counter(&self) -> u64 {
-        self.word(std::mem::offset_of!(FileHeader, counter)).load(Ordering::Relaxed)
+    /// Takes a turn for one sample.
+    pub fn take_turn(&self) -> Turn {
+        let word = self.word(std::mem::offset_of!(FileHeader, turn));
+        let next = |word| TurnWord(word).sample();
+        let seen = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some(next(word).1.0));
+        // The update never refuses, so both arms hold what the word was.
+        next(seen.unwrap_or_else(|seen| seen)).0
     }
 
     fn word(&self, offset: usize) -> &AtomicU64 {
@@ -111,11 +116,4 @@ pub fn has_capabilities(path: &CStr) -> bool {
     // SAFETY: both strings end in zero, and with a length of 0 nothing is written.
     let len = unsafe { libc::getxattr(path.as_ptr(), c"security.capability".as_ptr(), std::ptr::null_mut(), 0) };
     len > 0
-}
-
-/// The time stamp counter.
-#[cfg(target_arch = "x86_64")]
-pub fn time_stamp_counter() -> u64 {
-    // SAFETY: reads a register; every x86-64 has it.
-    unsafe { std::arch::x86_64::_rdtsc() }
 }

@@ -8,7 +8,7 @@ use super::strings::StringId;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    pub ticks: u64,
+    pub turn: u64,
     /// The program of the process, counted by exec; `LAUNCHER_IMAGE` for samples from outside.
     pub image: u16,
     /// Which lane of the capture, counted over all images: [`Action::Restore`] undoes the last free of the same lane.
@@ -83,8 +83,8 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether it gives memory back (or undoes that). On equal ticks these come first, because a free is stamped
-    /// before the real call and an allocation after it.
+    /// Whether it gives memory back (or undoes that). On equal ticks of a shared turn these come first, because a free is
+    /// stamped before the real call and an allocation after it.
     pub fn comes_first(&self) -> bool {
         !matches!(self, Action::Alloc { .. } | Action::Mmap { .. } | Action::Mremap { .. })
     }

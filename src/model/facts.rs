@@ -57,7 +57,7 @@ pub struct End {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
     pub number: u16,
-    pub ticks: u64,
+    pub turn: u64,
     pub exe: String,
     pub arguments: Vec<String>,
     pub python: Option<Python>,

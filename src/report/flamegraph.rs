@@ -414,7 +414,7 @@ mod tests {
         }
         rows.sort_by_key(|row| row.stack);
         let (bytes, count) = (rows.iter().map(|row| row.bytes).sum(), rows.iter().map(|row| row.count).sum());
-        let tree = Tree::new(&model, &Snapshot { rows, bytes, count, ticks: None });
+        let tree = Tree::new(&model, &Snapshot { rows, bytes, count, turn: None });
         (model, tree)
     }
 
@@ -500,7 +500,7 @@ mod tests {
         }
         let bytes = rows.iter().map(|row| row.bytes).sum();
         let count = rows.len() as u64;
-        let tree = Tree::new(&model, &Snapshot { rows, bytes, count, ticks: None });
+        let tree = Tree::new(&model, &Snapshot { rows, bytes, count, turn: None });
         let graph = Flamegraph::new(&model, &tree, Report::Peak, Reading::default(), &FlamegraphOptions::default());
         let len = serde_json::to_string(&graph).unwrap().len();
         assert!((2_000_000..5_000_000).contains(&len), "{len} bytes");

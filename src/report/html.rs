@@ -115,7 +115,7 @@ mod tests {
         let frame = model.intern_frame(function, file, 1);
         let stack = model.extend_stack(StackId::EMPTY, frame);
         let rows = vec![Row { stack, bytes: 100, count: 1 }];
-        let tree = Tree::new(&model, &Snapshot { rows, bytes: 100, count: 1, ticks: None });
+        let tree = Tree::new(&model, &Snapshot { rows, bytes: 100, count: 1, turn: None });
         let graph = Flamegraph::new(&model, &tree, Report::Peak, Reading::default(), &FlamegraphOptions::default());
         let mut out = Vec::new();
         write(&graph, &mut out).unwrap();

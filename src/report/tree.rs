@@ -17,7 +17,7 @@ pub fn biggest(snapshot: &Snapshot, options: &TreeOptions) -> Snapshot {
     rows.sort_by_key(|row| (std::cmp::Reverse(row.bytes), std::cmp::Reverse(row.count), row.stack));
     rows.truncate(options.biggest_allocs);
     rows.sort_by_key(|row| row.stack);
-    Snapshot::new(rows.into_iter(), snapshot.ticks)
+    Snapshot::new(rows.into_iter(), snapshot.turn)
 }
 
 /// One line a frame. A frame that calls only one other stands directly above it, so that deep stacks stay narrow.

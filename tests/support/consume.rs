@@ -34,12 +34,12 @@ pub fn consume(path: &Path) -> Result<Consumed, String> {
     let mut lines = JsonLines::new(sink(), ParseOptions { min_size: 0, stacks_once: true });
     text.begin(capture.facts()).unwrap();
     lines.begin(capture.facts()).unwrap();
-    let (mut n_events, mut last_ticks) = (0, 0);
+    let (mut n_events, mut last_turn) = (0, 0);
     let read = capture.read_while(
         |_| {},
         |model: &Model, event| {
             n_events += 1;
-            last_ticks = event.ticks;
+            last_turn = event.turn;
             heap.take(model, event);
             temporary.take(model, event);
             totals.take(model, event);
@@ -59,7 +59,7 @@ pub fn consume(path: &Path) -> Result<Consumed, String> {
         let options = summary_report::SummaryOptions { sort_column: 1, max_rows: 20 };
         summary_report::text(&model, &snapshot, &functions, &options, &mut sink()).unwrap();
     }
-    let document = stats::document(&model, &totals, last_ticks, &stats::StatsOptions { num_largest: 5 });
+    let document = stats::document(&model, &totals, last_turn, &stats::StatsOptions { num_largest: 5 });
     stats::text(&document, &mut sink()).unwrap();
     stats::json(&document, &mut sink()).unwrap();
     Ok(Consumed {

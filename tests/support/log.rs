@@ -9,6 +9,7 @@ use std::path::Path;
 use memtrace::capture::info::{self, CaptureEnd, CaptureInfo, Exit};
 use memtrace_format::encode::{self, Deltas};
 use memtrace_format::record::*;
+use memtrace_format::turn::TurnWord;
 use memtrace_format::*;
 use zerocopy::IntoBytes;
 
@@ -25,7 +26,7 @@ pub struct Log {
     lanes: BTreeMap<(u8, u16, u32), Lane>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Lane {
     block: usize,
     deltas: Deltas,
@@ -49,10 +50,10 @@ impl Log {
             lost_events: 0,
             n_images: 1,
             stop_errno: 0,
+            turn: TurnWord::START.0,
             n_self_checked: 0,
             start_unix_nanos: 1_700_000_000_000_000_000,
             start_mono_nanos: 5_000_000_000,
-            start_ticks: 0,
             info_len: 0,
             info_crc: 0,
         };
@@ -67,24 +68,36 @@ impl Log {
         Log { header, info, capacity: 4096, is_sealed: true, blocks: Vec::new(), lanes: BTreeMap::new() }
     }
 
+    /// Adds a record of some moment to a block of this kind, under the turn of that number.
+    pub fn put_at(&mut self, kind: u8, image: u16, lane: u32, at: u64, record: &Record<'_>) {
+        let turn = Turn { number: at, is_shared: false };
+        if self.lanes.get(&(kind, image, lane)).is_none_or(|lane| lane.deltas.turn != turn) {
+            self.put(kind, image, lane, &Record::Turn(turn));
+        }
+        self.put(kind, image, lane, record);
+    }
+
     /// Adds a record to a block of this kind.
     pub fn put(&mut self, kind: u8, image: u16, lane: u32, record: &Record<'_>) {
-        let ticks = ticks_of(record);
+        self.put_now(kind, image, lane, 0, record);
+    }
+
+    /// Adds a record to a block of this kind; in a shared turn it happened at these ticks.
+    pub fn put_now(&mut self, kind: u8, image: u16, lane: u32, now: u64, record: &Record<'_>) {
         let mut buf = vec![0; 256 * 1024];
         let room = self.capacity as usize - BLOCK_HEADER_LEN;
         loop {
             let key = (kind, image, lane);
             let Some(open) = self.lanes.get_mut(&key) else {
-                self.begin_block(kind, image, lane, ticks.unwrap_or(0));
+                self.begin_block(kind, image, lane);
                 continue;
             };
-            let mut deltas = open.deltas;
-            let len = encode::record(&mut buf, &mut deltas, record).expect("the record fits into 256 KiB");
+            let mut deltas = open.deltas.clone();
+            let len = encode::record(&mut buf, &mut deltas, now, record).expect("the record fits into 256 KiB");
             let payload = &mut self.blocks[open.block].1;
             if payload.len() + len > room {
                 assert!(!payload.is_empty(), "the record is longer than a block");
-                let ticks = ticks.unwrap_or(open.deltas.ticks);
-                self.begin_block(kind, image, lane, ticks);
+                self.begin_block(kind, image, lane);
                 continue;
             }
             payload.extend_from_slice(&buf[..len]);
@@ -99,10 +112,11 @@ impl Log {
     }
 
     /// Starts the next block of a lane.
-    pub fn begin_block(&mut self, kind: u8, image: u16, lane: u32, first_ticks: u64) {
-        let before = self.lanes.get(&(kind, image, lane)).copied();
-        let (n_nodes, sequence, thread) =
-            before.map_or((0, 0, lane.wrapping_add(1)), |it| (it.n_nodes, it.sequence + 1, it.thread));
+    pub fn begin_block(&mut self, kind: u8, image: u16, lane: u32) {
+        let before = self.lanes.get(&(kind, image, lane));
+        let (turn, n_nodes, sequence, thread) = before.map_or((Turn::default(), 0, 0, lane.wrapping_add(1)), |it| {
+            (it.deltas.turn, it.n_nodes, it.sequence + 1, it.thread)
+        });
         let header = BlockHeader {
             magic: BLOCK_MAGIC,
             kind,
@@ -112,7 +126,7 @@ impl Log {
             lane,
             sequence,
             thread,
-            first_ticks,
+            first_turn: turn.to_bits(),
             first_node: n_nodes,
             header_crc: 0,
             committed: 0,
@@ -121,26 +135,26 @@ impl Log {
             reserved: [0; 3],
         };
         self.blocks.push((header, Vec::new()));
-        let deltas = Deltas::at_block_start(first_ticks);
+        let deltas = Deltas::at_block_start(turn);
         self.lanes
             .insert((kind, image, lane), Lane { block: self.blocks.len() - 1, deltas, n_nodes, sequence, thread });
     }
 
-    /// An event of image 0.
-    pub fn event(&mut self, lane: u32, record: Record<'_>) {
-        self.put(block_kind::EVENTS, 0, lane, &record);
+    /// An event of image 0, under the turn of that number.
+    pub fn event(&mut self, lane: u32, at: u64, record: Record<'_>) {
+        self.put_at(block_kind::EVENTS, 0, lane, at, &record);
     }
 
-    pub fn alloc(&mut self, lane: u32, ticks: u64, address: u64, size: u64, stack: u32) {
-        self.event(lane, Record::Alloc(Alloc { ticks, kind: AllocatorKind::Malloc, address, size, stack }));
+    pub fn alloc(&mut self, lane: u32, at: u64, address: u64, size: u64, stack: u32) {
+        self.event(lane, at, Record::Alloc(Alloc { kind: AllocatorKind::Malloc, address, size, stack }));
     }
 
-    pub fn free(&mut self, lane: u32, ticks: u64, address: u64) {
-        self.event(lane, Record::Free(Free { ticks, kind: AllocatorKind::Free, address }));
+    pub fn free(&mut self, lane: u32, at: u64, address: u64) {
+        self.event(lane, at, Record::Free(Free { kind: AllocatorKind::Free, address }));
     }
 
     pub fn node(&mut self, lane: u32, parent: u32, code: u32, offset: u32) {
-        self.event(lane, Record::Node(Node { parent, code, offset }));
+        self.put(block_kind::EVENTS, 0, lane, &Record::Node(Node { parent, code, offset }));
     }
 
     /// A code object of image 0 whose instruction at byte offset `2 * n` is on line `first_line + n`, up to 8.
@@ -159,8 +173,9 @@ impl Log {
         self.put(block_kind::META, 0, 0, &record);
     }
 
-    pub fn launcher(&mut self, record: Record<'_>) {
-        self.put(block_kind::LAUNCHER, LAUNCHER_IMAGE, 0, &record);
+    /// A sample, under the turn of that number.
+    pub fn launcher(&mut self, at: u64, record: Record<'_>) {
+        self.put_at(block_kind::LAUNCHER, LAUNCHER_IMAGE, 0, at, &record);
     }
 
     /// CPython 3.11.7 whose objects are recorded.
@@ -175,7 +190,7 @@ impl Log {
             exit: Exit::Code(0),
             peak_rss_bytes: 50_000_000,
         };
-        self.begin_block(block_kind::END, LAUNCHER_IMAGE, 0, 0);
+        self.begin_block(block_kind::END, LAUNCHER_IMAGE, 0);
         let (_, payload) = self.blocks.last_mut().unwrap();
         *payload = info::to_bytes(&end);
     }
@@ -216,23 +231,4 @@ impl Default for Log {
     fn default() -> Log {
         Log::new()
     }
-}
-
-/// When a record happened; `None` for kinds without a time.
-pub fn ticks_of(record: &Record<'_>) -> Option<u64> {
-    Some(match record {
-        Record::Alloc(it) => it.ticks,
-        Record::Free(it) => it.ticks,
-        Record::Restore(it) => it.ticks,
-        Record::Thread(it) => it.ticks,
-        Record::ThreadName(it) => it.ticks,
-        Record::Mmap(it) => it.ticks,
-        Record::Munmap(it) => it.ticks,
-        Record::Mremap(it) => it.ticks,
-        Record::Lost(it) => it.ticks,
-        Record::Image(it) => it.ticks,
-        Record::Clock(it) => it.ticks,
-        Record::Rss(it) => it.ticks,
-        Record::Node(_) | Record::Code(_) | Record::Python(_) | Record::Notice(_) | Record::Unknown(_) => return None,
-    })
 }

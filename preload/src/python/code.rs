@@ -88,8 +88,7 @@ fn describe(guard: &Guard, layout: &Layout, address: usize) -> Option<(u32, u32)
     };
     let id = TABLE.next_number();
     let record = Record::Code(Code { id, first_line, name, file, line_table });
-    let ticks = 0;
-    if !meta.record(guard, ticks, &record) || !TABLE.insert(address, id, first_traceable) {
+    if !meta.record(guard, &record) || !TABLE.insert(address, id, first_traceable) {
         return None;
     }
     Some((id, first_traceable))

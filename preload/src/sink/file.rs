@@ -78,6 +78,7 @@ impl LogHeader {
         unsafe { shared_u32(self.start.add(offset)) }
     }
 
+    #[inline(always)]
     fn u64(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: as above.
         unsafe { AtomicU64::from_ptr(self.start.add(offset).cast()) }
@@ -105,6 +106,12 @@ impl LogHeader {
 
     pub fn counter(&self) -> &AtomicU64 {
         self.u64(offset_of!(FileHeader, counter))
+    }
+
+    /// Whose turn it is.
+    #[inline(always)]
+    pub fn turn(&self) -> &AtomicU64 {
+        self.u64(offset_of!(FileHeader, turn))
     }
 
     pub fn lost_events(&self) -> &AtomicU64 {

@@ -11,13 +11,15 @@ pub use file::{LogHeader, Mode, header};
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use memtrace_format::encode::{self, Deltas, MAX_HOT_LEN};
+use memtrace_format::encode::{self, Deltas, HOT_ROOM};
 use memtrace_format::record::{Alloc, Free, Node};
+use memtrace_format::turn::Turn;
 use memtrace_format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, Record, block_state, codec};
 
 use crate::guard::Guard;
-use crate::lifecycle;
 use crate::lock::Lock;
+use crate::turns::Turns;
+use crate::{clock, lifecycle};
 use file::Window;
 
 /// The first block of a writer is this long, in bytes, and each later one twice as long as the one before…
@@ -42,6 +44,7 @@ pub struct Writer {
     window: Option<Window>,
     /// Bytes of payload that are whole.
     committed: usize,
+    turns: Turns,
     deltas: Deltas,
     next_len: usize,
 }
@@ -56,24 +59,67 @@ impl Writer {
             n_nodes: 0,
             window: None,
             committed: 0,
-            deltas: Deltas { ticks: 0, address: 0, stack: 0 },
+            turns: Turns::new(),
+            deltas: Deltas::at_block_start(Turn { number: 0, is_shared: false }),
             next_len: FIRST_BLOCK_LEN,
         }
     }
 
     #[inline(always)]
     pub fn alloc(&mut self, guard: &Guard, record: &Alloc) {
-        self.hot(guard, record.ticks, |room, deltas| encode::alloc(room, deltas, record));
+        self.hot(guard, |out, deltas, now| encode::alloc(out, deltas, now, record));
     }
 
     #[inline(always)]
     pub fn free(&mut self, guard: &Guard, record: &Free) {
-        self.hot(guard, record.ticks, |room, deltas| encode::free(room, deltas, record));
+        self.hot(guard, |out, deltas, now| encode::free(out, deltas, now, record));
+    }
+
+    #[inline(always)]
+    fn hot(&mut self, guard: &Guard, encode: impl FnOnce(&mut [u8; HOT_ROOM], &mut Deltas, u64) -> usize) {
+        let Some(now) = self.now(guard) else {
+            return;
+        };
+        if self.hot_room().is_none() && !self.next_block(guard, HOT_ROOM) {
+            return;
+        }
+        // Not through `hot_room`, whose borrow would be of the whole writer.
+        let room = self.window.as_mut().and_then(|window| window.payload().get_mut(self.committed..));
+        if let Some(out) = room.and_then(|room| room.first_chunk_mut()) {
+            let len = encode(out, &mut self.deltas, now);
+            self.commit(len);
+        }
+    }
+
+    /// Sees to it that the lane has a turn; the ticks now, if the turn needs any. `None` when recording has ended.
+    #[inline(always)]
+    fn now(&mut self, guard: &Guard) -> Option<u64> {
+        let header = header()?;
+        if !self.turns.is_ours(header.turn()) && !self.take_turn(guard, &header) {
+            return None;
+        }
+        Some(if self.deltas.turn.is_shared { clock::now(&header) } else { 0 })
+    }
+
+    /// `false` when it can't be written.
+    #[cold]
+    #[inline(never)]
+    fn take_turn(&mut self, guard: &Guard, header: &LogHeader) -> bool {
+        self.turns.take(header.turn(), self.lane, clock::cycles());
+        let room = self.window.as_mut().and_then(|window| window.payload().get_mut(self.committed..));
+        match room.and_then(|room| encode::turn(room, &mut self.deltas, self.turns.turn())) {
+            Some(written) => {
+                self.commit(written);
+                true
+            }
+            // A block says in its header which turn it starts under.
+            None => self.next_block(guard, HOT_ROOM),
+        }
     }
 
     /// Introduces a stack node; its number, or 0 when it could not be written.
     pub fn node(&mut self, guard: &Guard, node: &Node) -> u32 {
-        if !self.record(guard, self.deltas.ticks, &Record::Node(*node)) {
+        if !self.write(guard, 0, &Record::Node(*node)) {
             return 0;
         }
         self.n_nodes += 1;
@@ -81,20 +127,20 @@ impl Writer {
     }
 
     /// Writes any record, in a block of its own length if need be. `false` when it is lost.
-    pub fn record(&mut self, guard: &Guard, ticks: u64, record: &Record<'_>) -> bool {
-        let mut len = MAX_HOT_LEN;
+    pub fn record(&mut self, guard: &Guard, record: &Record<'_>) -> bool {
+        let now = if record.is_event() { self.now(guard) } else { Some(0) };
+        now.is_some_and(|now| self.write(guard, now, record))
+    }
+
+    fn write(&mut self, guard: &Guard, now: u64, record: &Record<'_>) -> bool {
+        let mut len = HOT_ROOM;
         while len <= MAX_RECORD_LEN {
-            let mut deltas = self.deltas;
-            let written = match self.room() {
-                Some(room) => encode::record(room, &mut deltas, record),
-                None => None,
-            };
-            if let Some(written) = written {
-                self.deltas = deltas;
+            let room = self.window.as_mut().and_then(|window| window.payload().get_mut(self.committed..));
+            if let Some(written) = room.and_then(|room| encode::record(room, &mut self.deltas, now, record)) {
                 self.commit(written);
                 return true;
             }
-            if !self.next_block(guard, ticks, len) {
+            if !self.next_block(guard, len) {
                 return false;
             }
             len = len.saturating_mul(8).max(FIRST_BLOCK_LEN);
@@ -102,28 +148,10 @@ impl Writer {
         false
     }
 
+    /// The free end of the payload, when it has room for a hot record.
     #[inline(always)]
-    fn hot(&mut self, guard: &Guard, ticks: u64, encode: impl Fn(&mut [u8], &mut Deltas) -> Option<usize>) {
-        loop {
-            let mut deltas = self.deltas;
-            if let Some(room) = self.room()
-                && room.len() >= MAX_HOT_LEN
-                && let Some(written) = encode(room, &mut deltas)
-            {
-                self.deltas = deltas;
-                self.commit(written);
-                return;
-            }
-            if !self.next_block(guard, ticks, MAX_HOT_LEN) {
-                return;
-            }
-        }
-    }
-
-    /// The free end of the payload.
-    #[inline(always)]
-    fn room(&mut self) -> Option<&mut [u8]> {
-        self.window.as_mut()?.payload().get_mut(self.committed..)
+    fn hot_room(&mut self) -> Option<&mut [u8; HOT_ROOM]> {
+        self.window.as_mut()?.payload().get_mut(self.committed..)?.first_chunk_mut()
     }
 
     /// Makes what was written part of the log.
@@ -138,7 +166,7 @@ impl Writer {
     /// Closes the block and opens one with room for `len` bytes of payload. `false` when recording has ended.
     #[cold]
     #[inline(never)]
-    fn next_block(&mut self, guard: &Guard, ticks: u64, len: usize) -> bool {
+    fn next_block(&mut self, guard: &Guard, len: usize) -> bool {
         if !lifecycle::is_recording() {
             return false;
         }
@@ -149,8 +177,9 @@ impl Writer {
         let Some(mut window) = file::open_block(guard, capacity) else {
             return false;
         };
-        // Along a lane ticks never decrease, also across blocks.
-        let first_ticks = ticks.max(self.deltas.ticks);
+        // Once a block, a lane that shares its turn tries whether it still must.
+        let turn = header().and_then(|header| self.turns.end_sharing(header.turn(), self.lane));
+        let turn = turn.unwrap_or(self.turns.turn());
         let mut header = BlockHeader {
             magic: BLOCK_MAGIC,
             kind: self.kind,
@@ -160,7 +189,7 @@ impl Writer {
             lane: self.lane,
             sequence: self.sequence,
             thread: self.thread,
-            first_ticks,
+            first_turn: turn.to_bits(),
             first_node: self.n_nodes,
             header_crc: 0,
             committed: 0,
@@ -172,7 +201,7 @@ impl Writer {
         window.write_header(&header);
         self.sequence += 1;
         self.committed = 0;
-        self.deltas = Deltas::at_block_start(first_ticks);
+        self.deltas = Deltas::at_block_start(turn);
         self.next_len = (self.next_len * 2).min(MAX_BLOCK_LEN);
         self.window = Some(window);
         true

@@ -103,8 +103,8 @@ impl<W: Write> JsonLines<W> {
             }
             Action::ThreadName { pthread, name, named } => {
                 let thread = named.map_or("null".to_string(), |number| number.to_string());
-                self.out.text("{\"event\":\"thread_name\",\"ticks\":");
-                self.out.decimal(event.ticks);
+                self.out.text("{\"event\":\"thread_name\",\"turn\":");
+                self.out.decimal(event.turn);
                 self.out.text(",\"thread\":");
                 self.out.text(&thread);
                 self.number("by", event.thread as u64);
@@ -172,8 +172,8 @@ impl<W: Write> JsonLines<W> {
 
     fn describe_image(&mut self, facts: &Facts, number: u16) -> Result<()> {
         if let Some(image) = facts.image(number) {
-            let (ticks, exe, arguments) = (image.ticks, &image.exe, &image.arguments);
-            let line = json!({"event": "image", "image": number, "ticks": ticks, "exe": exe, "arguments": arguments});
+            let (turn, exe, arguments) = (image.turn, &image.exe, &image.arguments);
+            let line = json!({"event": "image", "image": number, "turn": turn, "exe": exe, "arguments": arguments});
             self.value(&line)?;
             if let Some(python) = &image.python {
                 self.value(&json!({
@@ -200,7 +200,7 @@ impl<W: Write> JsonLines<W> {
         self.out.pass()
     }
 
-    /// `{"event":…,"ticks":…,"thread":…`
+    /// `{"event":…,"turn":…,"thread":…`
     #[inline]
     fn head(&mut self, name: &str, event: &Event) {
         self.timed(name, event);
@@ -212,8 +212,8 @@ impl<W: Write> JsonLines<W> {
     fn timed(&mut self, name: &str, event: &Event) {
         self.out.text("{\"event\":\"");
         self.out.text(name);
-        self.out.text("\",\"ticks\":");
-        self.out.decimal(event.ticks);
+        self.out.text("\",\"turn\":");
+        self.out.decimal(event.turn);
     }
 
     #[inline]

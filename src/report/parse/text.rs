@@ -61,7 +61,7 @@ impl<W: Write> Text<W> {
             Action::Rss { bytes, .. } => format!("rss {bytes}"),
             Action::Unknown { tag } => format!("record of unknown kind {tag:#x}"),
         };
-        let nanos = model.clock.nanos_since_start(event.ticks);
+        let nanos = model.clock.nanos_since_start(event.turn);
         let who = match event.image {
             LAUNCHER_IMAGE => "sample".to_string(),
             _ => format!("thread {}", event.thread),

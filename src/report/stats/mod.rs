@@ -77,8 +77,8 @@ struct Metadata {
     file_format: u32,
 }
 
-/// Puts names to the numbers. `last_ticks` is the end of a capture that has none of its own.
-pub fn document(model: &Model, stats: &Stats, last_ticks: u64, options: &StatsOptions) -> Document {
+/// Puts names to the numbers. `last_turn` is the end of a capture that has none of its own.
+pub fn document(model: &Model, stats: &Stats, last_turn: u64, options: &StatsOptions) -> Document {
     let mut by_location: HashMap<Option<FrameId>, (u64, u64)> = HashMap::new();
     let mut modules = Modules::new(&model.facts);
     for (stack, bytes, count) in stats.stacks() {
@@ -117,17 +117,17 @@ pub fn document(model: &Model, stats: &Stats, last_ticks: u64, options: &StatsOp
         top_allocations_by_count: by_count,
         top_modules_by_allocation_size: modules_by_size,
         top_modules_by_allocation_count: modules_by_count,
-        metadata: metadata(model, stats, last_ticks),
+        metadata: metadata(model, stats, last_turn),
         extremes: stats.sizes.smallest.zip(stats.sizes.largest),
         num_largest: n_shown,
     }
 }
 
-fn metadata(model: &Model, stats: &Stats, last_ticks: u64) -> Metadata {
+fn metadata(model: &Model, stats: &Stats, last_turn: u64) -> Metadata {
     let facts = &model.facts;
     let python = facts.python();
     let allocator = python.map_or("", |python| &python.allocator);
-    let end = facts.end.map_or_else(|| model.clock.unix_nanos(last_ticks), |end| end.unix_nanos);
+    let end = facts.end.map_or_else(|| model.clock.unix_nanos(last_turn), |end| end.unix_nanos);
     Metadata {
         start_time: units::iso_date(facts.start_unix_nanos),
         end_time: units::iso_date(end),

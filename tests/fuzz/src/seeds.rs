@@ -4,6 +4,8 @@
 use std::path::Path;
 
 use memtrace_format::decode::Decoder;
+use memtrace_format::encode::Deltas;
+use memtrace_format::turn::Turn;
 use memtrace_format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, HEADER_LEN, block_kind};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -58,7 +60,8 @@ fn cut(folder: &Path, name: &str, bytes: &[u8], payload_len: usize) {
 
 /// The records that end before so many bytes.
 fn whole_records(payload: &[u8], max_len: usize) -> &[u8] {
-    let mut decoder = Decoder::new(payload, 0);
+    let mut deltas = Deltas::at_block_start(Turn::default());
+    let mut decoder = Decoder::new(payload, &mut deltas);
     let mut len = 0;
     while let Ok(Some(_)) = decoder.next() {
         if decoder.offset() > max_len {
