@@ -207,6 +207,29 @@ fn subinterpreters() {
     check("subinterpreters.py");
 }
 
+/// A fixture with packages of `tests/requirements.txt`, also with every stack compared with the interpreter's.
+fn check_with_packages(name: &str, packages: &'static [&'static str]) {
+    let program = Program::fixture(name).with_packages(packages);
+    program.check();
+    program.clone().without_python_allocators().check();
+    program.env("MEMTRACE_SELF_CHECK", "1").check();
+}
+
+#[test]
+fn greenlets_have_stacks_of_their_own() {
+    check_with_packages("greenlets.py", &["greenlet"]);
+}
+
+#[test]
+fn gevents_tasks_have_stacks_of_their_own() {
+    check_with_packages("gevent_tasks.py", &["greenlet", "gevent"]);
+}
+
+#[test]
+fn coverage_profilers_and_debuggers_change_nothing() {
+    check_with_packages("observed.py", &["coverage"]);
+}
+
 #[test]
 fn finalisation() {
     check("finalisation.py");

@@ -28,6 +28,8 @@ pub struct Program {
     has_varying_output: bool,
     /// It need not end well without us.
     may_fail: bool,
+    /// Packages of `tests/requirements.txt` that it imports.
+    packages: &'static [&'static str],
 }
 
 impl Program {
@@ -73,14 +75,28 @@ impl Program {
         self
     }
 
+    /// Runs in the virtual environments with the packages of `tests/requirements.txt`, where these are there.
+    pub fn with_packages(mut self, packages: &'static [&'static str]) -> Program {
+        self.packages = packages;
+        self
+    }
+
     /// Runs it on every interpreter, without memtrace and under it: the same outputs and end, and a capture that agrees
     /// with the account.
     pub fn check(&self) {
         // Lives until all the interpreters had their turn, and so is kept when one of them failed.
         let scratch = Scratch::new("python");
         on_every_python(|python| {
+            let interpreter = match self.packages {
+                [] => python.path.clone(),
+                _ => support::environment(python),
+            };
+            if let Some(package) = self.packages.iter().find(|package| !support::has_package(python, package)) {
+                eprintln!("skipped on CPython {}, for which there is no {package}", python.minor);
+                return Vec::new();
+            }
             let file = |name: &str| scratch.join(&format!("{}-{name}", python.minor));
-            let mut plain = Command::new(&python.path);
+            let mut plain = Command::new(&interpreter);
             plain.args(&self.arguments);
             let plain = self.run(&mut plain, &file("plain.json"));
             let capture = file("capture.bin");
@@ -89,7 +105,7 @@ impl Program {
             if self.has_no_python_allocators {
                 traced.arg("--no-python-allocators");
             }
-            traced.arg("--").arg(&python.path).args(&self.arguments);
+            traced.arg("--").arg(&interpreter).args(&self.arguments);
             let traced = self.run(&mut traced, &file("traced.json"));
 
             let mut problems = self.unlike(&plain, &traced);

@@ -120,9 +120,18 @@ pub fn environment(python: &Python) -> PathBuf {
 
 /// Whether that environment has all the packages: some have nothing yet for a new interpreter.
 pub fn has_all_packages(python: &Python) -> bool {
+    missing_packages(python).is_empty()
+}
+
+/// Whether that environment has this package.
+pub fn has_package(python: &Python, package: &str) -> bool {
+    !missing_packages(python).lines().any(|line| line.starts_with(package))
+}
+
+fn missing_packages(python: &Python) -> String {
     let environment = environment(python);
     let folder = environment.parent().and_then(Path::parent).expect("it ends in bin/python");
-    !folder.join("missing").exists()
+    std::fs::read_to_string(folder.join("missing")).unwrap_or_default()
 }
 
 /// Where `tests/run` keeps what it has made outside the checkout.
