@@ -85,7 +85,10 @@ mod tests {
         clock.add(200, 6_000);
         clock.add(300, 6_100);
         let at = |turn| clock.nanos_since_start(turn);
-        assert_eq!([at(0), at(100), at(150), at(200), at(250), at(300), at(400)], [0, 500, 750, 1000, 1050, 1100, 1200]);
+        assert_eq!(
+            [at(0), at(100), at(150), at(200), at(250), at(300), at(400)],
+            [0, 500, 750, 1000, 1050, 1100, 1200]
+        );
         assert_eq!(clock.unix_nanos(150), 1_000_750);
     }
 
