@@ -1,87 +1,81 @@
-"""CPU time of programs under no tool, memtrace and memray, in one run, alternating. Called by benches/run.
-
-Each round runs every column once, beginning with another one each time, so that a machine that warms up or gets busy
-does so for all of them. A figure is the median over the rounds of this column's CPU time (user and system, of the whole
-process tree, from start to exit) divided by that of the program alone in the same round. The column `again` is the
-program alone once more: what it differs from 1 is what the machine does, not a tool.
-"""
+"""What recording costs: every row of `benches/rows.py` under no tool, under no tool again, memtrace and memray, in
+rounds that alternate between them; then what the figures are worth beside their limits. Called by benches/run."""
 
 import argparse
-import json
+import dataclasses
 import os
 import pathlib
 import platform
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
+import measure
+import rows
+import table
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "fixtures" / "programs"
+RESULTS = ROOT / "benches" / "results"
 MEMTRACE = os.environ.get("MEMTRACE_BIN", str(ROOT / "target" / "release" / "memtrace"))
 ENVIRONMENTS = pathlib.Path(os.environ.get("MEMTRACE_TEST_ENV", pathlib.Path.home() / ".cache" / "memtrace-tests"))
 
-ROWS = {
-    "nothing": ["allocations.py", "1", "bytes", "0"],
-    "richards": ["richards.py", "400000"],
-    "deltablue": ["deltablue.py", "30000"],
-    "bytes, depth 10": ["allocations.py", "8000000", "bytes", "10"],
-    "bytes, depth 50": ["allocations.py", "8000000", "bytes", "50"],
-    "bytes, depth 200": ["allocations.py", "8000000", "bytes", "200"],
-    "objects, depth 10": ["allocations.py", "2000000", "objects", "10"],
-    "json": ["json_texts.py", "20"],
-    "pandas": ["pandas_frames.py", "1000000"],
-    "django": ["django_site.py", "2000"],
-    "fastapi": ["fastapi_service.py", "2000"],
-    "html5lib": ["html5lib_page.py", "1000"],
-}
 
-ALONE, AGAIN = "alone", "again"
-COLUMNS = {
-    ALONE: lambda python, capture: [python],
-    AGAIN: lambda python, capture: [python],
-    "memtrace malloc": lambda python, capture: [
-        MEMTRACE, "run", "-q", "-f", "--no-python-allocators", "--python", python, "-o", capture],
-    "memray": lambda python, capture: [python, "-m", "memray", "run", "-q", "-f", "-o", capture],
-    "memtrace objects": lambda python, capture: [MEMTRACE, "run", "-q", "-f", "--python", python, "-o", capture],
-    "memray objects": lambda python, capture: [
-        python, "-m", "memray", "run", "-q", "-f", "--trace-python-allocators", "-o", capture],
-}
+@dataclasses.dataclass
+class Setting:
+    """What is the same for all rows."""
+
+    programs: str
+    library: str
+    memtrace: str
+    columns: list
+    rounds: int
 
 
 def main():
     options = parse_arguments()
-    describe_machine(options)
+    text = []
+
+    def say(line):
+        print(line, flush=True)
+        text.append(line)
+
+    say(f"# What recording costs, {time.strftime('%Y-%m-%d')}\n\n{machine(options)}\n\n{table.head()}")
     results = []
-    for minor in options.pythons:
+    with tempfile.TemporaryDirectory(prefix="memtrace-bench-") as folder:
+        setting = Setting(str(PROGRAMS), build_library(folder), MEMTRACE, options.columns, options.rounds)
         for row in options.rows:
-            results.append(measure(row, minor, options))
-            print_row(results[-1], options, is_first=len(results) == 1)
+            for minor in options.pythons:
+                results.append(measure.measure(row.is_scaled(options.scale), minor, interpreter(minor), setting))
+                say(table.line(results[-1]))
+    say(f"\n{table.summary(results)}")
     if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
+        pathlib.Path(options.json).write_text(measure.as_json(results))
+    if options.keep:
+        keep("\n".join(text) + "\n")
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(prog="benches/run", description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", default=",".join(ROWS), help="some of: " + ", ".join(ROWS) + " (a part of a name will do; separated by commas)")
-    parser.add_argument("--columns", default="", help="some of: " + ", ".join(COLUMNS) + " (separated by commas; `alone` and `again` are always there)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds (5)")
-    parser.add_argument("--pythons", default="", help="minors, such as 3.11,3.13 (the oldest that is here)")
-    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the size of every program (1)")
-    parser.add_argument("--json", help="a file for the figures")
+    parser = argparse.ArgumentParser(prog="benches/run", description=__doc__.split(":")[0])
+    names = "; ".join(row.name for row in rows.ROWS)
+    parser.add_argument("--rows", default="", help=f"some of them, separated by semicolons; a part of a name will do: {names}")
+    parser.add_argument("--columns", default="", help="memtrace or memray only; the program alone and the control are always there")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each column runs (5)")
+    parser.add_argument("--pythons", default="3.11,3.13", help="minors, separated by commas (3.11,3.13)")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the work of every program (1)")
+    parser.add_argument("--json", help="a file for the figures of every run")
+    parser.add_argument("--keep", action="store_true", help="keep the table as benches/results/DATE.md, in the place of the last one")
     options = parser.parse_args()
-    wanted = [part.strip() for part in options.rows.replace(", depth", " depth").split(",")]
-    options.rows = [row for row in ROWS if any(part in row.replace(",", "") for part in wanted)]
-    columns = [part.strip() for part in options.columns.split(",") if part.strip()]
-    unknown = set(columns) - set(COLUMNS)
-    if unknown or not options.rows:
-        parser.error(f"unknown column or row: {', '.join(unknown) or ', '.join(wanted)}")
-    options.columns = [name for name in COLUMNS if not columns or name in columns or name in (ALONE, AGAIN)]
-    here = sorted(folder.name.removeprefix("venv-") for folder in ENVIRONMENTS.glob("venv-*"))
-    options.pythons = [part.strip() for part in options.pythons.split(",") if part.strip()] or here[:1]
-    if not set(options.pythons) <= set(here):
-        parser.error(f"there are environments for {', '.join(here) or 'no interpreter'} in {ENVIRONMENTS}")
+    wanted = [part.strip() for part in options.rows.split(";")]
+    options.rows = [row for row in rows.ROWS if any(part in row.name for part in wanted)]
+    chosen = [part.strip() for part in options.columns.split(",") if part.strip()]
+    if not options.rows or not set(chosen) <= set(rows.COLUMNS):
+        parser.error("there is no such row or column")
+    options.columns = [it for it in rows.COLUMNS if not chosen or it in (*chosen, rows.ALONE, rows.AGAIN)]
+    options.pythons = [part.strip() for part in options.pythons.split(",") if part.strip()]
+    absent = [minor for minor in options.pythons if not os.path.exists(interpreter(minor))]
+    if absent:
+        parser.error(f"there is no environment for {', '.join(absent)} in {ENVIRONMENTS}")
     return options
 
 
@@ -89,60 +83,33 @@ def interpreter(minor):
     return str(ENVIRONMENTS / f"venv-{minor}" / "bin" / "python")
 
 
-def describe_machine(options):
+def machine(options):
     cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    versions = [subprocess.check_output([interpreter(minor), "-VV"], text=True).split(" (")[0] for minor in options.pythons]
+    pythons = [subprocess.check_output([interpreter(minor), "-VV"], text=True).split(" (")[0] for minor in options.pythons]
     memray = subprocess.check_output([interpreter(options.pythons[0]), "-m", "memray", "--version"], text=True).strip()
     memtrace = subprocess.check_output([MEMTRACE, "--version"], text=True).strip()
-    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} x {cpu}, Linux {platform.release()}, {' '.join(platform.libc_ver())}")
-    print(f"{', '.join(versions)}; {memtrace}; memray {memray}; {options.repeats} rounds\n")
+    busy = os.getloadavg()[0]
+    return (
+        f"{os.cpu_count()} x {cpu}, Linux {platform.release()}, {' '.join(platform.libc_ver())}; "
+        f"{', '.join(pythons)}; {memtrace}; memray {memray}.\n"
+        f"Medians of {options.rounds} rounds, their range in brackets; work x {options.scale:g}; load {busy:.1f} at the start."
+    )
 
 
-def measure(row, minor, options):
-    script, size, *more = ROWS[row]
-    command = [str(PROGRAMS / script), str(max(1, int(int(size) * options.scale))), *more]
-    python = interpreter(minor)
-    seconds = {name: [] for name in options.columns}
-    sizes = {}
-    with tempfile.TemporaryDirectory(prefix="memtrace-bench-") as folder:
-        # Compiles what is imported and reads it into the page cache.
-        cpu_seconds([python, *command])
-        for number in range(options.repeats):
-            start = number % len(options.columns)
-            for name in options.columns[start:] + options.columns[:start]:
-                capture = os.path.join(folder, "capture")
-                seconds[name].append(cpu_seconds([*COLUMNS[name](python, capture), *command]))
-                if os.path.exists(capture):
-                    sizes[name] = os.path.getsize(capture)
-                    os.remove(capture)
-    return {"row": row, "python": minor, "seconds": seconds, "capture_bytes": sizes}
+def build_library(folder):
+    library = os.path.join(folder, "malloc_loop.so")
+    options = ["-O1", "-fno-builtin", "-pthread", "-shared", "-fPIC"]
+    subprocess.check_call(["cc", *options, "-o", library, str(PROGRAMS / "malloc_loop.c")])
+    return library
 
 
-def cpu_seconds(command):
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            output.seek(0)
-            sys.exit(f"{' '.join(command)} ended with {process.returncode}\n{output.read().decode(errors='replace')}")
-    return usage.ru_utime + usage.ru_stime
-
-
-def print_row(result, options, is_first):
-    if is_first:
-        names = options.columns[1:]
-        print("| program | Python | alone | " + " | ".join(names) + " | captures |")
-        print("|---|---|---|" + "---|" * len(names) + "---|", flush=True)
-    seconds = result["seconds"]
-    cells = []
-    for name in options.columns[1:]:
-        ratios = [tool / alone for tool, alone in zip(seconds[name], seconds[ALONE])]
-        cell = f"{statistics.median(ratios):.3f}x"
-        cells.append(f"{cell} ({min(ratios):.2f}–{max(ratios):.2f})" if len(ratios) > 1 else cell)
-    captures = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in result["capture_bytes"].items())
-    alone = statistics.median(seconds[ALONE])
-    print(f"| {result['row']} | {result['python']} | {alone:.2f} s | " + " | ".join(cells) + f" | {captures} |", flush=True)
+def keep(text):
+    RESULTS.mkdir(exist_ok=True)
+    for old in RESULTS.glob("*.md"):
+        old.unlink()
+    path = RESULTS / f"{time.strftime('%Y-%m-%d')}.md"
+    path.write_text(text)
+    print(f"\nkept in {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

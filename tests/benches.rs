@@ -1,0 +1,28 @@
+//! `benches/run` on the smallest scale: every kind of figure is made, judged and printed.
+//!
+//! It must never judge a figure: those of a test run mean nothing.
+
+use std::process::Command;
+
+#[path = "support/mod.rs"]
+mod support;
+
+#[test]
+fn every_kind_of_row_is_measured_and_judged() {
+    let python = support::pythons().last().expect("there is one");
+    let mut command = Command::new(support::environment(python));
+    command.arg(support::root().join("benches/compare.py")).args(["--pythons", &python.minor, "--columns", "memtrace"]);
+    command.args(["--scale", "0.001", "--rounds", "1", "--rows", "deltablue;C, 2 threads;resident, 1 thread"]);
+    let output = support::run(command.env("MEMTRACE_BIN", support::memtrace_path()));
+    let table = String::from_utf8(output.stdout).expect("a table is text");
+    let row = |name: &str| {
+        let start = format!("| {name} | {} |", python.minor);
+        table.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("no row {name} in\n{table}"))
+    };
+    let cells = |name: &str| row(name).split('|').map(str::trim).collect::<Vec<_>>();
+    const MEMTRACE: usize = 6;
+    assert!(cells("deltablue")[MEMTRACE].ends_with('x'), "{table}");
+    assert!(cells("C, 2 threads")[MEMTRACE].ends_with(" ns"), "{table}");
+    assert!(cells("resident, 1 thread")[MEMTRACE].ends_with(" MiB"), "{table}");
+    assert!(table.contains("real programs") && table.contains("geometric mean of 1"), "{table}");
+}
