@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::launch::log::Compression;
+
 /// Exit code of `run` when memtrace itself fails, as `env` and `timeout` have it.
 pub const RUN_FAILURE: u8 = 125;
 /// Exit code of the other commands for a wrong command line or a failure.
@@ -77,6 +79,12 @@ pub struct RunArgs {
     /// Record only what reaches malloc and mmap: faster, but small objects show up as arenas
     #[arg(long, overrides_with = "python_allocators")]
     pub no_python_allocators: bool,
+    /// Compress the capture when the program has ended, and not while it runs
+    #[arg(long, overrides_with = "no_compress")]
+    pub compress_on_exit: bool,
+    /// Leave the capture uncompressed
+    #[arg(long, overrides_with = "compress_on_exit")]
+    pub no_compress: bool,
     /// Write a flame graph of the peak to FILE when the program has ended
     #[arg(long, value_name = "FILE.html")]
     pub report: Option<PathBuf>,
@@ -112,6 +120,15 @@ Examples:
   memtrace run --no-python-allocators -- ./server --threads 8";
 
 impl RunArgs {
+    /// When the capture is compressed.
+    pub fn compression(&self) -> Compression {
+        match (self.compress_on_exit, self.no_compress) {
+            (false, false) => Compression::WhileRunning,
+            (true, _) => Compression::AtEnd,
+            (false, true) => Compression::Never,
+        }
+    }
+
     /// Whether Python objects are recorded one by one.
     pub fn records_python_allocators(&self) -> bool {
         !self.no_python_allocators

@@ -79,11 +79,24 @@ fn used(bytes: &[u8]) -> Vec<usize> {
 
 #[test]
 fn every_flipped_bit_is_survived() {
-    let bytes = sample().bytes();
-    let scratch = Scratch::new("flips", &bytes);
+    check_flips(&sample().bytes());
+}
+
+#[test]
+fn every_flipped_bit_of_a_compressed_capture_is_survived() {
+    let mut log = sample();
+    log.is_compressed = true;
+    check_flips(&log.bytes());
+    // Without checksums the decompressor sees the nonsense itself.
+    log.is_sealed = false;
+    check_flips(&log.bytes());
+}
+
+fn check_flips(bytes: &[u8]) {
+    let scratch = Scratch::new(&format!("flips-{}", bytes.len()), bytes);
     let (file, whole) = (scratch.file(), consume(&scratch.0).unwrap());
     assert!(whole.n_events > 50 && whole.n_damaged == 0, "{whole:?}");
-    for at in used(&bytes) {
+    for at in used(bytes) {
         for bit in 0..8 {
             file.write_all_at(&[bytes[at] ^ 1 << bit], at as u64).unwrap();
             let _ = consume(&scratch.0);
@@ -200,6 +213,32 @@ fn numbers_that_ask_for_memory_get_none() {
     let consumed = consume(&scratch.0).unwrap();
     assert!(consumed.n_events > 5, "{consumed:?}");
     assert!(MOST.load(Ordering::Relaxed) < MEMORY_CAP, "{} bytes", MOST.load(Ordering::Relaxed));
+}
+
+#[test]
+fn compressed_blocks_that_become_long_take_little_memory() {
+    let mut log = Log::new();
+    (log.is_compressed, log.capacity) = (true, 1 << 20);
+    // Each of many lanes begins before any of them goes on.
+    let long = vec![0; 1000];
+    for lane in 0..500 {
+        log.alloc(lane, 1, 0x1000 * u64::from(lane), 1, 0);
+        for _ in 0..1000 {
+            log.event(lane, 2, Record::ThreadName(ThreadName { pthread: 0, name: &long }));
+        }
+        log.alloc(lane, 3, 0x1000 * u64::from(lane) + 8, 1, 0);
+    }
+    let bytes = log.bytes();
+    drop(log);
+    assert!(bytes.len() < 500_000, "{} bytes", bytes.len());
+    let scratch = Scratch::new("bombs", &bytes);
+    let before = IN_USE.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    let mut n_events = 0;
+    Capture::open(&scratch.0).unwrap().read(|_, _| n_events += 1).unwrap();
+    assert_eq!(n_events, 1 + 500 * 1002);
+    let most = MOST.load(Ordering::Relaxed) - before;
+    assert!(most < 80 << 20, "{most} bytes");
 }
 
 #[test]

@@ -15,7 +15,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use memtrace::{capture::info::CaptureInfo, launch::log::Log};
+use memtrace::{
+    capture::info::CaptureInfo,
+    launch::log::{Compression, Log},
+};
 use memtrace_format::options::{CAPTURE_VAR, OPTIONS_VAR, RecordOptions};
 
 #[path = "support/mod.rs"]
@@ -154,7 +157,7 @@ impl Valgrind {
         command.env("VALGRIND_LAUNCHER", "/usr/bin/valgrind").env("PYTHONHASHSEED", "0");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("a shell starts");
-        let log = capture.map(|capture| Log::create(capture, true, child.id(), &info()));
+        let log = capture.map(|capture| Log::create(capture, true, Compression::Never, child.id(), &info()));
         log.transpose().expect("a log can be created");
         child.stdin.take().expect("piped").write_all(b"go\n").expect("the shell waits for a line");
         let output = child.wait_with_output().expect("valgrind ends");

@@ -8,14 +8,21 @@ pub const MAGIC: [u8; 8] = *b"MEMTRACE";
 pub const VERSION: u32 = 1;
 /// Bytes in front of the first block: the file header and the capture's description.
 pub const HEADER_LEN: usize = 4096;
-/// Blocks start at multiples of this and their lengths are multiples of it.
+/// Blocks that are mapped while they are written start at multiples of this, and their lengths are multiples of it.
 pub const BLOCK_ALIGN: usize = 4096;
+/// Every block starts at a multiple of this, and its length is one: finished blocks are packed closely.
+pub const PACKED_ALIGN: usize = 64;
 /// The first bytes of every block.
 pub const BLOCK_MAGIC: [u8; 4] = *b"MTBK";
 /// Time stamp counter cycles per tick.
 pub const TICK_DIVISOR: u64 = 16;
 /// The image number of blocks that the launcher writes.
 pub const LAUNCHER_IMAGE: u16 = u16::MAX;
+
+/// File systems on which allocated space of a shared mapping can be written without fail
+/// (`linux/magic.h`: ext2–4, XFS, Btrfs, tmpfs, overlayfs, F2FS). On others the recorder writes blocks when they are
+/// full, so what stands in a header may be there before its payload.
+pub const MAPPABLE_FILE_SYSTEMS: [i64; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794c_7630, 0xF2F5_2010];
 
 /// What the ticks of shared turns count ([`FileHeader::clock`]).
 pub mod clock {
@@ -131,11 +138,18 @@ pub mod block_state {
 
 /// The encoding of a block's payload ([`BlockHeader::codec`]).
 pub mod codec {
+    /// Records as they were written.
     pub const RAW: u8 = 0;
+    /// One Zstandard frame (RFC 8878), which gives [`raw_len`](super::BlockHeader::raw_len) bytes of records.
+    pub const ZSTD: u8 = 1;
 }
 
+/// Longer payloads are never compressed.
+pub const MAX_COMPRESSED_RAW_LEN: usize = 1024 * 1024;
+
 /// The start of a block. Everything down to `header_crc` is written once, but for the `capacity` of the last block, which
-/// the launcher shortens when it cuts the unused end of a finished log off; the rest is *shared*.
+/// the launcher shortens when it cuts the unused end of a finished log off; the rest is *shared* until the block is
+/// sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BlockHeader {
@@ -160,13 +174,15 @@ pub struct BlockHeader {
     pub first_node: u32,
     /// CRC-32C of the 36 bytes before this field.
     pub header_crc: u32,
-    /// Bytes of payload that are whole.
+    /// Bytes of payload that are whole, as they stand in the file.
     pub committed: u32,
     /// One of [`block_state`].
     pub state: u32,
     /// CRC-32C of the committed payload, valid when `state` is sealed.
     pub payload_crc: u32,
-    pub reserved: [u32; 3],
+    /// Bytes of records in a payload that is compressed, at most [`MAX_COMPRESSED_RAW_LEN`].
+    pub raw_len: u32,
+    pub reserved: [u32; 2],
 }
 
 /// Bytes in front of a block's payload.

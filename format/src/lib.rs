@@ -18,12 +18,23 @@
 //!
 //! All numbers are little-endian. The first [`HEADER_LEN`] bytes hold the [`FileHeader`] and, behind it,
 //! the capture's description in postcard encoding (`CaptureInfo` in the reader's `capture::info`;
-//! the recorder never touches it). Then blocks follow one another without gaps; each is a
-//! multiple of [`BLOCK_ALIGN`] bytes long and says its own length (`capacity`). The place of the next block is
-//! [`FileHeader::next_offset`], which every writer advances atomically by the length of the block it takes, *before*
-//! the file is grown for it. A reader therefore meets blocks that are not there yet (all zero, or past the end of the
-//! file): it skips nothing, it stops there or, knowing that blocks start at multiples of [`BLOCK_ALIGN`], looks for the
-//! next block header.
+//! the recorder never touches it). Then come blocks; each says its own length (`capacity`). The place of the next block
+//! is [`FileHeader::next_offset`], which every writer advances atomically by the length of the block it takes, a
+//! multiple of [`BLOCK_ALIGN`], *before* the file is grown for it. A reader therefore meets blocks that are not there
+//! yet (all zero, or past the end of the file), and gaps that finished blocks left behind: knowing that blocks start at
+//! multiples of [`PACKED_ALIGN`], it looks for the next block header.
+//!
+//! # Finished blocks move down
+//!
+//! While the program runs, the launcher compresses blocks that are closed. It writes the compressed block, whole and
+//! sealed, into free space that lies *before* the one it comes from, its header last; then it makes a hole where the
+//! old one was, which is free space again. So the file never holds more than one block twice, and whenever the launcher
+//! is killed, every block is there at least once: of two blocks with the same place in the same lane a reader takes the
+//! one that is sealed. [`BlockHeader::codec`] says how a payload is compressed; `committed` and `payload_crc` then
+//! tell of the bytes in the file, and `raw_len` how many they become.
+//!
+//! Blocks only move under an exclusive `flock` on the file, tried without waiting; whoever reads a log that may still
+//! be written holds a shared one.
 //!
 //! # Blocks and lanes
 //!

@@ -1,13 +1,18 @@
 //! Finding the blocks of a log. A block whose header is damaged costs itself: the search goes on at the next multiple
-//! of `BLOCK_ALIGN`.
+//! of `PACKED_ALIGN`. Called by the reader, and by the launcher while it puts a log in order.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
+use std::io;
 
 use anyhow::Result;
 use memtrace_format::turn::Turn;
 use memtrace_format::{
-    BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, HEADER_LEN, block_kind, block_state, codec,
+    BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, HEADER_LEN, MAX_COMPRESSED_RAW_LEN, PACKED_ALIGN, block_kind,
+    block_state, codec,
 };
+use nix::unistd::{Whence, lseek};
 use zerocopy::FromBytes;
 
 use super::file::read_at;
@@ -17,6 +22,8 @@ use crate::model::Facts;
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
     pub kind: u8,
+    /// One of [`codec`].
+    pub codec: u8,
     pub image: u16,
     pub lane: u32,
     pub sequence: u32,
@@ -29,12 +36,19 @@ pub struct Block {
     pub payload_len: u64,
     /// The checksum of the payload, once the block is sealed.
     pub payload_crc: Option<u32>,
+    /// Bytes of records in a compressed payload.
+    pub raw_len: u32,
 }
 
 impl Block {
     /// Whether its records belong into the stream of events.
     pub fn has_events(&self) -> bool {
         matches!(self.kind, block_kind::EVENTS | block_kind::LAUNCHER)
+    }
+
+    /// Its place among all records.
+    fn place(&self) -> (u8, u16, u32, u32) {
+        (self.kind, self.image, self.lane, self.sequence)
     }
 }
 
@@ -43,70 +57,144 @@ pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
     let file_len = file.metadata()?.len();
     let mut blocks = Vec::new();
     let mut offset = HEADER_LEN as u64;
-    // Where a stretch without blocks began, and whether it holds anything at all.
-    let mut gap: Option<(u64, bool)> = None;
     let mut lost = |start: u64, end: u64, what: &str| {
         if let Some(facts) = facts.as_deref_mut() {
             facts.add_damage(start, end - start, what);
         }
     };
     while offset < file_len {
-        let mut bytes = [0; BLOCK_HEADER_LEN];
-        let n_read = read_at(file, &mut bytes, offset)?;
-        let header =
-            BlockHeader::read_from_bytes(&bytes).ok().filter(|header| n_read == BLOCK_HEADER_LEN && is_whole(header));
-        let Some(header) = header else {
-            // Zeros are a block that was taken and not begun, or the file grown ahead of the writers.
-            let holds = holds_anything(file, offset)?;
-            let (start, held) = gap.unwrap_or((offset, false));
-            gap = Some((start, held || holds));
-            offset += BLOCK_ALIGN as u64;
-            continue;
-        };
-        if let Some((start, true)) = gap.take() {
-            lost(start, offset, "a block is damaged");
+        let found = find_header(file, offset, file_len)?;
+        if found.skips_something {
+            lost(offset, found.offset, "a block is damaged");
         }
-        let payload_offset = offset + BLOCK_HEADER_LEN as u64;
-        let end = offset + header.capacity as u64;
-        let committed = header.committed as u64;
-        let payload_len = committed.min(end - payload_offset).min(file_len.saturating_sub(payload_offset));
+        let Some(header) = found.header else { break };
+        let payload_offset = found.offset + BLOCK_HEADER_LEN as u64;
+        offset = found.offset + u64::from(header.capacity);
+        let committed = u64::from(header.committed);
+        let payload_len = committed.min(offset - payload_offset).min(file_len.saturating_sub(payload_offset));
         if payload_len < committed {
             lost(payload_offset + payload_len, payload_offset + committed, "a block is cut off");
         }
         let is_sealed = header.state == block_state::SEALED && payload_len == committed;
-        if header.codec == codec::RAW {
-            blocks.push(Block {
-                kind: header.kind,
-                image: header.image,
-                lane: header.lane,
-                sequence: header.sequence,
-                thread: header.thread,
-                first_turn: Turn::from_bits(header.first_turn),
-                first_node: header.first_node,
-                payload_offset,
-                payload_len,
-                payload_crc: is_sealed.then_some(header.payload_crc),
-            });
-        } else {
+        if !is_known(&header) {
             lost(payload_offset, payload_offset + payload_len, "a block has an unknown encoding");
+            continue;
         }
-        offset = end;
+        blocks.push(Block {
+            kind: header.kind,
+            codec: header.codec,
+            image: header.image,
+            lane: header.lane,
+            sequence: header.sequence,
+            thread: header.thread,
+            first_turn: Turn::from_bits(header.first_turn),
+            first_node: header.first_node,
+            payload_offset,
+            payload_len,
+            payload_crc: is_sealed.then_some(header.payload_crc),
+            raw_len: if header.codec == codec::RAW { 0 } else { header.raw_len },
+        });
     }
-    if let Some((start, true)) = gap {
-        lost(start, file_len, "a block is damaged");
+    Ok(without_twins(blocks))
+}
+
+fn is_known(header: &BlockHeader) -> bool {
+    match header.codec {
+        codec::RAW => true,
+        codec::ZSTD => header.raw_len as usize <= MAX_COMPRESSED_RAW_LEN,
+        _ => false,
     }
-    Ok(blocks)
+}
+
+/// Of two blocks with the same place in the same lane, the one that is sealed: a launcher that was killed left both.
+fn without_twins(blocks: Vec<Block>) -> Vec<Block> {
+    let mut index_by_place = HashMap::with_capacity(blocks.len());
+    let mut kept: Vec<Block> = Vec::with_capacity(blocks.len());
+    for block in blocks {
+        match index_by_place.entry(block.place()) {
+            Entry::Vacant(entry) => {
+                entry.insert(kept.len());
+                kept.push(block);
+            }
+            Entry::Occupied(entry) => {
+                let known = &mut kept[*entry.get()];
+                if known.payload_crc.is_none() && block.payload_crc.is_some() {
+                    *known = block;
+                }
+            }
+        }
+    }
+    kept
+}
+
+/// What a search for a block came to.
+pub struct Found {
+    /// Where the block is, or the end of the search.
+    pub offset: u64,
+    pub header: Option<BlockHeader>,
+    /// Whether there is anything but zeros in front of it. Zeros are a block that was taken and not begun, the file
+    /// grown ahead of its writers, or a hole.
+    pub skips_something: bool,
+}
+
+/// Bytes that are searched at a time.
+const CHUNK_LEN: usize = 64 * 1024;
+
+/// The first block header at or behind `start`, in front of `end`.
+pub fn find_header(file: &File, start: u64, end: u64) -> io::Result<Found> {
+    if let Some(header) = read_header(file, start)? {
+        return Ok(Found { offset: start, header: Some(header), skips_something: false });
+    }
+    let mut chunk = vec![0; CHUNK_LEN];
+    let mut offset = start;
+    let mut skips_something = false;
+    while offset < end {
+        let wanted = (end - offset).min(CHUNK_LEN as u64) as usize;
+        let n_read = read_at(file, &mut chunk[..wanted], offset)?;
+        let mut is_empty = true;
+        for (index, bytes) in chunk[..n_read].chunks(PACKED_ALIGN).enumerate() {
+            let at = offset + (index * PACKED_ALIGN) as u64;
+            if bytes.starts_with(&BLOCK_MAGIC)
+                && let Some(header) = read_header(file, at)?
+            {
+                return Ok(Found { offset: at, header: Some(header), skips_something });
+            }
+            let holds_something = bytes.iter().any(|&byte| byte != 0);
+            is_empty &= !holds_something;
+            skips_something |= holds_something;
+        }
+        if n_read < wanted {
+            break;
+        }
+        offset += n_read as u64;
+        if is_empty {
+            offset = behind_hole(file, offset, end);
+        }
+    }
+    Ok(Found { offset: end, header: None, skips_something })
+}
+
+/// The header at an offset; `None` when there is none, or none that is whole.
+pub fn read_header(file: &File, offset: u64) -> io::Result<Option<BlockHeader>> {
+    let mut bytes = [0; BLOCK_HEADER_LEN];
+    let n_read = read_at(file, &mut bytes, offset)?;
+    let header = BlockHeader::read_from_bytes(&bytes).ok();
+    Ok(header.filter(|header| n_read == BLOCK_HEADER_LEN && is_whole(header)))
 }
 
 fn is_whole(header: &BlockHeader) -> bool {
     header.magic == BLOCK_MAGIC
         && header.header_crc == header.computed_crc()
-        && header.capacity as usize >= BLOCK_ALIGN
-        && header.capacity.is_multiple_of(BLOCK_ALIGN as u32)
+        && header.capacity as usize >= BLOCK_HEADER_LEN
+        && header.capacity.is_multiple_of(PACKED_ALIGN as u32)
 }
 
-fn holds_anything(file: &File, offset: u64) -> Result<bool> {
-    let mut page = [0; BLOCK_ALIGN];
-    let n_read = read_at(file, &mut page, offset)?;
-    Ok(page[..n_read].iter().any(|&byte| byte != 0))
+/// Where the file holds something again, in whole steps of the search.
+fn behind_hole(file: &File, offset: u64, end: u64) -> u64 {
+    match lseek(file, offset as i64, Whence::SeekData) {
+        Ok(data) if data as u64 > offset => (data as u64).min(end) / PACKED_ALIGN as u64 * PACKED_ALIGN as u64,
+        // There is nothing but a hole to the end of the file.
+        Err(nix::errno::Errno::ENXIO) => end,
+        _ => offset,
+    }
 }

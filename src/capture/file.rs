@@ -42,6 +42,8 @@ impl Capture {
             bail!("the file is empty");
         }
         let file = File::open(path).map_err(plain_error)?;
+        // As long as we read, no block moves. Where there are no locks, nobody moves any.
+        let _ = file.lock_shared();
         let mut page = [0; HEADER_LEN];
         let n_read = read_at(&file, &mut page, 0).map_err(plain_error)?;
         let page = &page[..n_read];

@@ -8,15 +8,17 @@ use memtrace_format::Record;
 use memtrace_format::decode::{Decoder, Problem};
 
 use super::blocks::Block;
-use super::payload::{self, Payload};
+use super::payload::{Payload, Scratch};
 use crate::model::{Action, Event, Model, StackId};
 
 /// What lanes share while they are read.
 pub struct Context<'a> {
     pub file: &'a File,
     pub model: &'a mut Model,
-    /// For checksums.
-    pub scratch: Vec<u8>,
+    pub scratch: Scratch,
+    /// Whether lanes keep what they have decompressed while others run. Else each does it anew when its turn comes:
+    /// slower, but a small file can't ask for much memory.
+    pub keeps_decompressed: bool,
 }
 
 /// A lane and how far it was read.
@@ -61,6 +63,11 @@ impl Lane {
             (None, Some(payload)) => Some((payload.deltas.turn.number, payload.ticks(), false)),
             (None, None) => self.blocks.last().map(|block| (block.first_turn.number, 0, false)),
         }
+    }
+
+    /// The most bytes that it has decompressed at any time.
+    pub fn longest_decompressed(&self) -> u64 {
+        self.blocks.iter().map(|block| u64::from(block.raw_len)).max().unwrap_or(0)
     }
 
     /// Hands over the events up to `limit`, that moment included; breaks off when `take` does.
@@ -108,12 +115,10 @@ impl Lane {
         self.next_sequence = block.sequence.wrapping_add(1);
         self.thread = block.thread;
         self.nodes.begin_block(block.first_node);
-        if !payload::passes_checksum(context.file, block, &mut context.scratch)? {
-            let what = "a block fails its checksum";
-            context.model.facts.add_damage(block.payload_offset, block.payload_len, what);
-            return Ok(());
+        match Payload::open(context.file, block, &mut context.scratch)? {
+            Ok(payload) => self.payload = Some(payload),
+            Err(what) => context.model.facts.add_damage(block.payload_offset, block.payload_len, what),
         }
-        self.payload = Some(Payload::new(block));
         Ok(())
     }
 
@@ -125,6 +130,12 @@ impl Lane {
         take: &mut impl FnMut(&mut Model, &Event) -> ControlFlow<()>,
     ) -> Result<Option<ControlFlow<()>>> {
         let Some(payload) = &mut self.payload else { return Ok(None) };
+        if let Err(what) = payload.restore(context.file, &mut context.scratch)? {
+            let (offset, bytes) = payload.rest();
+            context.model.facts.add_damage(offset, bytes, what);
+            self.payload = None;
+            return Ok(None);
+        }
         let start = payload.start;
         let mut decoder = Decoder::new(payload.bytes.get(start..).unwrap_or(&[]), &mut payload.deltas);
         let problem = loop {
@@ -160,6 +171,9 @@ impl Lane {
             let moment = (turn.number, ticks, !event.action.comes_first());
             if moment > limit {
                 payload.start += decoder.offset();
+                if !context.keeps_decompressed {
+                    payload.release();
+                }
                 self.pending = Some((moment, event));
                 return Ok(Some(ControlFlow::Continue(())));
             }

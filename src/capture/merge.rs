@@ -14,7 +14,13 @@ use memtrace_format::LAUNCHER_IMAGE;
 
 use super::blocks::Block;
 use super::lane::{Context, Lane, Moment};
+use super::payload::Scratch;
 use crate::model::{Action, Event, Model, ThreadKey};
+
+/// Decompressed bytes that lanes may keep, in sum, for each byte of the file…
+const KEPT_PER_BYTE: u64 = 64;
+/// …and however short it is.
+const ALWAYS_KEPT: u64 = 64 << 20;
 
 /// Reads the blocks of all lanes and hands every event to `take`.
 pub fn run(
@@ -29,7 +35,10 @@ pub fn run(
         heap.extend(lane.next_moment().map(|moment| Reverse((moment, index))));
     }
     let mut images = Images { current: None };
-    let mut context = Context { file, model, scratch: Vec::new() };
+    let file_len = file.metadata()?.len();
+    let needed: u64 = lanes.iter().map(Lane::longest_decompressed).sum();
+    let keeps_decompressed = needed <= (file_len * KEPT_PER_BYTE).max(ALWAYS_KEPT);
+    let mut context = Context { file, model, scratch: Scratch::default(), keeps_decompressed };
     while let Some(Reverse((_, index))) = heap.pop() {
         let limit = heap.peek().map_or((u64::MAX, u64::MAX, true), |Reverse((moment, _))| *moment);
         let flow = lanes[index].run(&mut context, limit, &mut |model, event| images.pass(model, *event, take))?;

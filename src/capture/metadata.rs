@@ -9,7 +9,7 @@ use memtrace_format::{Record, block_kind};
 use super::blocks::Block;
 use super::file::read_at;
 use super::info::{self, CaptureEnd, Exit};
-use super::payload::{self, Payload};
+use super::payload::{Payload, Scratch};
 use crate::model::Model;
 use crate::model::facts::{End, Notice, Python};
 
@@ -18,12 +18,13 @@ const MAX_END_LEN: u64 = 64 * 1024;
 
 /// Takes over the metadata of all blocks, and the launcher's samples into the clock.
 pub fn read(file: &File, blocks: &[Block], model: &mut Model) -> Result<()> {
+    let scratch = &mut Scratch::default();
     for block in blocks {
         match block.kind {
-            block_kind::META => each_record(file, block, model, |model, record, _| {
+            block_kind::META => each_record(file, block, scratch, model, |model, record, _| {
                 describe(model, block.image, record);
             })?,
-            block_kind::LAUNCHER => each_record(file, block, model, |model, record, turn| match record {
+            block_kind::LAUNCHER => each_record(file, block, scratch, model, |model, record, turn| match record {
                 Record::Clock(it) => model.clock.add(turn, it.mono_nanos),
                 Record::Rss(it) => model.clock.add(turn, it.mono_nanos),
                 _ => {}
@@ -84,14 +85,17 @@ fn describe(model: &mut Model, image: u16, record: &Record<'_>) {
 fn each_record(
     file: &File,
     block: &Block,
+    scratch: &mut Scratch,
     model: &mut Model,
     mut take: impl FnMut(&mut Model, &Record<'_>, u64),
 ) -> Result<()> {
-    if !payload::passes_checksum(file, block, &mut Vec::new())? {
-        model.facts.add_damage(block.payload_offset, block.payload_len, "a block of metadata fails its checksum");
-        return Ok(());
-    }
-    let mut payload = Payload::new(block);
+    let mut payload = match Payload::open(file, block, scratch)? {
+        Ok(payload) => payload,
+        Err(what) => {
+            model.facts.add_damage(block.payload_offset, block.payload_len, format!("{what} (metadata)"));
+            return Ok(());
+        }
+    };
     while !payload.is_done() {
         let mut decoder = Decoder::new(payload.bytes.get(payload.start..).unwrap_or(&[]), &mut payload.deltas);
         let problem = loop {

@@ -9,7 +9,7 @@
 //! The file is read in pieces and never mapped: it may shrink under us. No number in it is believed before it was
 //! compared with the bytes that are there.
 
-mod blocks;
+pub mod blocks;
 mod file;
 pub mod info;
 mod lane;

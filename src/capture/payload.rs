@@ -1,9 +1,12 @@
-//! The committed bytes of a block, read in windows: a block may be as long as the file, memory is not.
+//! The committed bytes of a block, read in windows: a block may be as long as the file, memory is not. A compressed
+//! one is short, and its window is all of it.
 
 use std::fs::File;
 
 use anyhow::Result;
+use memtrace_format::codec;
 use memtrace_format::encode::Deltas;
+use zstd::bulk::Decompressor;
 
 use super::blocks::Block;
 use super::file::read_at;
@@ -12,7 +15,14 @@ use crate::model::Facts;
 /// Bytes of a payload that are held at a time, unless one record is longer.
 const WINDOW_LEN: usize = 64 * 1024;
 
-/// The committed bytes of a block, a window at a time.
+/// Memory that payloads share.
+#[derive(Default)]
+pub struct Scratch {
+    stored: Vec<u8>,
+    decompressor: Option<Decompressor<'static>>,
+}
+
+/// The records of a block, a window at a time.
 pub struct Payload {
     pub bytes: Vec<u8>,
     /// Decoded up to here.
@@ -22,17 +32,52 @@ pub struct Payload {
     /// Bytes of the payload behind that.
     unread: u64,
     pub deltas: Deltas,
+    /// The block, when it is compressed.
+    compressed: Option<Block>,
 }
 
+/// What is wrong with a payload.
+pub type Damage = &'static str;
+
 impl Payload {
-    pub fn new(block: &Block) -> Payload {
-        Payload {
+    /// Begins a block whose payload is what its writer left there.
+    pub fn open(file: &File, block: &Block, scratch: &mut Scratch) -> Result<Result<Payload, Damage>> {
+        let mut payload = Payload {
             bytes: Vec::new(),
             start: 0,
             file_offset: block.payload_offset,
             unread: block.payload_len,
             deltas: Deltas::at_block_start(block.first_turn),
+            compressed: None,
+        };
+        if block.codec == codec::RAW {
+            return Ok(if passes_checksum(file, block, &mut scratch.stored)? { Ok(payload) } else { Err(CHECKSUM) });
         }
+        (payload.compressed, payload.unread) = (Some(*block), 0);
+        Ok(payload.restore(file, scratch)?.map(|()| payload))
+    }
+
+    /// Gives the memory of a compressed block back until [`restore`](Payload::restore).
+    pub fn release(&mut self) {
+        if self.compressed.is_some() {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// Decompresses a block that was released, or not begun.
+    pub fn restore(&mut self, file: &File, scratch: &mut Scratch) -> Result<Result<(), Damage>> {
+        let Some(block) = self.compressed.filter(|_| self.bytes.is_empty()) else { return Ok(Ok(())) };
+        let stored = &mut scratch.stored;
+        stored.resize(block.payload_len as usize, 0);
+        let n_read = read_at(file, stored, block.payload_offset)?;
+        if n_read < stored.len() || block.payload_crc.is_some_and(|expected| crc32c::crc32c(stored) != expected) {
+            return Ok(Err(CHECKSUM));
+        }
+        self.bytes.reserve_exact(block.raw_len as usize);
+        let decompressor = scratch.decompressor.get_or_insert_default();
+        let unpacked = decompressor.decompress_to_buffer(stored, &mut self.bytes);
+        let is_whole = unpacked.is_ok_and(|len| len == block.raw_len as usize);
+        Ok(if is_whole { Ok(()) } else { Err("a block can't be decompressed") })
     }
 
     /// Ticks that the next event is not before; 0 when its turn has none.
@@ -50,10 +95,10 @@ impl Payload {
         self.unread == 0 && self.start == self.bytes.len()
     }
 
-    /// Where the undecoded part is in the file, and its length.
+    /// Where the undecoded part is in the file, and its length. Of a compressed block, where it begins.
     pub fn rest(&self) -> (u64, u64) {
         let held = (self.bytes.len() - self.start) as u64;
-        (self.file_offset - held, held + self.unread)
+        if self.compressed.is_some() { (self.file_offset, held) } else { (self.file_offset - held, held + self.unread) }
     }
 
     /// Drops what is decoded and reads on. When the file has shrunk meanwhile, whatever is whole can still be decoded.
@@ -77,8 +122,10 @@ impl Payload {
     }
 }
 
+const CHECKSUM: Damage = "a block fails its checksum";
+
 /// Whether a sealed block holds what its writer left there. Blocks that are not sealed yet have nothing to compare.
-pub fn passes_checksum(file: &File, block: &Block, scratch: &mut Vec<u8>) -> Result<bool> {
+fn passes_checksum(file: &File, block: &Block, scratch: &mut Vec<u8>) -> Result<bool> {
     let Some(expected) = block.payload_crc else { return Ok(true) };
     let mut crc = 0;
     let mut done = 0;

@@ -51,14 +51,19 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     })?;
     let pid = waiting.pid();
     let info = capture_info(&program, options);
-    let mut log = Log::create(&for_pid(&log_path, pid), args.force, pid.as_raw() as u32, &info)?;
+    let mut log = Log::create(&for_pid(&log_path, pid), args.force, args.compression(), pid.as_raw() as u32, &info)?;
     if let Err(error) = waiting.start(&program) {
         log.discard();
         return Err(error);
     }
     let ended = watch::until_end(pid, &signals, Some(&mut log))?;
     let path = log.path().to_owned();
-    let finished = log.finish(&capture_end(&ended));
+    signals.forget();
+    let mut is_enough = false;
+    let finished = log.finish(&capture_end(&ended), || {
+        is_enough |= signals.is_asked_to_end();
+        is_enough
+    });
     signals.release();
     // From here on nothing may take the program's exit code away.
     let closed = finished.and_then(|finished| close(args, &path, &finished, &ended));
@@ -210,7 +215,7 @@ fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> any
     let shown = relative(path);
     let events = match finished.events {
         EventCount { n_events, is_estimate: false } => count(n_events),
-        EventCount { n_events, is_estimate: true } => format!("about {} million", count(n_events / 1_000_000)),
+        EventCount { n_events, is_estimate: true } => format!("about {:.1} million", n_events as f64 / 1e6),
     };
     let size = bytes(finished.len);
     say(&format!("{events} events in {shown} ({size}), peak RSS {}", bytes(ended.peak_rss_bytes)));

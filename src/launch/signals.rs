@@ -58,9 +58,19 @@ impl Signals {
 
     /// Lets signals end the launcher again, as when it was started.
     pub fn release(&self) {
-        // What came while the program was ending was for the program.
-        while let Ok(Some(_)) = self.fd.read_signal() {}
+        self.forget();
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.given_mask), None);
+    }
+
+    /// Forgets what came so far: it was for the program.
+    pub fn forget(&self) {
+        while self.read().is_some() {}
+    }
+
+    /// Whether somebody has asked us to end since.
+    pub fn is_asked_to_end(&self) -> bool {
+        const ASKING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+        std::iter::from_fn(|| self.read()).any(|received| ASKING.contains(&received.number))
     }
 
     /// Waits for signals, up to `timeout`, and returns one of them; call again with no timeout for the others.

@@ -44,6 +44,11 @@ impl SharedHeader {
         self.word(std::mem::offset_of!(FileHeader, next_offset)).fetch_add(len, Ordering::Relaxed)
     }
 
+    /// Where the next block will be taken.
+    pub fn next_offset(&self) -> u64 {
+        self.word(std::mem::offset_of!(FileHeader, next_offset)).load(Ordering::Relaxed)
+    }
+
     /// Takes a turn for one sample.
     pub fn take_turn(&self) -> Turn {
         let word = self.word(std::mem::offset_of!(FileHeader, turn));

@@ -12,7 +12,7 @@ use nix::unistd::{Pid, SysconfVar, getpid, getsid, sysconf};
 
 use crate::capture::info::Exit;
 use crate::launch::bystander::Bystander;
-use crate::launch::log::Log;
+use crate::launch::log::{Log, Progress};
 use crate::launch::signals::{Received, Signals};
 use crate::launch::{spawn, sys};
 
@@ -23,6 +23,13 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// The time between samples grows with the age of the program, so that a minute has all of them and a week has a
 /// hundred times as many as a minute and not ten thousand times.
 const SAMPLES_PER_AGE: u32 = 6000;
+
+/// Between two looks for blocks to compress, when the last one found some…
+const SHORTEST_LOOK: Duration = Duration::from_millis(5);
+/// …and twice as long whenever there was none, up to this.
+const LONGEST_LOOK: Duration = Duration::from_millis(320);
+/// While there are more, time for signals, and for whoever waits to read the log.
+const BETWEEN_STEPS: Duration = Duration::from_micros(100);
 
 /// How a program ended.
 pub struct Ended {
@@ -39,13 +46,24 @@ pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>) -> anyhow::
     let mut watch = Watch { pid, log, memory: Memory::open(pid), is_stopped: false, bystander };
     let start = Instant::now();
     let mut next_sample = start;
+    let mut next_look = start + SHORTEST_LOOK;
+    let mut pause = SHORTEST_LOOK;
     loop {
         let now = Instant::now();
         if now >= next_sample {
             watch.sample();
             next_sample = now + ((now - start) / SAMPLES_PER_AGE).clamp(SHORTEST, LONGEST);
         }
-        let Some(received) = signals.next(next_sample.saturating_duration_since(Instant::now())) else { continue };
+        if now >= next_look {
+            pause = match watch.compact() {
+                Progress::Behind => BETWEEN_STEPS,
+                Progress::CaughtUp => SHORTEST_LOOK,
+                Progress::Idle => (pause * 2).clamp(SHORTEST_LOOK, LONGEST_LOOK),
+            };
+            next_look = Instant::now() + pause;
+        }
+        let due = next_sample.min(next_look);
+        let Some(received) = signals.next(due.saturating_duration_since(Instant::now())) else { continue };
         if received.number == libc::SIGCHLD {
             if watch.has_ended(signals) {
                 break;
@@ -81,6 +99,10 @@ impl Watch<'_> {
         if let Some(log) = &mut self.log {
             log.sample(self.memory.resident_bytes());
         }
+    }
+
+    fn compact(&mut self) -> Progress {
+        self.log.as_mut().map_or(Progress::Idle, |log| log.compact())
     }
 
     /// Takes note of what the program did; whether it has ended. It stays a zombie until it is reaped.

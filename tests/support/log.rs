@@ -21,6 +21,8 @@ pub struct Log {
     pub capacity: u32,
     /// Whether blocks end with their checksum, as after the end of a program.
     pub is_sealed: bool,
+    /// Whether blocks are compressed and packed closely, as the launcher leaves them.
+    pub is_compressed: bool,
     blocks: Vec<(BlockHeader, Vec<u8>)>,
     /// By image and lane: the open block, its deltas, the nodes of the lane.
     lanes: BTreeMap<(u8, u16, u32), Lane>,
@@ -65,7 +67,15 @@ impl Log {
             python_allocators: true,
             script: Some("app.py".into()),
         };
-        Log { header, info, capacity: 4096, is_sealed: true, blocks: Vec::new(), lanes: BTreeMap::new() }
+        Log {
+            header,
+            info,
+            capacity: 4096,
+            is_sealed: true,
+            is_compressed: false,
+            blocks: Vec::new(),
+            lanes: BTreeMap::new(),
+        }
     }
 
     /// Adds a record of some moment to a block of this kind, under the turn of that number.
@@ -132,7 +142,8 @@ impl Log {
             committed: 0,
             state: block_state::SEALED,
             payload_crc: 0,
-            reserved: [0; 3],
+            raw_len: 0,
+            reserved: [0; 2],
         };
         self.blocks.push((header, Vec::new()));
         let deltas = Deltas::at_block_start(turn);
@@ -207,16 +218,23 @@ impl Log {
         file.resize(HEADER_LEN, 0);
         for (block, payload) in &self.blocks {
             let mut block = *block;
+            let mut payload = payload.clone();
+            if self.is_compressed && block.kind != block_kind::END {
+                block.raw_len = payload.len() as u32;
+                block.codec = codec::ZSTD;
+                payload = zstd::bulk::compress(&payload, 1).unwrap();
+                block.capacity = (BLOCK_HEADER_LEN + payload.len()).next_multiple_of(PACKED_ALIGN) as u32;
+            }
             block.committed = payload.len() as u32;
             if self.is_sealed {
-                block.payload_crc = crc32c(payload);
+                block.payload_crc = crc32c(&payload);
             } else {
                 block.state = block_state::OPEN;
             }
             block.header_crc = block.computed_crc();
             let start = file.len();
             file.extend(block.as_bytes());
-            file.extend(payload);
+            file.extend(&payload);
             file.resize(start + block.capacity as usize, 0);
         }
         file

@@ -14,7 +14,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use memtrace_format::{
-    BLOCK_HEADER_LEN, BlockHeader, FileHeader, HEADER_LEN, MAGIC, VERSION, clock, state, stop_reason,
+    BLOCK_HEADER_LEN, BlockHeader, FileHeader, HEADER_LEN, MAGIC, MAPPABLE_FILE_SYSTEMS, VERSION, clock, state,
+    stop_reason,
 };
 
 use super::shared_u32;
@@ -38,10 +39,6 @@ pub enum Mode {
     /// Private memory, written when a block is full or the program exits.
     Buffered,
 }
-
-/// File systems on which allocated space of a shared mapping can be written without fail
-/// (`linux/magic.h`: ext2–4, XFS, Btrfs, tmpfs, overlayfs, F2FS).
-const MAPPABLE: [i64; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794c_7630, 0xF2F5_2010];
 
 struct Log {
     path: UnsafeCell<[u8; MAX_PATH]>,
@@ -175,7 +172,7 @@ pub fn open(path: &CStr) -> bool {
     }
     // SAFETY: nobody reads it before recording starts.
     unsafe { *LOG.identity.get() = identity };
-    let is_mappable = sys::file_system(fd).is_ok_and(|magic| MAPPABLE.contains(&magic));
+    let is_mappable = sys::file_system(fd).is_ok_and(|magic| MAPPABLE_FILE_SYSTEMS.contains(&magic));
     LOG.is_buffered.store(!is_mappable as u32, Ordering::Relaxed);
     LOG.uses_counter.store((fields.clock == clock::COUNTER) as u32, Ordering::Relaxed);
     LOG.fd.store(fd, Ordering::Relaxed);

@@ -195,7 +195,8 @@ impl Writer {
             committed: 0,
             state: block_state::OPEN,
             payload_crc: 0,
-            reserved: [0; 3],
+            raw_len: 0,
+            reserved: [0; 2],
         };
         header.header_crc = header.computed_crc();
         window.write_header(&header);

@@ -5,6 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use memtrace_format::{
     BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, FileHeader, HEADER_LEN, MAGIC, VERSION, block_kind,
+    codec,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -29,6 +30,10 @@ fuzz_target!(|bytes: &[u8]| {
         block.sequence = index as u32;
         block.thread = 1;
         block.capacity = (BLOCK_HEADER_LEN + payload.len()).next_multiple_of(BLOCK_ALIGN) as u32;
+        if shape & 64 != 0 {
+            // What is hostile is the compressed frame.
+            (block.codec, block.raw_len) = (codec::ZSTD, u32::from(shape) << 8);
+        }
         block.committed = payload.len() as u32;
         block.header_crc = block.computed_crc();
         let start = file.len();

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use memtrace_format::{
-    BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, FileHeader, HEADER_LEN, block_state, crc32c,
+    BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, FileHeader, HEADER_LEN, PACKED_ALIGN, block_state, crc32c,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -30,7 +30,7 @@ pub fn repair(bytes: &mut [u8]) {
             let _ = header.write_to_prefix(bytes);
         }
     }
-    for at in (HEADER_LEN..bytes.len()).step_by(BLOCK_ALIGN) {
+    for at in (HEADER_LEN..bytes.len()).step_by(PACKED_ALIGN) {
         let Ok((mut header, _)) = BlockHeader::read_from_prefix(&bytes[at..]) else { continue };
         if header.magic != BLOCK_MAGIC {
             continue;

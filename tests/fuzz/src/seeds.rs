@@ -6,7 +6,7 @@ use std::path::Path;
 use memtrace_format::decode::Decoder;
 use memtrace_format::encode::Deltas;
 use memtrace_format::turn::Turn;
-use memtrace_format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, HEADER_LEN, block_kind};
+use memtrace_format::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, HEADER_LEN, PACKED_ALIGN, block_kind, codec};
 use zerocopy::{FromBytes, IntoBytes};
 
 const MAX_BLOCKS_OF_A_KIND: usize = 4;
@@ -30,7 +30,7 @@ fn cut(folder: &Path, name: &str, bytes: &[u8], payload_len: usize) {
     let mut n_blocks = [0; 256];
     while let Some(Ok((header, rest))) = bytes.get(at..).map(BlockHeader::read_from_prefix) {
         if header.magic != BLOCK_MAGIC {
-            at += BLOCK_ALIGN;
+            at += PACKED_ALIGN;
             continue;
         }
         let payload = &rest[..rest.len().min(header.committed as usize)];
@@ -40,18 +40,31 @@ fn cut(folder: &Path, name: &str, bytes: &[u8], payload_len: usize) {
         if *seen > MAX_BLOCKS_OF_A_KIND {
             continue;
         }
+        let unpacked;
+        let payload = match header.codec {
+            codec::ZSTD => {
+                unpacked = zstd::bulk::decompress(payload, header.raw_len as usize).unwrap();
+                &unpacked[..]
+            }
+            _ => payload,
+        };
         let payload = if header.kind == block_kind::END { payload } else { whole_records(payload, payload_len) };
         if header.kind == block_kind::EVENTS || header.kind == block_kind::META {
             let shape = if header.kind == block_kind::META { 4 } else { 0 };
             let piece = [&[shape][..], payload].concat();
             std::fs::write(folder.join("payload").join(format!("{name}-{}", file.len())), piece).unwrap();
         }
+        // Some as they were compressed, the others plain.
+        let packed = zstd::bulk::compress(payload, 1).unwrap();
+        let is_compressed = header.codec == codec::ZSTD && n_blocks[header.kind as usize] % 2 == 0;
+        let stored = if is_compressed { &packed } else { payload };
         let mut short = header;
-        short.committed = payload.len() as u32;
-        short.capacity = (BLOCK_HEADER_LEN + payload.len()).next_multiple_of(BLOCK_ALIGN) as u32;
+        (short.codec, short.raw_len) = if is_compressed { (codec::ZSTD, payload.len() as u32) } else { (codec::RAW, 0) };
+        short.committed = stored.len() as u32;
+        short.capacity = (BLOCK_HEADER_LEN + stored.len()).next_multiple_of(PACKED_ALIGN) as u32;
         let start = file.len();
         file.extend_from_slice(short.as_bytes());
-        file.extend_from_slice(payload);
+        file.extend_from_slice(stored);
         file.resize(start + short.capacity as usize, 0);
     }
     crate::repair(&mut file);

@@ -1,0 +1,576 @@
+//! Finished blocks become small and move down: each is compressed into free space in front of it, and where it was
+//! there is free space then. Called by the log, block by block, while the program writes further ones.
+//!
+//! ```text
+//!   ├─────┼──┼─┼───┼─ ─ ─ free ─ ─ ─ ─┼───────┼─ ─ ─ ─ ─┼───────┼───────┼───────┤
+//!     end  packed blocks               an idle            closed    open    open
+//!                       ▲              thread's              │
+//!                       └─────────────────────────────────── ┘
+//! ```
+//!
+//! It must never touch a block that somebody may still write to, nor give up the only copy of one.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use memtrace_format::{
+    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, MAX_COMPRESSED_RAW_LEN, PACKED_ALIGN, block_state, codec,
+};
+use nix::fcntl::{FallocateFlags, fallocate};
+use zerocopy::IntoBytes;
+use zstd::bulk::Compressor;
+
+use super::count::{Counter, EventCount};
+use super::space::FreeSpace;
+use crate::capture::blocks::{Found, find_header, read_header};
+
+/// Of the codec. A step less saves a quarter of the time and costs an eighth more file; a step more saves a twentieth
+/// of the file for a quarter more time.
+const LEVEL: i32 = 1;
+
+/// Puts the blocks of one log in order.
+pub struct Compactor {
+    space: FreeSpace,
+    /// Blocks in front of this are known…
+    frontier: u64,
+    /// …but for those that had been taken and not begun when it passed them.
+    unbegun: Vec<Range<u64>>,
+    /// The last known block of each lane: the one that its thread may write to.
+    last_by_lane: HashMap<(u8, u16, u32), Place>,
+    /// Blocks whose writer has gone on to another.
+    closed: VecDeque<Place>,
+    /// Those among them that could not be packed.
+    left: Vec<Place>,
+    /// Where the last of the blocks ends that need nothing more.
+    end: u64,
+    counter: Counter,
+    raw_len: u64,
+    compressor: Option<Compressor<'static>>,
+    payload: Vec<u8>,
+    compressed: Vec<u8>,
+}
+
+/// A block as it was found.
+#[derive(Clone, Copy)]
+struct Place {
+    offset: u64,
+    header: BlockHeader,
+}
+
+/// What came out.
+pub struct Compacted {
+    /// Where the last block ends.
+    pub end: u64,
+    /// Bytes of records in all blocks, uncompressed.
+    pub raw_len: u64,
+    pub events: EventCount,
+}
+
+impl Compactor {
+    /// Over the blocks from `start` on, with nothing between `free_start` and there.
+    pub fn new(free_start: u64, start: u64) -> Compactor {
+        let mut space = FreeSpace::default();
+        space.give(free_start, start);
+        Compactor {
+            space,
+            frontier: start,
+            unbegun: Vec::new(),
+            last_by_lane: HashMap::new(),
+            closed: VecDeque::new(),
+            left: Vec::new(),
+            end: free_start,
+            counter: Counter::default(),
+            raw_len: 0,
+            compressor: None,
+            payload: Vec::new(),
+            compressed: Vec::new(),
+        }
+    }
+
+    /// Notes the blocks in front of `end` that were begun since the last time.
+    pub fn look(&mut self, file: &File, end: u64) -> io::Result<()> {
+        for gap in std::mem::take(&mut self.unbegun) {
+            let rest = self.meet_all(file, gap.clone())?..gap.end;
+            if !rest.is_empty() {
+                self.unbegun.push(rest);
+            }
+        }
+        self.frontier = self.meet_all(file, self.frontier..end)?;
+        Ok(())
+    }
+
+    /// Notes the blocks in a range; where the last of them ends.
+    fn meet_all(&mut self, file: &File, range: Range<u64>) -> io::Result<u64> {
+        let mut start = range.start;
+        while start < range.end {
+            let Found { offset, header: Some(header), .. } = find_header(file, start, range.end)? else { break };
+            if offset > start {
+                self.unbegun.push(start..offset);
+            }
+            self.meet(Place { offset, header });
+            start = offset + u64::from(header.capacity);
+        }
+        Ok(start)
+    }
+
+    fn meet(&mut self, place: Place) {
+        let lane = (place.header.kind, place.header.image, place.header.lane);
+        let Some(other) = self.last_by_lane.insert(lane, place) else { return };
+        if other.header.sequence > place.header.sequence {
+            self.last_by_lane.insert(lane, other);
+            self.closed.push_back(place);
+        } else {
+            self.closed.push_back(other);
+        }
+    }
+
+    /// Whether there are blocks to pack.
+    pub fn has_work(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
+    /// Packs the block that was closed first.
+    pub fn step(&mut self, file: &File) -> io::Result<()> {
+        let Some(place) = self.closed.pop_front() else { return Ok(()) };
+        let packed = self.pack(file, &place, false);
+        if !matches!(packed, Ok(true)) {
+            self.left.push(place);
+        }
+        packed.map(|_| ())
+    }
+
+    /// Treats what is left, once nobody writes any more. Blocks that are not packed, because `packs` says so or there
+    /// is no space, are sealed where they are; when `is_enough` the rest stays as it is.
+    pub fn finish(
+        mut self,
+        file: &File,
+        end: u64,
+        packs: bool,
+        mut is_enough: impl FnMut() -> bool,
+    ) -> io::Result<Compacted> {
+        self.look(file, end)?;
+        let mut rest: Vec<Place> = self.closed.drain(..).chain(self.left.drain(..)).collect();
+        rest.extend(self.last_by_lane.drain().map(|(_, place)| place));
+        rest.sort_by_key(|place| place.offset);
+        let mut last_in_place = None;
+        for place in &rest {
+            if is_enough() {
+                self.leave(file, place)?;
+                continue;
+            }
+            if packs && self.pack(file, place, true).unwrap_or(false) {
+                continue;
+            }
+            if let Some(sealed) = self.seal(file, place)? {
+                last_in_place = Some(sealed);
+            }
+        }
+        if let Some(mut last) = last_in_place.filter(|last| last.end() == self.end) {
+            last.header.capacity = last.used_len() as u32;
+            last.header.header_crc = last.header.computed_crc();
+            file.write_all_at(last.header.as_bytes(), last.offset)?;
+            self.end = last.end();
+        }
+        Ok(Compacted { end: self.end, raw_len: self.raw_len, events: self.counter.finish() })
+    }
+
+    /// Moves a block, compressed if that helps, into free space in front of it. `false` when there is not enough, when
+    /// the block is too long, or when somebody may write to it.
+    fn pack(&mut self, file: &File, place: &Place, may_be_open: bool) -> io::Result<bool> {
+        let Some(place) = place.now(file)? else { return Ok(false) };
+        let is_open = place.header.state == block_state::OPEN;
+        if is_open && !may_be_open || place.header.committed as usize > MAX_COMPRESSED_RAW_LEN {
+            return Ok(false);
+        }
+        self.read_payload(file, &place)?;
+        let (codec, bytes) = match compress(&mut self.compressor, &self.payload, &mut self.compressed)? {
+            Some(compressed) => (codec::ZSTD, compressed),
+            None => (codec::RAW, &self.payload[..]),
+        };
+        let len = (BLOCK_HEADER_LEN + bytes.len()).next_multiple_of(PACKED_ALIGN) as u64;
+        let Some(offset) = self.space.take(len, place.offset) else { return Ok(false) };
+        let mut header = BlockHeader {
+            codec,
+            capacity: len as u32,
+            committed: bytes.len() as u32,
+            state: block_state::SEALED,
+            payload_crc: crc32c::crc32c(bytes),
+            raw_len: self.payload.len() as u32,
+            ..place.header
+        };
+        header.header_crc = header.computed_crc();
+        // The header last: until it is there, nobody sees the block.
+        let written = file
+            .write_all_at(bytes, offset + BLOCK_HEADER_LEN as u64)
+            .and_then(|()| file.write_all_at(header.as_bytes(), offset));
+        if let Err(error) = written {
+            if clear(file, offset, len).is_ok() {
+                self.space.give(offset, offset + len);
+            }
+            return Err(error);
+        }
+        self.done(&place, offset + len);
+        if clear(file, place.offset, u64::from(place.header.capacity)).is_ok() {
+            self.space.give(place.offset, place.end());
+        }
+        Ok(true)
+    }
+
+    /// Stores the checksum of a block where it is, and gives its unused part back to the file system. `None` when it is
+    /// a block no more.
+    fn seal(&mut self, file: &File, place: &Place) -> io::Result<Option<Place>> {
+        let Some(mut place) = place.now(file)? else { return Ok(None) };
+        self.read_payload(file, &place)?;
+        if place.header.state != block_state::SEALED {
+            place.header.payload_crc = crc32c::crc32c(&self.payload);
+            place.header.state = block_state::SEALED;
+            file.write_all_at(place.header.as_bytes(), place.offset)?;
+        }
+        self.done(&place, place.end());
+        let unused = place.end() - place.offset - place.used_len();
+        if unused > 0 {
+            // Where there are no holes, what is there stays: it is inside the block.
+            let _ = punch_hole(file, place.offset + place.used_len(), unused);
+        }
+        Ok(Some(place))
+    }
+
+    fn leave(&mut self, file: &File, place: &Place) -> io::Result<()> {
+        if let Some(place) = place.now(file)? {
+            self.end = self.end.max(place.end());
+            self.raw_len += u64::from(place.header.committed);
+            self.counter.pass_over(&place.header);
+        }
+        Ok(())
+    }
+
+    fn read_payload(&mut self, file: &File, place: &Place) -> io::Result<()> {
+        self.payload.resize(place.header.committed as usize, 0);
+        file.read_exact_at(&mut self.payload, place.offset + BLOCK_HEADER_LEN as u64)
+    }
+
+    fn done(&mut self, place: &Place, end: u64) {
+        self.end = self.end.max(end);
+        self.raw_len += self.payload.len() as u64;
+        self.counter.add(&place.header, &self.payload);
+    }
+}
+
+impl Place {
+    /// With its header as it is now; `None` when the program has destroyed it.
+    fn now(&self, file: &File) -> io::Result<Option<Place>> {
+        let file_len = file.metadata()?.len();
+        let is_same = |header: &BlockHeader| {
+            let payload = self.offset + BLOCK_HEADER_LEN as u64..self.end().min(file_len);
+            header.header_crc == self.header.header_crc && payload.start + u64::from(header.committed) <= payload.end
+        };
+        let header = read_header(file, self.offset)?.filter(is_same);
+        Ok(header.map(|header| Place { header, ..*self }))
+    }
+
+    fn end(&self) -> u64 {
+        self.offset + u64::from(self.header.capacity)
+    }
+
+    /// The least capacity that holds what was committed.
+    fn used_len(&self) -> u64 {
+        let len = BLOCK_HEADER_LEN as u64 + u64::from(self.header.committed);
+        len.next_multiple_of(BLOCK_ALIGN as u64).min(u64::from(self.header.capacity))
+    }
+}
+
+/// `None` when it would not become shorter.
+fn compress<'a>(
+    compressor: &mut Option<Compressor<'static>>,
+    payload: &[u8],
+    out: &'a mut Vec<u8>,
+) -> io::Result<Option<&'a [u8]>> {
+    let compressor = match compressor {
+        Some(compressor) => compressor,
+        None => compressor.insert(Compressor::new(LEVEL)?),
+    };
+    out.clear();
+    out.reserve(zstd::zstd_safe::compress_bound(payload.len()));
+    let len = compressor.compress_to_buffer(payload, out)?;
+    Ok((len < payload.len()).then_some(&out[..]))
+}
+
+/// Has a range of the file hold zeros, if possible without taking space.
+fn clear(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    punch_hole(file, offset, len).or_else(|_| {
+        // A file system without holes.
+        let zeros = [0; BLOCK_ALIGN];
+        let end = (offset + len).min(file.metadata()?.len());
+        let mut offset = offset;
+        while offset < end {
+            let n = (end - offset).min(zeros.len() as u64) as usize;
+            file.write_all_at(&zeros[..n], offset)?;
+            offset += n as u64;
+        }
+        Ok(())
+    })
+}
+
+fn punch_hole(file: &File, offset: u64, len: u64) -> nix::Result<()> {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    fallocate(file, flags, offset as i64, len as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::PathBuf;
+
+    use memtrace_format::{BLOCK_MAGIC, HEADER_LEN, block_kind};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::capture::blocks;
+
+    const START: u64 = HEADER_LEN as u64;
+
+    /// A log as a recorder with several threads writes it, and what every reader has to find in it.
+    struct Writers {
+        path: PathBuf,
+        file: File,
+        next_offset: u64,
+        lanes: Vec<Lane>,
+        payloads: BTreeMap<(u32, u32), Vec<u8>>,
+    }
+
+    #[derive(Default)]
+    struct Lane {
+        n_blocks: u32,
+        /// Taken and, when the header is there, begun.
+        open: Option<Place>,
+        is_begun: bool,
+    }
+
+    impl Writers {
+        fn new(start: u64) -> Writers {
+            static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+            let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("memtrace-compactor-{}-{number}", std::process::id()));
+            let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+            Writers {
+                path,
+                file,
+                next_offset: start,
+                lanes: (0..4).map(|_| Lane::default()).collect(),
+                payloads: BTreeMap::new(),
+            }
+        }
+
+        fn take(&mut self, lane: u32, capacity: usize) {
+            self.close(lane);
+            let it = &mut self.lanes[lane as usize];
+            let mut header = BlockHeader {
+                magic: BLOCK_MAGIC,
+                kind: block_kind::EVENTS,
+                capacity: capacity as u32,
+                lane,
+                sequence: it.n_blocks,
+                thread: lane + 1,
+                ..zerocopy::FromZeros::new_zeroed()
+            };
+            header.header_crc = header.computed_crc();
+            it.n_blocks += 1;
+            it.open = Some(Place { offset: self.next_offset, header });
+            it.is_begun = false;
+            self.next_offset += capacity as u64;
+        }
+
+        fn begin(&mut self, lane: u32) {
+            let it = &mut self.lanes[lane as usize];
+            if let Some(place) = it.open.filter(|_| !it.is_begun) {
+                self.file.write_all_at(place.header.as_bytes(), place.offset).unwrap();
+                self.payloads.insert((lane, place.header.sequence), Vec::new());
+                it.is_begun = true;
+            }
+        }
+
+        fn append(&mut self, lane: u32, bytes: &[u8]) {
+            self.begin(lane);
+            let Some(place) = &mut self.lanes[lane as usize].open else { return };
+            let payload = self.payloads.get_mut(&(lane, place.header.sequence)).unwrap();
+            let room = place.header.capacity as usize - BLOCK_HEADER_LEN - payload.len();
+            let bytes = &bytes[..bytes.len().min(room)];
+            let at = place.offset + (BLOCK_HEADER_LEN + payload.len()) as u64;
+            payload.extend_from_slice(bytes);
+            place.header.committed = payload.len() as u32;
+            self.file.write_all_at(bytes, at).unwrap();
+            self.file.write_all_at(place.header.as_bytes(), place.offset).unwrap();
+        }
+
+        fn close(&mut self, lane: u32) {
+            let it = &mut self.lanes[lane as usize];
+            if let Some(mut place) = it.open.take().filter(|_| it.is_begun) {
+                place.header.state = block_state::CLOSED;
+                self.file.write_all_at(place.header.as_bytes(), place.offset).unwrap();
+            }
+        }
+
+        /// Every block that was begun is there once, with all that was committed to it.
+        fn check(&self) {
+            let mut found = BTreeMap::new();
+            for block in blocks::scan(&self.file, None).unwrap() {
+                let mut bytes = vec![0; block.payload_len as usize];
+                self.file.read_exact_at(&mut bytes, block.payload_offset).unwrap();
+                if let Some(crc) = block.payload_crc {
+                    assert_eq!(crc, crc32c::crc32c(&bytes), "{block:?}");
+                }
+                if block.codec == codec::ZSTD {
+                    bytes = zstd::bulk::decompress(&bytes, block.raw_len as usize).unwrap();
+                }
+                assert!(found.insert((block.lane, block.sequence), bytes).is_none(), "{block:?} is there twice");
+            }
+            assert!(found == self.payloads, "found {:?}, wrote {:?}", lengths(&found), lengths(&self.payloads));
+        }
+    }
+
+    impl Drop for Writers {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    fn lengths(payloads: &BTreeMap<(u32, u32), Vec<u8>>) -> Vec<((u32, u32), usize)> {
+        payloads.iter().map(|(key, bytes)| (*key, bytes.len())).collect()
+    }
+
+    /// Bytes that compress well, or hardly at all.
+    fn bytes(len: usize, is_random: bool, seed: u32) -> Vec<u8> {
+        let mut state = seed | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as u8
+        };
+        (0..len).map(|at| if is_random { next() } else { (at % 7) as u8 }).collect()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Take { lane: u32, n_pages: usize },
+        Begin { lane: u32 },
+        Append { lane: u32, len: usize, is_random: bool, seed: u32 },
+        Close { lane: u32 },
+        Look,
+        Pack,
+    }
+
+    fn a_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => (0u32..4, 1usize..5).prop_map(|(lane, n_pages)| Step::Take { lane, n_pages }),
+            1 => (0u32..4).prop_map(|lane| Step::Begin { lane }),
+            4 => (0u32..4, 0usize..9000, any::<bool>(), any::<u32>())
+                .prop_map(|(lane, len, is_random, seed)| Step::Append { lane, len, is_random, seed }),
+            1 => (0u32..4).prop_map(|lane| Step::Close { lane }),
+            2 => Just(Step::Look),
+            3 => Just(Step::Pack),
+        ]
+    }
+
+    fn check(steps: &[Step], n_free: u64, packs_at_end: bool, n_before_enough: usize) {
+        let start = START + n_free * PACKED_ALIGN as u64;
+        let start = start.next_multiple_of(BLOCK_ALIGN as u64);
+        let mut log = Writers::new(start);
+        let mut compactor = Compactor::new(START, start);
+        for step in steps {
+            match *step {
+                Step::Take { lane, n_pages } => log.take(lane, n_pages * BLOCK_ALIGN),
+                Step::Begin { lane } => log.begin(lane),
+                Step::Append { lane, len, is_random, seed } => log.append(lane, &bytes(len, is_random, seed)),
+                Step::Close { lane } => log.close(lane),
+                Step::Look => compactor.look(&log.file, log.next_offset).unwrap(),
+                Step::Pack => compactor.step(&log.file).unwrap(),
+            }
+            log.check();
+        }
+        let mut n_left = n_before_enough;
+        let is_enough = || {
+            n_left = n_left.saturating_sub(1);
+            n_left == 0
+        };
+        let compacted = compactor.finish(&log.file, log.next_offset, packs_at_end, is_enough).unwrap();
+        log.check();
+        log.file.set_len(compacted.end).unwrap();
+        log.check();
+        let raw_len: usize = log.payloads.values().map(Vec::len).sum();
+        assert_eq!(compacted.raw_len, raw_len as u64);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn whatever_happens_in_between_every_record_is_there_once(
+            steps in proptest::collection::vec(a_step(), 1..60),
+            n_free in 0u64..600,
+            packs_at_end in any::<bool>(),
+            n_before_enough in prop_oneof![Just(usize::MAX), 1usize..5],
+        ) {
+            check(&steps, n_free, packs_at_end, n_before_enough);
+        }
+    }
+
+    /// Blocks of 64 KiB, closed and compressible, in turn in each of the lanes.
+    fn write_blocks(log: &mut Writers, n_blocks: u32) {
+        for number in 0..n_blocks {
+            log.take(number % 4, 16 * BLOCK_ALIGN);
+            log.append(number % 4, &bytes(16 * BLOCK_ALIGN, false, 0));
+        }
+    }
+
+    #[test]
+    fn the_file_takes_little_more_space_than_its_compressed_blocks_while_it_grows() {
+        let start = START + 256 * 1024;
+        let mut log = Writers::new(start);
+        let mut compactor = Compactor::new(START, start);
+        for _ in 0..10 {
+            write_blocks(&mut log, 40);
+            compactor.look(&log.file, log.next_offset).unwrap();
+            while compactor.has_work() {
+                compactor.step(&log.file).unwrap();
+            }
+            // Four blocks are open.
+            let on_disk = std::os::unix::fs::MetadataExt::blocks(&log.file.metadata().unwrap()) * 512;
+            assert!(on_disk < 5 * 64 * 1024 + 100 * 1024, "{on_disk} bytes");
+        }
+        let compacted = compactor.finish(&log.file, log.next_offset, true, || false).unwrap();
+        assert!(compacted.end < START + 400 * 256, "{} bytes", compacted.end);
+    }
+
+    #[test]
+    fn a_copy_that_was_not_finished_hides_no_block() {
+        let start = START + 256 * 1024;
+        let mut log = Writers::new(start);
+        write_blocks(&mut log, 8);
+        let mut compactor = Compactor::new(START, start);
+        compactor.look(&log.file, log.next_offset).unwrap();
+        let before = fs::read(&log.path).unwrap();
+        compactor.step(&log.file).unwrap();
+        let after = fs::read(&log.path).unwrap();
+        // As a launcher that is killed leaves it: first the payload is there, then the header, then the hole.
+        let (header, payload) = (START as usize, START as usize + BLOCK_HEADER_LEN);
+        for len in [0, 1, 10] {
+            let mut torn = before.clone();
+            torn[payload..payload + len].copy_from_slice(&after[payload..payload + len]);
+            log.file.write_all_at(&torn, 0).unwrap();
+            log.check();
+        }
+        let mut both = before;
+        both[header..start as usize].copy_from_slice(&after[header..start as usize]);
+        for cleared in [0, BLOCK_ALIGN, 16 * BLOCK_ALIGN] {
+            both[start as usize..start as usize + cleared].fill(0);
+            log.file.write_all_at(&both, 0).unwrap();
+            log.check();
+        }
+        assert_eq!(both, after);
+    }
+}

@@ -1,0 +1,314 @@
+//! The launcher's side of a log: creating it, adding samples and making finished blocks small while the program runs,
+//! putting it in order at the end. The recorder writes to the same file at the same time. Whatever the program does to
+//! the file, this must never fail the run: it only ends the sampling, or leaves the log larger than it could be.
+
+mod compactor;
+mod count;
+mod description;
+mod samples;
+mod space;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use memtrace_format as format;
+use nix::sys::statfs::fstatfs;
+use zerocopy::{FromBytes, IntoBytes};
+
+use format::record::{Clock, Rss};
+use format::turn::{Turn, TurnWord};
+use format::{
+    BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, FileHeader, HEADER_LEN, LAUNCHER_IMAGE, MAGIC,
+    MAPPABLE_FILE_SYSTEMS, Record, VERSION, block_kind, block_state, codec, state,
+};
+
+use crate::capture::info::{self, CaptureEnd, CaptureInfo};
+use crate::launch::clock;
+use crate::launch::sys::{self, SharedHeader};
+use compactor::Compactor;
+pub use count::EventCount;
+use samples::Samples;
+
+/// The block of the end stands in front of all others.
+const END_OFFSET: u64 = HEADER_LEN as u64;
+/// Samples are lane 0 of the launcher.
+const END_LANE: u32 = 1;
+/// Behind it there is a hole for the first blocks that are packed.
+const PACKED_START: u64 = END_OFFSET + BLOCK_ALIGN as u64;
+/// As long as the recorder's blocks, which are shorter when they are compressed.
+const FIRST_SPACE_LEN: u64 = 256 * 1024;
+/// How long signals and samples may wait for the compression.
+const LONGEST_STEP: Duration = Duration::from_millis(4);
+
+/// When blocks are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    WhileRunning,
+    AtEnd,
+    Never,
+}
+
+/// What [`Log::compact`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There was nothing to do.
+    Idle,
+    CaughtUp,
+    /// There is more.
+    Behind,
+}
+
+/// A log that is being written.
+pub struct Log {
+    file: File,
+    path: PathBuf,
+    shared: SharedHeader,
+    /// `None` once sampling has ended.
+    samples: Option<Samples>,
+    compactor: Compactor,
+    compression: Compression,
+    /// Whether blocks can be compressed before the program has ended.
+    is_compacting: bool,
+}
+
+/// What the recorder left behind.
+pub struct Finished {
+    /// As it was when the program ended, with the recorder's own last state.
+    pub header: FileHeader,
+    /// Length of the file in bytes.
+    pub len: u64,
+    /// Bytes of records in it, uncompressed.
+    pub raw_len: u64,
+    /// Allocations, frees and mappings.
+    pub events: EventCount,
+}
+
+impl Log {
+    /// Creates the log of process `pid`. An existing file is an error, unless `is_forced`: then a new file takes its
+    /// place, and whoever still has the old one open is not disturbed.
+    pub fn create(
+        path: &Path,
+        is_forced: bool,
+        compression: Compression,
+        pid: u32,
+        info: &CaptureInfo,
+    ) -> anyhow::Result<Log> {
+        let failed = || format!("cannot create {}", path.display());
+        if is_forced && let Ok(metadata) = fs::symlink_metadata(path) {
+            if !metadata.is_file() && !metadata.is_symlink() {
+                bail!("{}: there is something that is not a file", failed());
+            }
+            fs::remove_file(path).with_context(failed)?;
+        }
+        let file = match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                bail!("{}: it exists already; -f overwrites it", failed())
+            }
+            Err(error) => return Err(error).with_context(failed),
+        };
+        sys::keep_in_place(&file);
+        Log::start(file, path, compression, pid, info).inspect_err(|_| {
+            let _ = fs::remove_file(path);
+        })
+    }
+
+    fn start(file: File, path: &Path, compression: Compression, pid: u32, info: &CaptureInfo) -> anyhow::Result<Log> {
+        let failed = || format!("cannot write {}", path.display());
+        let info = description::fitting(info);
+        let first_block = PACKED_START + if compression == Compression::Never { 0 } else { FIRST_SPACE_LEN };
+        let header = FileHeader {
+            magic: MAGIC,
+            version: VERSION,
+            header_len: HEADER_LEN as u32,
+            clock: clock::choose(),
+            pid,
+            state: state::CREATED,
+            stop_reason: format::stop_reason::NONE,
+            next_offset: first_block,
+            counter: 0,
+            lost_events: 0,
+            n_images: 0,
+            stop_errno: 0,
+            turn: TurnWord::START.0,
+            n_self_checked: 0,
+            start_unix_nanos: clock::unix_nanos(),
+            start_mono_nanos: clock::mono_nanos(),
+            info_len: info.len() as u32,
+            info_crc: format::crc32c(&info),
+        };
+        let mut page = vec![0; HEADER_LEN];
+        page[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
+        page[size_of::<FileHeader>()..][..info.len()].copy_from_slice(&info);
+        // The place of the end is taken now, because the disk may be full when it comes.
+        page.extend_from_slice(&end_block(&[]));
+        file.write_all_at(&page, 0).with_context(failed)?;
+        let shared = SharedHeader::map(&file).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENODEV) => anyhow!("its file system has no shared mappings; choose another folder with -o"),
+            _ => error.into(),
+        });
+        let shared = shared.with_context(failed)?;
+        // Elsewhere blocks are not there at once, so nobody can tell that they are whole.
+        let is_mapped = fstatfs(&file).is_ok_and(|found| MAPPABLE_FILE_SYSTEMS.contains(&found.filesystem_type().0));
+        Ok(Log {
+            file,
+            path: path.to_owned(),
+            shared,
+            samples: Some(Samples::default()),
+            compactor: Compactor::new(PACKED_START, first_block),
+            compression,
+            is_compacting: compression == Compression::WhileRunning && is_mapped,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the log of a program that could not be started.
+    pub fn discard(self) {
+        let _ = fs::remove_file(&self.path);
+    }
+
+    /// Adds the time, and the resident set in bytes where it could be read.
+    pub fn sample(&mut self, rss_bytes: Option<u64>) {
+        // A full disk, or a file that the program has cut off: no more samples, and nothing else.
+        if self.try_sample(rss_bytes).is_err() {
+            self.samples = None;
+        }
+    }
+
+    fn try_sample(&mut self, rss_bytes: Option<u64>) -> io::Result<()> {
+        self.len()?;
+        let turn = self.shared.take_turn();
+        let Some(samples) = &mut self.samples else { return Ok(()) };
+        let mono_nanos = clock::mono_nanos();
+        let record = match rss_bytes {
+            Some(bytes) => Record::Rss(Rss { mono_nanos, bytes }),
+            None => Record::Clock(Clock { mono_nanos }),
+        };
+        samples.add(&self.file, &self.shared, turn, &record)
+    }
+
+    /// Compresses finished blocks, for a few milliseconds at most.
+    pub fn compact(&mut self) -> Progress {
+        if !self.is_compacting {
+            return Progress::Idle;
+        }
+        self.try_compact().unwrap_or_else(|_| {
+            // A full disk, or a file that the program has cut off. What can be done is done at the end.
+            self.is_compacting = false;
+            Progress::Idle
+        })
+    }
+
+    fn try_compact(&mut self) -> io::Result<Progress> {
+        let len = self.len()?;
+        self.compactor.look(&self.file, self.shared.next_offset().min(len))?;
+        // Under whoever reads the log nothing may move.
+        if !self.compactor.has_work() || self.file.try_lock().is_err() {
+            return Ok(Progress::Idle);
+        }
+        let start = Instant::now();
+        let mut stepped = Ok(());
+        while self.compactor.has_work() && stepped.is_ok() && start.elapsed() < LONGEST_STEP {
+            stepped = self.compactor.step(&self.file);
+        }
+        self.file.unlock()?;
+        stepped.map(|()| if self.compactor.has_work() { Progress::Behind } else { Progress::CaughtUp })
+    }
+
+    /// The length of the file. The mapping of one that was cut off must not be touched.
+    fn len(&self) -> io::Result<u64> {
+        let len = self.file.metadata()?.len();
+        if len < HEADER_LEN as u64 { Err(io::Error::from(ErrorKind::UnexpectedEof)) } else { Ok(len) }
+    }
+
+    /// Puts the log in order once the program has ended: compresses or seals its blocks, says how it ended, cuts off
+    /// what is unused. When `is_enough`, blocks stay as they are.
+    /// An error says what is wrong with the file; it is then left as it is.
+    pub fn finish(self, end: &CaptureEnd, is_enough: impl FnMut() -> bool) -> anyhow::Result<Finished> {
+        let path = self.path.clone();
+        let in_file = |message: &str| format!("{}: {message}", path.display());
+        let len = self.file.metadata().with_context(|| in_file("cannot read"))?.len();
+        if !is_same_file(&self.file, &path) {
+            bail!("the program removed or replaced {}", path.display());
+        }
+        let mut page = [0; HEADER_LEN];
+        let Ok(()) = self.file.read_exact_at(&mut page, 0) else {
+            bail!("{}", in_file("the program cut the file off"));
+        };
+        let header = FileHeader::read_from_prefix(&page).ok().map(|(header, _)| header);
+        let Some(header) = header.filter(|header| header.magic == MAGIC && header.version == VERSION) else {
+            bail!("{}", in_file("the program has overwritten the file"));
+        };
+        self.put_in_order(header, len, end, is_enough).with_context(|| in_file("cannot finish the file"))
+    }
+
+    fn put_in_order(
+        self,
+        header: FileHeader,
+        len: u64,
+        end: &CaptureEnd,
+        is_enough: impl FnMut() -> bool,
+    ) -> io::Result<Finished> {
+        let file = &self.file;
+        let packs = self.compression != Compression::Never && file.try_lock().is_ok();
+        let compacted = self.compactor.finish(file, header.next_offset.min(len), packs, is_enough)?;
+        let len = compacted.end;
+        file.set_len(len)?;
+        file.write_all_at(&end_block(&info::to_bytes(end)), END_OFFSET)?;
+        // Last, so that the state is true whenever it is read.
+        let ended = FileHeader { state: state::ENDED, next_offset: len, ..header };
+        file.write_all_at(ended.as_bytes(), 0)?;
+        Ok(Finished { header, len, raw_len: compacted.raw_len, events: compacted.events })
+    }
+}
+
+fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_turn: Turn) -> BlockHeader {
+    let mut header = BlockHeader {
+        magic: BLOCK_MAGIC,
+        kind,
+        codec: codec::RAW,
+        image: LAUNCHER_IMAGE,
+        capacity: capacity as u32,
+        lane: 0,
+        sequence,
+        thread: 0,
+        first_turn: first_turn.to_bits(),
+        first_node: 0,
+        header_crc: 0,
+        committed: 0,
+        state: block_state::OPEN,
+        payload_crc: 0,
+        raw_len: 0,
+        reserved: [0; 2],
+    };
+    header.header_crc = header.computed_crc();
+    header
+}
+
+/// A whole block that says how the capture ended; open and empty as long as there is nothing to say.
+fn end_block(payload: &[u8]) -> Vec<u8> {
+    let mut header = launcher_block(block_kind::END, BLOCK_ALIGN, 0, Turn::default());
+    header.lane = END_LANE;
+    header.header_crc = header.computed_crc();
+    if !payload.is_empty() {
+        header.committed = payload.len() as u32;
+        header.state = block_state::SEALED;
+        header.payload_crc = crc32c::crc32c(payload);
+    }
+    let mut bytes = vec![0; BLOCK_ALIGN];
+    bytes[..BLOCK_HEADER_LEN].copy_from_slice(header.as_bytes());
+    bytes[BLOCK_HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+    bytes
+}
+
+fn is_same_file(file: &File, path: &Path) -> bool {
+    let (Ok(ours), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (ours.dev(), ours.ino()) == (named.dev(), named.ino())
+}
