@@ -43,12 +43,14 @@ impl<T: Plain> Array<T> {
     }
 
     /// Makes room for `len` elements and keeps those that are there. `false` when the kernel has no memory.
+    #[inline(always)]
+    pub fn grow(&mut self, len: usize) -> bool {
+        len <= self.capacity || self.grow_to(len)
+    }
+
     #[cold]
     #[inline(never)]
-    pub fn grow(&mut self, len: usize) -> bool {
-        if len <= self.capacity {
-            return true;
-        }
+    fn grow_to(&mut self, len: usize) -> bool {
         let Some(larger) = Array::<T>::with_capacity(len.max(self.capacity.saturating_mul(2))) else {
             return false;
         };

@@ -1,8 +1,8 @@
 //! The tree that turns frames into stack numbers, each node written to the log once. One per lane.
 //!
-//! The last stack is kept as raw frames. Frames that are the same from the root on keep their nodes, so that an event
-//! costs one look-up per *new* frame. Two raw frames are the same when code address and instruction are; a code
-//! address stands for the same code as long as no code object has died in between (`code::epoch`).
+//! The frames of the last event are remembered (`python::Chain`). Those that are the same from the root on keep their
+//! nodes, so that an event costs one look-up per *new* frame. Two frames are the same when code address and instruction
+//! are; a code address stands for the same code as long as no code object has died in between (`code::epoch`).
 
 use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 
@@ -10,12 +10,12 @@ use memtrace_format::record::Node;
 
 use crate::environment;
 use crate::guard::Guard;
-use crate::heap::Array;
-use crate::python::{self, code};
+use crate::heap::{Array, Plain};
+use crate::python::{self, Chain, Frame, code};
 use crate::sink::Writer;
 
 /// A frame as it is read: address of the code object, address of the running instruction.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct RawFrame {
     pub code: u64,
@@ -23,22 +23,20 @@ pub struct RawFrame {
     pub instruction: u64,
 }
 
+// SAFETY: two numbers.
+unsafe impl Plain for RawFrame {}
+
 impl RawFrame {
     pub const GENERATOR: u64 = 1 << 63;
 }
 
-// SAFETY: two numbers.
-unsafe impl crate::heap::Plain for RawFrame {}
-
 pub struct Stacks {
-    /// The last stack, leaf first, and the buffer for the next one.
-    last: Array<RawFrame>,
-    next: Array<RawFrame>,
-    last_depth: usize,
-    /// The nodes of the last stack, root first.
+    chain: Chain,
+    /// The node of each frame of the chain, root first.
     nodes: Array<u32>,
-    /// The death count of code objects that `last` was read under.
+    /// The death count of code objects that the nodes were found under.
     epoch: u64,
+    memo: Memo,
     tree: Tree,
     /// Set while the interpreter's frames are read; see `python::notice_end`.
     is_reading: AtomicBool,
@@ -47,11 +45,10 @@ pub struct Stacks {
 impl Stacks {
     pub const fn new() -> Stacks {
         Stacks {
-            last: Array::new(),
-            next: Array::new(),
-            last_depth: 0,
+            chain: Chain::new(),
             nodes: Array::new(),
             epoch: 0,
+            memo: Memo { entries: Array::new() },
             tree: Tree::new(),
             is_reading: AtomicBool::new(false),
         }
@@ -76,61 +73,124 @@ impl Stacks {
     #[inline(always)]
     fn read(&mut self, guard: &Guard, writer: &mut Writer) -> u32 {
         let epoch = code::epoch();
-        let depth = python::frames(guard, &mut self.next);
-        if depth == 0 {
+        let Some(unchanged) = python::refresh(guard, &mut self.chain) else {
             return 0;
-        }
-        let known = if epoch == self.epoch { self.common_depth(depth) } else { 0 };
-        if known < depth && !self.extend(guard, writer, known, depth) {
-            self.last_depth = 0;
+        };
+        let depth = self.chain.frames().len();
+        if (unchanged < depth || epoch != self.epoch) && !self.extend(guard, writer, unchanged, epoch) {
             return 0;
         }
         if environment::is_self_check() {
-            self.compare_with_slow_twin(guard, writer, depth);
+            self.compare_with_slow_twin(guard, writer);
         }
-        core::mem::swap(&mut self.last, &mut self.next);
-        self.last_depth = depth;
-        self.epoch = epoch;
-        self.nodes.get(depth - 1).unwrap_or(0)
+        self.nodes.get(depth.wrapping_sub(1)).unwrap_or(0)
     }
 
-    /// Looks every frame up again, from the root, and ends the program when that leads to another node.
-    #[cold]
-    fn compare_with_slow_twin(&mut self, guard: &Guard, writer: &mut Writer, depth: usize) {
-        let leaf = self.nodes.get(depth - 1);
-        if self.extend(guard, writer, 0, depth) && self.nodes.get(depth - 1) != leaf {
-            python::fail_self_check(guard, b"memtrace: self-check: the remembered stack is not the current one\n");
-        }
-    }
-
-    /// How many frames, from the root, the last stack and the next one share.
-    #[inline(always)]
-    fn common_depth(&self, depth: usize) -> usize {
-        let last = self.last.slice(self.last_depth);
-        let next = self.next.slice(depth);
-        last.iter().rev().zip(next.iter().rev()).take_while(|(last, next)| last == next).count()
-    }
-
-    /// Looks the nodes of the frames from `known` up to `depth` up. `false` when memory or the log has run out.
+    /// Finds the nodes of the frames from `known` up, or of all when code objects have died. `false` when memory or the
+    /// log has run out.
     #[inline(never)]
-    fn extend(&mut self, guard: &Guard, writer: &mut Writer, known: usize, depth: usize) -> bool {
-        if self.nodes.capacity() < depth && !self.nodes.grow(depth) {
+    fn extend(&mut self, guard: &Guard, writer: &mut Writer, known: usize, epoch: u64) -> bool {
+        let mut known = known;
+        if epoch != self.epoch {
+            self.memo.forget();
+            known = 0;
+        }
+        // Holds when everything below is done.
+        self.epoch = u64::MAX;
+        if !self.nodes.grow(self.chain.frames().len()) {
             return false;
         }
         let mut node = if known == 0 { 0 } else { self.nodes.get(known - 1).unwrap_or(0) };
-        for level in known..depth {
-            let Some(frame) = self.next.get(depth - 1 - level) else {
-                return false;
-            };
-            if let Some((code, offset)) = code::resolve(guard, frame) {
-                match self.tree.child(guard, writer, &Node { parent: node, code, offset }) {
-                    0 => return false,
-                    child => node = child,
+        for (level, frame) in self.chain.frames().iter().enumerate().skip(known) {
+            match self.memo.find(node, frame) {
+                Some(child) => node = child,
+                None => {
+                    let Some(child) = self.tree.node_of(guard, writer, node, frame) else {
+                        return false;
+                    };
+                    self.memo.keep(node, frame, child);
+                    node = child;
                 }
             }
             self.nodes.set(level, node);
         }
+        self.epoch = epoch;
         true
+    }
+
+    /// Looks every frame up again, from the root, and ends the program when that leads to another node.
+    #[cold]
+    fn compare_with_slow_twin(&mut self, guard: &Guard, writer: &mut Writer) {
+        let mut node = Some(0);
+        for (level, frame) in self.chain.frames().iter().enumerate() {
+            node = node.and_then(|node| self.tree.node_of(guard, writer, node, frame));
+            if node.is_some() && node != self.nodes.get(level) {
+                python::fail_self_check(guard, b"memtrace: self-check: the remembered stack is not the current one\n");
+            }
+        }
+    }
+}
+
+/// The child that a frame led to lately, by parent and raw frame: spares the look-ups of code object and node. True as
+/// long as no code object dies.
+struct Memo {
+    entries: Array<MemoEntry>,
+}
+
+/// Zero, and so no frame, when it is empty.
+#[derive(Clone, Copy, Default)]
+struct MemoEntry {
+    code: u64,
+    instruction: u64,
+    /// Parent, and in the upper half the owner of the frame.
+    parent: u64,
+    child: u32,
+}
+
+// SAFETY: numbers.
+unsafe impl Plain for MemoEntry {}
+
+impl Memo {
+    const LEN: usize = 512;
+
+    #[inline(always)]
+    fn place(parent: u32, frame: &Frame) -> usize {
+        let mixed =
+            (frame.code ^ frame.instruction.rotate_left(23) ^ parent as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 32) as usize % Memo::LEN
+    }
+
+    #[inline(always)]
+    fn parent_of(parent: u32, frame: &Frame) -> u64 {
+        frame.owner << 32 | parent as u64
+    }
+
+    #[inline(always)]
+    fn find(&self, parent: u32, frame: &Frame) -> Option<u32> {
+        let found = self.entries.get(Memo::place(parent, frame))?;
+        let is_it = found.code == frame.code
+            && found.instruction == frame.instruction
+            && found.parent == Memo::parent_of(parent, frame)
+            && frame.code != 0;
+        is_it.then_some(found.child)
+    }
+
+    fn keep(&mut self, parent: u32, frame: &Frame, child: u32) {
+        if self.entries.grow(Memo::LEN) {
+            let entry = MemoEntry {
+                code: frame.code,
+                instruction: frame.instruction,
+                parent: Memo::parent_of(parent, frame),
+                child,
+            };
+            self.entries.set(Memo::place(parent, frame), entry);
+        }
+    }
+
+    fn forget(&mut self) {
+        for place in 0..self.entries.capacity() {
+            self.entries.set(place, MemoEntry::default());
+        }
     }
 }
 
@@ -145,6 +205,18 @@ struct Tree {
 impl Tree {
     const fn new() -> Tree {
         Tree { keys: Array::new(), values: Array::new(), len: 0 }
+    }
+
+    /// The node that a frame leads to from `parent`: `parent` itself when the frame is not shown. `None` when it is new
+    /// and can't be introduced.
+    fn node_of(&mut self, guard: &Guard, writer: &mut Writer, parent: u32, frame: &Frame) -> Option<u32> {
+        match python::shown(frame).and_then(|raw| code::resolve(guard, raw)) {
+            None => Some(parent),
+            Some((code, offset)) => match self.child(guard, writer, &Node { parent, code, offset }) {
+                0 => None,
+                child => Some(child),
+            },
+        }
     }
 
     /// The number of a node, introducing it if it is new; 0 when it can't be.

@@ -5,10 +5,14 @@
 //! Dangerous: addresses of another program's functions and structures. We rely on the symbols' types as CPython's
 //! headers declare them and on the layouts in `offsets.rs`. Callers get frames, or none.
 
+mod chain;
 pub mod code;
 pub mod offsets;
 mod self_check;
 mod walk;
+
+pub use chain::Chain;
+pub use walk::Frame;
 
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
@@ -18,7 +22,6 @@ use memtrace_format::record::{Python, notice};
 
 use crate::elf::{self, Object};
 use crate::guard::Guard;
-use crate::heap::Array;
 use crate::install::pymem;
 use crate::stacks::RawFrame;
 use crate::{environment, lane, lifecycle, meta, sink, sys};
@@ -70,23 +73,31 @@ fn interpreter() -> &'static Interpreter {
     unsafe { &*INTERPRETER.0.get() }
 }
 
-/// The stack of this thread, leaf first, into `frames`; its depth, 0 when the thread runs no Python.
+/// Brings a lane's memory of this thread's frames up to date. How many of them, from the root on, are what they were;
+/// `None` when the thread runs no Python.
 #[inline(always)]
-pub fn frames(guard: &Guard, frames: &mut Array<RawFrame>) -> usize {
+pub fn refresh(guard: &Guard, chain: &mut Chain) -> Option<usize> {
     if !HAS_STACKS.load(Ordering::Acquire) {
-        return 0;
+        return None;
     }
     let interpreter = interpreter();
+    let layout = &interpreter.layout;
     let state = thread_state(interpreter);
     if state == 0 {
-        return 0;
+        return None;
     }
-    let depth = walk::frames(&interpreter.layout, state, frames);
-    // A mapping may be an arena that pymalloc is about to fill: the check's own objects would come too early.
-    if environment::is_self_check() && !guard.is_for_mapping() {
-        self_check::compare(guard, &interpreter.layout, state, frames.slice(depth));
+    // SAFETY: the state is this thread's.
+    let unchanged = unsafe { chain.refresh(layout, walk::top(layout, state)) };
+    if environment::is_self_check() {
+        self_check::check(guard, layout, state, chain);
     }
-    depth
+    unchanged
+}
+
+/// What the log says of a frame; `None` for an entry frame of the interpreter.
+#[inline(always)]
+pub fn shown(frame: &Frame) -> Option<RawFrame> {
+    frame.raw(&interpreter().layout)
 }
 
 /// The thread state that this thread runs, with or without the GIL; 0 when it has none.

@@ -13,9 +13,10 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use memtrace_format::record::Node;
 
 use super::offsets::Layout;
-use super::{code, fail_self_check};
+use super::{Chain, code, fail_self_check, walk};
 use crate::elf::Object;
 use crate::guard::Guard;
+use crate::heap::Array;
 use crate::sink;
 use crate::stacks::RawFrame;
 
@@ -129,10 +130,26 @@ impl Api {
     }
 }
 
-/// Compares `frames`, read from `state`, with the interpreter's account, frame by frame.
+/// Compares the remembered frames with a fresh walk, and that with the interpreter's account.
 #[cold]
 #[inline(never)]
-pub fn compare(guard: &Guard, layout: &Layout, state: usize, frames: &[RawFrame]) {
+pub fn check(guard: &Guard, layout: &Layout, state: usize, chain: &Chain) {
+    let mut walked = Array::new();
+    // SAFETY: the state is this thread's.
+    let depth = unsafe { walk::frames(layout, walk::top(layout, state), &mut walked) };
+    let frames = walked.slice(depth);
+    if !chain.frames().iter().rev().filter_map(|frame| frame.raw(layout)).eq(frames.iter().copied()) {
+        fail_self_check(guard, b"memtrace: self-check: the remembered frames are not those of a walk\n");
+    }
+    // A mapping may be an arena that pymalloc is about to fill: the check's own objects would come too early.
+    if !guard.is_for_mapping() {
+        compare(guard, layout, state, frames);
+    }
+    walked.release();
+}
+
+/// Compares `frames`, read from `state`, with the interpreter's account, frame by frame.
+fn compare(guard: &Guard, layout: &Layout, state: usize, frames: &[RawFrame]) {
     let Some(api) = Api::found() else {
         return;
     };

@@ -1,46 +1,81 @@
-//! Follows the chain of interpreter frames: bounded, without a call into the interpreter. The chain of a thread is only
-//! changed by that thread, so it is stable at every event of its own, with or without the GIL.
+//! Reads one interpreter frame, and follows the chain of them from the top: bounded, without a call into the interpreter.
+//! The chain of a thread is only changed by that thread, so it is stable at every event of its own, with or without the
+//! GIL.
 //!
 //! # Safety
 //! Dangerous: reads the interpreter's memory at offsets of a table. We rely on the chain being whole whenever native
 //! code runs on its thread: a frame is linked after it is filled, and unlinked before it is cleared.
 
 use super::offsets::Layout;
-use crate::heap::Array;
+use crate::heap::{Array, Plain};
 use crate::stacks::RawFrame;
 
 /// Deeper stacks are cut off; Python's own limit is far below.
-const MAX_DEPTH: usize = 1 << 24;
+pub const MAX_DEPTH: usize = 1 << 24;
 
-/// The frames of a thread state, leaf first: all that have code, also those that CPython calls incomplete. Their
-/// number; 0 when there is no memory for them.
-#[inline(always)]
-pub fn frames(layout: &Layout, state: usize, frames: &mut Array<RawFrame>) -> usize {
-    // SAFETY: see the module's note; the state is the running thread's.
-    unsafe {
-        let mut frame = top(layout, state);
-        let mut depth = 0;
-        while frame != 0 && depth < MAX_DEPTH {
-            let owner = byte(frame + layout.frame_owner);
-            if owner != layout.owner_c_stack {
-                if depth >= frames.capacity() && !frames.grow(depth + 64) {
-                    return 0;
-                }
-                let generator = if owner == layout.owner_generator { RawFrame::GENERATOR } else { 0 };
-                let code = word(frame + layout.frame_code) as u64;
-                let instruction = word(frame + layout.frame_instruction) as u64 | generator;
-                frames.set(depth, RawFrame { code, instruction });
-                depth += 1;
+/// A frame as it lies in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Frame {
+    pub address: usize,
+    pub previous: usize,
+    pub code: u64,
+    pub instruction: u64,
+    pub owner: u64,
+}
+
+// SAFETY: numbers.
+unsafe impl Plain for Frame {}
+
+impl Frame {
+    /// # Safety
+    /// A frame of the running thread lies at `address`.
+    #[inline(always)]
+    pub unsafe fn read(layout: &Layout, address: usize) -> Frame {
+        // SAFETY: as the caller says.
+        unsafe {
+            Frame {
+                address,
+                previous: word(address + layout.frame_previous),
+                code: word(address + layout.frame_code) as u64,
+                instruction: word(address + layout.frame_instruction) as u64,
+                owner: byte(address + layout.frame_owner) as u64,
             }
-            frame = word(frame + layout.frame_previous);
         }
-        depth
+    }
+
+    /// Whether the frame is as it was. Who owns it can't have changed: a frame never moves, and one that a generator
+    /// owns does not lie where the thread's own ones do.
+    ///
+    /// # Safety
+    /// As for [`Frame::read`], with the frame's own address.
+    #[inline(always)]
+    pub unsafe fn is_unchanged(&self, layout: &Layout) -> bool {
+        // SAFETY: as the caller says.
+        unsafe {
+            let previous = word(self.address + layout.frame_previous) ^ self.previous;
+            let code = word(self.address + layout.frame_code) as u64 ^ self.code;
+            let instruction = word(self.address + layout.frame_instruction) as u64 ^ self.instruction;
+            previous as u64 | code | instruction == 0
+        }
+    }
+
+    /// What the log says of it; `None` for an entry frame of the interpreter, which has no code.
+    #[inline(always)]
+    pub fn raw(&self, layout: &Layout) -> Option<RawFrame> {
+        let generator = if self.owner == layout.owner_generator as u64 { RawFrame::GENERATOR } else { 0 };
+        let is_shown = self.owner != layout.owner_c_stack as u64;
+        is_shown.then_some(RawFrame { code: self.code, instruction: self.instruction | generator })
     }
 }
 
+/// The frame on top of a thread state; 0 when it runs no Python.
+///
+/// # Safety
+/// `state` is the running thread's state.
 #[inline(always)]
-unsafe fn top(layout: &Layout, state: usize) -> usize {
-    // SAFETY: as in `frames`.
+pub unsafe fn top(layout: &Layout, state: usize) -> usize {
+    // SAFETY: as the caller says.
     unsafe {
         let first = word(state + layout.state_frame);
         match layout.c_frame_current {
@@ -49,6 +84,29 @@ unsafe fn top(layout: &Layout, state: usize) -> usize {
             None => first,
         }
     }
+}
+
+/// The frames from the top on, leaf first: all that have code, also those that CPython calls incomplete. Their number;
+/// 0 when there is no memory for them. The slow twin of `chain`, for the self-check.
+///
+/// # Safety
+/// `top` is 0 or a frame of the running thread.
+pub unsafe fn frames(layout: &Layout, top: usize, frames: &mut Array<RawFrame>) -> usize {
+    let mut next = top;
+    let mut depth = 0;
+    while next != 0 && depth < MAX_DEPTH {
+        // SAFETY: the chain is whole.
+        let frame = unsafe { Frame::read(layout, next) };
+        if let Some(raw) = frame.raw(layout) {
+            if depth >= frames.capacity() && !frames.grow(depth + 64) {
+                return 0;
+            }
+            frames.set(depth, raw);
+            depth += 1;
+        }
+        next = frame.previous;
+    }
+    depth
 }
 
 /// # Safety

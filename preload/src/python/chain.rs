@@ -1,0 +1,277 @@
+//! A thread's frames as they were at its last event, checked instead of read again.
+//!
+//! The frames are remembered with their addresses. When the top frame's address is a remembered one, that frame is
+//! compared with what it was; when it has the same predecessor, so is the next; and so on to the root. The addresses
+//! are known beforehand, so the processor loads ahead, where following the chain waits for each link. Nothing is read at
+//! a remembered address before the chain was seen to lead there: by induction from the top every frame that is read is a
+//! live one.
+//!
+//! Frames on top that are not remembered are read until one is. A frame that has changed is taken over; when its
+//! predecessor has changed, the search for a remembered one goes on from there.
+//!
+//! # Safety
+//! Dangerous: as in `walk`. Callers hand in the top frame of the running thread, or 0.
+
+use super::offsets::Layout;
+use super::walk::{Frame, MAX_DEPTH};
+use crate::heap::Array;
+
+pub struct Chain {
+    /// Root first.
+    frames: Array<Frame>,
+    depth: usize,
+    /// Frames that are not in their place yet, leaf first.
+    fresh: Array<Frame>,
+    /// By address: a level where that frame may be remembered.
+    levels: Array<u32>,
+}
+
+/// Places in the table of levels. Those who share one are found again by walking on.
+const N_LEVELS: usize = 1024;
+
+/// How a run of remembered frames compares with the chain.
+enum Check {
+    /// All are there down to the root, and below this level nothing has changed.
+    Whole(usize),
+    /// The frame at this level has another predecessor than before.
+    Diverges(usize),
+}
+
+impl Chain {
+    pub const fn new() -> Chain {
+        Chain { frames: Array::new(), depth: 0, fresh: Array::new(), levels: Array::new() }
+    }
+
+    /// All frames, root first.
+    pub fn frames(&self) -> &[Frame] {
+        self.frames.slice(self.depth)
+    }
+
+    /// Brings the memory up to date. How many frames, from the root on, are what they were; `None` when there is no
+    /// memory.
+    ///
+    /// # Safety
+    /// `top` is 0 or the top frame of the running thread.
+    #[inline(always)]
+    pub unsafe fn refresh(&mut self, layout: &Layout, top: usize) -> Option<usize> {
+        let frames = self.frames.slice(self.depth);
+        // SAFETY: the chain leads there.
+        let is_same = frames.last().is_some_and(|last| last.address == top)
+            && frames.iter().rev().all(|frame| unsafe { frame.is_unchanged(layout) });
+        if is_same {
+            return Some(self.depth);
+        }
+        // SAFETY: as the caller says.
+        unsafe { self.follow(layout, top) }
+    }
+
+    /// # Safety
+    /// As for `refresh`.
+    #[inline(never)]
+    unsafe fn follow(&mut self, layout: &Layout, top: usize) -> Option<usize> {
+        let mut known = self.depth;
+        let mut n_fresh = 0;
+        let mut next = top;
+        // Until the new ones are in their place, nothing is known.
+        self.depth = 0;
+        let (n_kept, unchanged) = loop {
+            if next == 0 || n_fresh >= MAX_DEPTH {
+                break (0, 0);
+            }
+            let Some(level) = self.level_of(next, known) else {
+                // SAFETY: the chain leads there.
+                let frame = unsafe { Frame::read(layout, next) };
+                self.push_fresh(&mut n_fresh, frame)?;
+                next = frame.previous;
+                continue;
+            };
+            // SAFETY: the chain leads there.
+            match unsafe { self.check(layout, level) } {
+                Check::Whole(unchanged) => break (level + 1, unchanged),
+                Check::Diverges(at) => {
+                    for level in (at..=level).rev() {
+                        let frame = self.frames.get(level)?;
+                        self.push_fresh(&mut n_fresh, frame)?;
+                        next = frame.previous;
+                    }
+                    known = at;
+                }
+            }
+        };
+        let depth = n_kept + n_fresh;
+        if !self.frames.grow(depth) || self.levels.capacity() == 0 && !self.levels.grow(N_LEVELS) {
+            return None;
+        }
+        for index in 0..n_fresh {
+            let (level, frame) = (n_kept + index, self.fresh.get(n_fresh - 1 - index)?);
+            self.frames.set(level, frame);
+            self.levels.set(place(frame.address), level as u32);
+        }
+        self.depth = depth;
+        Some(unchanged)
+    }
+
+    /// Compares the frames from `level` down with what they were, and takes over what has changed.
+    ///
+    /// # Safety
+    /// The chain leads to the frame at `level`.
+    unsafe fn check(&mut self, layout: &Layout, level: usize) -> Check {
+        let mut unchanged = level + 1;
+        for at in (0..=level).rev() {
+            let Some(was) = self.frames.get(at) else {
+                break;
+            };
+            // SAFETY: the frame above, or the caller, has just led there.
+            if unsafe { was.is_unchanged(layout) } {
+                continue;
+            }
+            // SAFETY: as above.
+            let is = unsafe { Frame::read(layout, was.address) };
+            self.frames.set(at, is);
+            unchanged = at;
+            if is.previous != was.previous {
+                return Check::Diverges(at);
+            }
+        }
+        Check::Whole(unchanged)
+    }
+
+    /// The level below `known` at which a frame is remembered.
+    #[inline(always)]
+    fn level_of(&self, address: usize, known: usize) -> Option<usize> {
+        let level = self.levels.get(place(address))? as usize;
+        (level < known && self.frames.get(level)?.address == address).then_some(level)
+    }
+
+    fn push_fresh(&mut self, n_fresh: &mut usize, frame: Frame) -> Option<()> {
+        if *n_fresh >= self.fresh.capacity() && !self.fresh.grow(*n_fresh + 64) {
+            return None;
+        }
+        self.fresh.set(*n_fresh, frame);
+        *n_fresh += 1;
+        Some(())
+    }
+}
+
+#[inline(always)]
+fn place(address: usize) -> usize {
+    (address >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (usize::BITS - N_LEVELS.ilog2())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{offsets, walk};
+    use super::*;
+    use crate::stacks::RawFrame;
+
+    const LEN: usize = 16;
+
+    /// Frames in memory, laid out as CPython's: a slot each, linked through `previous`.
+    struct Memory {
+        words: Vec<usize>,
+        layout: Layout,
+        random: u64,
+    }
+
+    impl Memory {
+        fn new(n_slots: usize) -> Memory {
+            Memory { words: vec![0; n_slots * LEN], layout: offsets::NONE, random: 7 }
+        }
+
+        fn address(&self, slot: usize) -> usize {
+            &raw const self.words[slot * LEN] as usize
+        }
+
+        fn word(&mut self, slot: usize, offset: usize) -> &mut usize {
+            &mut self.words[slot * LEN + offset / 8]
+        }
+
+        fn below(&mut self, bound: usize) -> usize {
+            self.random = self.random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (self.random >> 33) as usize % bound
+        }
+
+        /// Links the slots, root first, without changing what is in them; the top frame.
+        fn link(&mut self, stack: &[usize]) -> usize {
+            let mut previous = 0;
+            for &slot in stack {
+                let offset = self.layout.frame_previous;
+                *self.word(slot, offset) = previous;
+                previous = self.address(slot);
+            }
+            previous
+        }
+
+        fn change(&mut self, slot: usize) {
+            let (code, instruction) = (0x1000 * (1 + self.below(3)), 2 * self.below(4));
+            let layout = self.layout;
+            *self.word(slot, layout.frame_code) = code;
+            *self.word(slot, layout.frame_instruction) = instruction;
+        }
+    }
+
+    /// Refreshes, and compares with a walk and with what was there before.
+    fn check(chain: &mut Chain, memory: &Memory, top: usize) {
+        let before = chain.frames().to_vec();
+        // SAFETY: the frames lie in `memory`.
+        let unchanged = unsafe { chain.refresh(&memory.layout, top) }.unwrap();
+        let mut walked = Array::<RawFrame>::new();
+        // SAFETY: as above.
+        let depth = unsafe { walk::frames(&memory.layout, top, &mut walked) };
+        let seen: Vec<_> = chain.frames().iter().rev().filter_map(|frame| frame.raw(&memory.layout)).collect();
+        assert_eq!(seen, walked.slice(depth));
+        assert!(unchanged <= chain.frames().len());
+        assert_eq!(chain.frames().get(..unchanged), before.get(..unchanged));
+        walked.release();
+    }
+
+    #[test]
+    fn whatever_happens_between_two_events_the_frames_are_those_of_a_walk() {
+        let mut memory = Memory::new(40);
+        let mut chain = Chain::new();
+        let mut stack: Vec<usize> = Vec::new();
+        for _ in 0..20_000 {
+            match memory.below(8) {
+                // Calls, into slots in order and out of order, as generators have them.
+                0..3 => {
+                    let slot = if memory.below(4) == 0 { memory.below(40) } else { stack.len() };
+                    if slot < 40 && !stack.contains(&slot) {
+                        memory.change(slot);
+                        stack.push(slot);
+                    }
+                }
+                3..5 => drop(stack.pop()),
+                5 => stack.truncate(stack.len() / 2),
+                // A frame goes on.
+                6 => {
+                    if let Some(&slot) = stack.last() {
+                        memory.change(slot);
+                    }
+                }
+                // Another stack of the thread: a greenlet's, or the same frames in another order.
+                _ => {
+                    let from = memory.below(stack.len() + 1);
+                    stack[from..].reverse();
+                }
+            }
+            let top = memory.link(&stack);
+            check(&mut chain, &memory, top);
+        }
+    }
+
+    #[test]
+    fn a_frame_far_down_that_has_changed_is_noticed() {
+        let mut memory = Memory::new(40);
+        let mut chain = Chain::new();
+        let stack: Vec<usize> = (0..40).collect();
+        stack.iter().for_each(|&slot| memory.change(slot));
+        let top = memory.link(&stack);
+        check(&mut chain, &memory, top);
+        // SAFETY: the frames lie in `memory`.
+        assert_eq!(unsafe { chain.refresh(&memory.layout, top) }, Some(40));
+        *memory.word(3, offsets::NONE.frame_instruction) += 2;
+        // SAFETY: as above.
+        assert_eq!(unsafe { chain.refresh(&memory.layout, top) }, Some(3));
+        check(&mut chain, &memory, top);
+    }
+}
