@@ -133,7 +133,7 @@ pub mod notice {
     pub const NO_PYTHON_ALLOCATORS: u32 = 5;
     /// `MEMTRACE_SELF_CHECK` found a difference (text: both stacks).
     pub const SELF_CHECK: u32 = 6;
-    /// The interpreter's self-description contradicts our table (text: which field): no Python stacks.
+    /// The interpreter contradicts our table (text: in which field): no Python stacks from there on.
     pub const LAYOUT_MISMATCH: u32 = 7;
 }
 

@@ -157,7 +157,7 @@ pub fn notice_sentence(notice: &Notice) -> String {
         SELF_CHECK => format!("the self-check found a wrong stack: {text}"),
         LAYOUT_MISMATCH => {
             format!(
-                "the interpreter contradicts what is known about its version ({text}): no Python stacks were recorded"
+                "the interpreter contradicts what is known about its version ({text}): its stacks were not recorded"
             )
         }
         unknown => format!("notice {unknown}: {text}"),

@@ -453,6 +453,37 @@ fn a_libpython_that_is_loaded_late_and_initialised_three_times() {
 }
 
 #[test]
+fn an_interpreter_that_is_not_what_its_version_promises_loses_its_stacks_and_goes_on() {
+    let scratch = Scratch::new("counterfeit");
+    let counterfeit = program::compile("counterfeit.c", &["-rdynamic"]);
+    for (wrong, field) in
+        [("state", "thread_state.frame"), ("frame", "frame.owner"), ("code", "frame.code"), ("object", "frame.code")]
+    {
+        let capture = scratch.join(&format!("{wrong}.bin"));
+        let output = support::memtrace()
+            .args(["run", "--quiet", "--no-python-allocators", "--output"])
+            .arg(&capture)
+            .arg("--")
+            .arg(&counterfeit)
+            .arg(wrong)
+            .output()
+            .expect("memtrace starts");
+        assert!(output.status.success(), "{wrong}: {}\n{}", output.status, support::text(&output));
+        assert_eq!(output.stdout, b"went on\n", "{wrong}");
+        let events = support::events_from(&capture, 1_000_003);
+        let notices: Vec<_> = events.iter().filter(|event| event["event"] == "notice").collect();
+        assert_eq!(notices.len(), 1, "{wrong}: {notices:?}");
+        assert_eq!((&notices[0]["notice"], &notices[0]["text"]), (&"layout_mismatch".into(), &field.into()), "{wrong}");
+        let sizes: Vec<_> = events
+            .iter()
+            .filter(|event| event["event"] == "alloc" && event["stack"].as_array().is_some_and(Vec::is_empty))
+            .filter_map(|event| event["size"].as_u64())
+            .collect();
+        assert_eq!(sizes, [1_000_003, 1_000_004, 1_000_005], "{wrong}");
+    }
+}
+
+#[test]
 fn every_fixture_is_run_by_a_test() {
     let tests = include_str!("main.rs");
     for entry in program::fixture("").read_dir().expect("the fixtures are here") {

@@ -110,14 +110,15 @@ impl Program {
 
             let mut problems = self.unlike(&plain, &traced);
             let expected = account::read(&file("traced.json"));
-            let (has_allocators, identity) = (!self.has_no_python_allocators, (&*version(python), self.allocator()));
+            let (has_allocators, identity) =
+                (!self.has_no_python_allocators, (&*version(python), self.allocator(python)));
             problems.extend(account::differences(&expected, &capture, has_allocators, identity));
             problems
         });
     }
 
     /// What CPython calls the allocators that it uses with these options.
-    fn allocator(&self) -> &str {
+    fn allocator(&self, python: &Python) -> &str {
         let chosen = self.environment.iter().find(|(name, _)| name == "PYTHONMALLOC").map(|(_, value)| value.as_str());
         if self.environment.iter().any(|(name, _)| name == "PYTHONTRACEMALLOC") {
             return "custom";
@@ -126,7 +127,7 @@ impl Program {
         match chosen {
             Some("debug") => "pymalloc_debug",
             Some(chosen) => chosen,
-            None if is_dev => "pymalloc_debug",
+            None if is_dev || is_debug_build(python) => "pymalloc_debug",
             None => "pymalloc",
         }
     }
@@ -203,6 +204,12 @@ pub fn version(python: &Python) -> String {
     let output = support::run(Command::new(&python.path).arg("--version"));
     let text = String::from_utf8(output.stdout).expect("a version is UTF-8");
     text.trim().trim_start_matches("Python ").to_string()
+}
+
+/// Whether it was built for debugging, `--with-pydebug`.
+fn is_debug_build(python: &Python) -> bool {
+    let script = "import sys; raise SystemExit(not hasattr(sys, 'gettotalrefcount'))";
+    Command::new(&python.path).args(["-c", script]).status().is_ok_and(|status| status.success())
 }
 
 /// A variable of an interpreter's build, as `sysconfig` names them.

@@ -79,9 +79,13 @@ pub fn adopt(guard: &Guard, object: Object, is_known: bool) -> bool {
     };
     SET_ALLOCATOR.store(set, Ordering::Release);
     GET_ALLOCATOR.store(get, Ordering::Release);
-    for (domain, first) in [(RAW, &FIRST_RAW_MALLOC), (OBJECT, &FIRST_OBJECT_MALLOC)] {
+    for (domain, letter, first) in [(RAW, b'r', &FIRST_RAW_MALLOC), (OBJECT, b'o', &FIRST_OBJECT_MALLOC)] {
         if let Some((found, _)) = allocator_of(domain) {
-            first.store(found.malloc as usize, Ordering::Relaxed);
+            // Interpreters that were built for debugging start with debug allocators.
+            let context = found.ctx as usize;
+            let is_debug = context != 0 && sys::read_word(context) == Some(letter as usize);
+            let below = if is_debug { sys::read_word(context + BELOW_MALLOC) } else { None };
+            first.store(below.unwrap_or(found.malloc as usize), Ordering::Relaxed);
         }
     }
     true
@@ -128,11 +132,12 @@ pub fn wrap(guard: &Guard) -> Option<&'static str> {
     name
 }
 
+/// `debug_alloc_api_t` (`Objects/obmalloc.c`): a letter, then the allocator below: its context, its `malloc`, …
+const BELOW: usize = size_of::<usize>();
+const BELOW_MALLOC: usize = 2 * size_of::<usize>();
+
 /// Where a debug allocator keeps the one below it; `None` when this is another kind of allocator.
 fn below_debug_allocator(found: &Allocator) -> Option<*mut Allocator> {
-    // `debug_alloc_api_t` (`Objects/obmalloc.c`): a letter, then the allocator below: its context, its `malloc`, …
-    const BELOW: usize = size_of::<usize>();
-    const BELOW_MALLOC: usize = 2 * size_of::<usize>();
     if found.ctx.is_null() || ptr::fn_addr_eq(found.malloc, OURS.malloc) {
         return None;
     }

@@ -7,6 +7,7 @@
 
 mod chain;
 pub mod code;
+mod cross_check;
 pub mod offsets;
 mod self_check;
 mod walk;
@@ -25,7 +26,7 @@ use crate::guard::Guard;
 use crate::install::pymem;
 use crate::stacks::RawFrame;
 use crate::{environment, lane, lifecycle, meta, sink, sys};
-use offsets::Layout;
+use offsets::{Layout, Refusal};
 
 /// What recording needs of an interpreter. Written once, before `HAS_INTERPRETER` is set.
 struct Interpreter {
@@ -55,8 +56,11 @@ static INTERPRETER: Place = Place(UnsafeCell::new(Interpreter {
 static WAS_FOUND: AtomicBool = AtomicBool::new(false);
 /// `PY_VERSION_HEX` of what was found.
 static VERSION: AtomicU32 = AtomicU32::new(0);
-/// Its frames can be read.
-static HAS_STACKS: AtomicBool = AtomicBool::new(false);
+/// Whether its frames are read: one of the three below.
+static STACKS: AtomicU32 = AtomicU32::new(NOT_READ);
+const NOT_READ: u32 = 0;
+const READ_AND_CHECKED: u32 = 1;
+const READ: u32 = 2;
 /// Address of the runtime's three flags of initialisation, or 0.
 static INITIALISATION: AtomicUsize = AtomicUsize::new(0);
 /// What they were when the allocators were looked at last.
@@ -77,8 +81,11 @@ fn interpreter() -> &'static Interpreter {
 /// `None` when the thread runs no Python.
 #[inline(always)]
 pub fn refresh(guard: &Guard, chain: &mut Chain) -> Option<usize> {
-    if !HAS_STACKS.load(Ordering::Acquire) {
-        return None;
+    match STACKS.load(Ordering::Acquire) {
+        READ => {}
+        NOT_READ => return None,
+        _ if passes_cross_check(guard) => {}
+        _ => return None,
     }
     let interpreter = interpreter();
     let layout = &interpreter.layout;
@@ -98,6 +105,29 @@ pub fn refresh(guard: &Guard, chain: &mut Chain) -> Option<usize> {
 #[inline(always)]
 pub fn shown(frame: &Frame) -> Option<RawFrame> {
     frame.raw(&interpreter().layout)
+}
+
+/// Whether this thread's stack is as the layout says. If not, none is read any more.
+#[cold]
+#[inline(never)]
+fn passes_cross_check(guard: &Guard) -> bool {
+    let interpreter = interpreter();
+    let state = thread_state(interpreter);
+    if state == 0 {
+        return false;
+    }
+    let next = match cross_check::stack(&interpreter.layout, interpreter.code_type, state) {
+        Ok(true) => READ,
+        Ok(false) => return true,
+        Err(field) => {
+            if STACKS.swap(NOT_READ, Ordering::AcqRel) != NOT_READ {
+                meta::notice(guard, notice::LAYOUT_MISMATCH, field.as_bytes());
+            }
+            return false;
+        }
+    };
+    let _ = STACKS.compare_exchange(READ_AND_CHECKED, next, Ordering::AcqRel, Ordering::Relaxed);
+    true
 }
 
 /// The thread state that this thread runs, with or without the GIL; 0 when it has none.
@@ -201,7 +231,7 @@ fn wrap_allocators(guard: &Guard) {
         SEEN_INITIALISATION.store(u64::MAX, Ordering::Relaxed);
     } else if let Some(allocator) = pymem::wrap(guard) {
         let version = VERSION.load(Ordering::Relaxed);
-        let has_stacks = HAS_STACKS.load(Ordering::Relaxed);
+        let has_stacks = STACKS.load(Ordering::Relaxed) != NOT_READ;
         meta::python(guard, Python { version, allocator: allocator.as_bytes(), has_stacks });
     }
 }
@@ -302,7 +332,12 @@ fn adopt(guard: &Guard, found: &Found) {
         return;
     }
     VERSION.store(found.version, Ordering::Relaxed);
-    let layout = match offsets::of(found.version, found.runtime, |name| found.object.symbol(name).is_some()) {
+    let code_type = found.symbol(c"PyCode_Type").unwrap_or(0);
+    let layout = offsets::of(found.version, found.runtime).and_then(|layout| {
+        let checked = cross_check::code_type(&layout, code_type);
+        checked.map(|()| layout).map_err(Refusal::Mismatch)
+    });
+    let layout = match layout {
         Ok(layout) => Some(layout),
         Err(refusal) => {
             let mut text = [0; 64];
@@ -310,14 +345,14 @@ fn adopt(guard: &Guard, found: &Found) {
             None
         }
     };
-    let has_stacks = layout.is_some_and(|layout| use_layout(found, layout));
+    let has_stacks = layout.is_some_and(|layout| use_layout(found, layout, code_type));
     meta::python(guard, Python { version: found.version, allocator: b"", has_stacks });
     if lifecycle::options().python_allocators && pymem::adopt(guard, found.object, layout.is_some()) {
         wrap_allocators(guard);
     }
 }
 
-fn use_layout(found: &Found, layout: Layout) -> bool {
+fn use_layout(found: &Found, layout: Layout, code_type: usize) -> bool {
     let symbol = |name: &CStr| found.symbol(name).unwrap_or(0);
     let interpreter = Interpreter {
         layout,
@@ -326,22 +361,20 @@ fn use_layout(found: &Found, layout: Layout) -> bool {
         current_thread_state: found
             .symbol(c"PyThreadState_GetUnchecked")
             .unwrap_or_else(|| symbol(c"_PyThreadState_UncheckedGet")),
-        code_type: symbol(c"PyCode_Type"),
+        code_type,
     };
-    let is_whole =
-        interpreter.this_thread_state != 0 && interpreter.current_thread_state != 0 && interpreter.code_type != 0;
+    let is_whole = interpreter.this_thread_state != 0 && interpreter.current_thread_state != 0;
     if is_whole {
         if environment::is_self_check() {
             self_check::find_functions(found.object);
         }
-        let code_type = interpreter.code_type;
         // SAFETY: `WAS_FOUND` was set by this call only, and nobody reads before the flags below are set.
         unsafe { *INTERPRETER.0.get() = interpreter };
         INITIALISATION.store(found.runtime + layout.runtime_preinitialized, Ordering::Relaxed);
         sys::register_barrier();
         FINALIZING.store(found.runtime + layout.runtime_finalizing, Ordering::Relaxed);
         code::watch_deaths(&layout, code_type);
-        HAS_STACKS.store(true, Ordering::Release);
+        STACKS.store(READ_AND_CHECKED, Ordering::Release);
     }
     is_whole
 }

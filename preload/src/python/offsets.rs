@@ -10,8 +10,6 @@
 //! # Safety
 //! Dangerous: reads the interpreter's description of itself from the start of `_PyRuntime`. We rely on its cookie.
 
-use core::ffi::CStr;
-
 use memtrace_format::record::notice;
 
 /// Byte offsets of one minor version.
@@ -189,7 +187,6 @@ const PYTHON_3_13: Layout = Layout {
 pub enum Refusal {
     UnknownVersion,
     FreeThreaded,
-    DebugBuild,
     /// The field in which table and interpreter differ.
     Mismatch(&'static str),
 }
@@ -198,7 +195,7 @@ impl Refusal {
     pub fn notice(self) -> u32 {
         match self {
             Refusal::UnknownVersion => notice::UNKNOWN_PYTHON,
-            Refusal::FreeThreaded | Refusal::DebugBuild => notice::UNSUPPORTED_PYTHON,
+            Refusal::FreeThreaded => notice::UNSUPPORTED_PYTHON,
             Refusal::Mismatch(_) => notice::LAYOUT_MISMATCH,
         }
     }
@@ -209,7 +206,6 @@ impl Refusal {
             Refusal::UnknownVersion if version == 0 => b"of an unknown version",
             Refusal::UnknownVersion => version_text(version, buf),
             Refusal::FreeThreaded => b"free-threaded",
-            Refusal::DebugBuild => b"debug",
             Refusal::Mismatch(field) => field.as_bytes(),
         }
     }
@@ -275,12 +271,8 @@ fn leading_number(text: &[u8]) -> (u32, &[u8]) {
     (number, rest)
 }
 
-/// The row for an interpreter, checked as far as it can be. `has` tells whether the interpreter exports a symbol.
-pub fn of(version: u32, runtime: usize, has: impl Fn(&CStr) -> bool) -> Result<Layout, Refusal> {
-    // Builds with reference debugging export it; their objects may have more fields.
-    if has(c"_Py_NegativeRefcount") {
-        return Err(Refusal::DebugBuild);
-    }
+/// The row for an interpreter, checked as far as it can be before it runs.
+pub fn of(version: u32, runtime: usize) -> Result<Layout, Refusal> {
     match version >> 16 {
         0x0309 => Ok(PYTHON_3_9),
         0x030a => Ok(PYTHON_3_10),
@@ -367,10 +359,9 @@ mod tests {
     fn what_is_not_in_the_table_is_refused() {
         let description = [0u64; 200];
         let runtime = description.as_ptr() as usize;
-        assert!(matches!(of(0x0310_00f0, runtime, |_| false), Err(Refusal::UnknownVersion)));
-        assert!(matches!(of(0x030c_01f0, runtime, |_| true), Err(Refusal::DebugBuild)));
-        assert!(matches!(of(0x030d_00f0, runtime, |_| false), Err(Refusal::Mismatch("cookie"))));
-        assert!(of(0x030c_01f0, runtime, |_| false).is_ok());
+        assert!(matches!(of(0x0310_00f0, runtime), Err(Refusal::UnknownVersion)));
+        assert!(matches!(of(0x030d_00f0, runtime), Err(Refusal::Mismatch("cookie"))));
+        assert!(of(0x030c_01f0, runtime).is_ok());
     }
 
     #[test]
@@ -380,7 +371,7 @@ mod tests {
         for (place, field, _) in DEBUG_OFFSETS_3_13.fields {
             description[place / 8] = field(&PYTHON_3_13) as u64;
         }
-        let check = |description: &[u64; 200]| of(0x030d_00f0, description.as_ptr() as usize, |_| false);
+        let check = |description: &[u64; 200]| of(0x030d_00f0, description.as_ptr() as usize);
         assert!(check(&description).is_ok());
         description[280 / 8] += 8;
         assert!(matches!(check(&description), Err(Refusal::Mismatch("code_object.filename"))));
