@@ -27,8 +27,7 @@
 //! # Finished blocks move down
 //!
 //! While the program runs, the launcher compresses blocks that are closed. It writes the compressed block, whole and
-//! sealed, into free space that lies *before* the one it comes from, its header last; then it makes a hole where the
-//! old one was, which is free space again. So the file never holds more than one block twice, and whenever the launcher
+//! sealed, into free space, its header last; then it makes a hole where the old one was, which is free space again. So the file never holds more than one block twice, and whenever the launcher
 //! is killed, every block is there at least once: of two blocks with the same place in the same lane a reader takes the
 //! one that is sealed. [`BlockHeader::codec`] says how a payload is compressed; `committed` and `payload_crc` then
 //! tell of the bytes in the file, and `raw_len` how many they become.

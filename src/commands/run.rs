@@ -19,7 +19,7 @@ use crate::capture::info::{CaptureEnd, CaptureInfo, Exit};
 use crate::cli::{Cli, Command, RunArgs};
 use crate::commands::flamegraph;
 use crate::commands::load::warnings;
-use crate::launch::log::{EventCount, Finished, Log};
+use crate::launch::log::{Compression, EventCount, Finished, Log};
 use crate::launch::program::{NotRunnable, Program, Target};
 use crate::launch::signals::Signals;
 use crate::launch::watch::{self, Ended};
@@ -217,7 +217,10 @@ fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> any
         EventCount { n_events, is_estimate: false } => count(n_events),
         EventCount { n_events, is_estimate: true } => format!("about {:.1} million", n_events as f64 / 1e6),
     };
-    let size = bytes(finished.len);
+    let size = match args.compression() {
+        Compression::Never => bytes(finished.len),
+        _ => format!("{}, compressed from {}", bytes(finished.len), bytes(finished.raw_len)),
+    };
     say(&format!("{events} events in {shown} ({size}), peak RSS {}", bytes(ended.peak_rss_bytes)));
     if args.report.is_none() {
         say(&format!("next: memtrace flamegraph {shown}"));

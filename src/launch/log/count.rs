@@ -1,5 +1,5 @@
 //! How many events a log has, for the last line of `run`. Counting costs 5 ns an event, as much as recording does, so
-//! of a large log only a part of the blocks is counted.
+//! of a large log only the beginning of each block is counted.
 
 use memtrace_format::decode::Decoder;
 use memtrace_format::encode::Deltas;
@@ -14,19 +14,17 @@ pub struct EventCount {
 }
 
 /// Bytes of events that are counted one by one…
-const COUNTED_LEN: u64 = 8 << 20;
-/// …and behind them the events of each block of so many.
-const EVERY: u64 = 8;
+const COUNTED_LEN: u64 = 1 << 20;
+/// …and behind them this part of each block.
+const PART: usize = 8;
 
 /// Allocations, frees and mappings in the blocks that pass by.
 #[derive(Debug, Default)]
 pub struct Counter {
-    n_counted: u64,
+    n_events: u64,
     counted_len: u64,
-    n_blocks_behind: u64,
-    len_behind: u64,
-    n_sampled: u64,
-    sampled_len: u64,
+    /// Bytes of events that were not looked at.
+    guessed_len: u64,
 }
 
 impl Counter {
@@ -34,45 +32,38 @@ impl Counter {
         if block.kind != block_kind::EVENTS {
             return;
         }
-        let len = payload.len() as u64;
-        if self.counted_len < COUNTED_LEN {
-            self.n_counted += count_events(payload, block.first_turn);
-            self.counted_len += len;
-            return;
-        }
-        if self.n_blocks_behind.is_multiple_of(EVERY) {
-            self.n_sampled += count_events(payload, block.first_turn);
-            self.sampled_len += len;
-        }
-        self.n_blocks_behind += 1;
-        self.len_behind += len;
+        let wanted = if self.counted_len < COUNTED_LEN { payload.len() } else { payload.len() / PART };
+        let (n_events, len) = count_events(payload, block.first_turn, wanted);
+        self.n_events += n_events;
+        self.counted_len += len as u64;
+        self.guessed_len += (payload.len() - len) as u64;
     }
 
     /// A block whose payload nobody has read.
     pub fn pass_over(&mut self, block: &BlockHeader) {
         if block.kind == block_kind::EVENTS {
-            self.len_behind += u64::from(block.committed);
+            self.guessed_len += u64::from(block.committed);
         }
     }
 
     pub fn finish(&self) -> EventCount {
-        let share = self.len_behind as f64 / self.sampled_len.max(1) as f64;
-        EventCount {
-            n_events: self.n_counted + (self.n_sampled as f64 * share) as u64,
-            is_estimate: self.sampled_len < self.len_behind,
-        }
+        let guessed = self.n_events as f64 / self.counted_len.max(1) as f64 * self.guessed_len as f64;
+        EventCount { n_events: self.n_events + guessed as u64, is_estimate: self.guessed_len > 0 }
     }
 }
 
-fn count_events(payload: &[u8], first_turn: u64) -> u64 {
+/// The events up to the record that ends at or behind the byte `wanted`, and where that is.
+fn count_events(payload: &[u8], first_turn: u64, wanted: usize) -> (u64, usize) {
     let mut deltas = Deltas::at_block_start(Turn::from_bits(first_turn));
     let mut decoder = Decoder::new(payload, &mut deltas);
     let mut n_events = 0;
-    while let Ok(Some(record)) = decoder.next() {
+    while decoder.offset() < wanted
+        && let Ok(Some(record)) = decoder.next()
+    {
         n_events += match record {
             Record::Alloc(_) | Record::Free(_) | Record::Mmap(_) | Record::Munmap(_) | Record::Mremap(_) => 1,
             _ => 0,
         };
     }
-    n_events
+    (n_events, decoder.offset())
 }

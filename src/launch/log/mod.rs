@@ -23,7 +23,7 @@ use format::record::{Clock, Rss};
 use format::turn::{Turn, TurnWord};
 use format::{
     BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, FileHeader, HEADER_LEN, LAUNCHER_IMAGE, MAGIC,
-    MAPPABLE_FILE_SYSTEMS, Record, VERSION, block_kind, block_state, codec, state,
+    MAPPABLE_FILE_SYSTEMS, PACKED_ALIGN, Record, VERSION, block_kind, block_state, codec, state,
 };
 
 use crate::capture::info::{self, CaptureEnd, CaptureInfo};
@@ -37,10 +37,11 @@ use samples::Samples;
 const END_OFFSET: u64 = HEADER_LEN as u64;
 /// Samples are lane 0 of the launcher.
 const END_LANE: u32 = 1;
-/// Behind it there is a hole for the first blocks that are packed.
-const PACKED_START: u64 = END_OFFSET + BLOCK_ALIGN as u64;
-/// As long as the recorder's blocks, which are shorter when they are compressed.
-const FIRST_SPACE_LEN: u64 = 256 * 1024;
+const END_CAPACITY: usize = 4 * PACKED_ALIGN;
+/// Behind it there is a hole for the first blocks that are packed…
+const PACKED_START: u64 = END_OFFSET + END_CAPACITY as u64;
+/// …in front of the first of the recorder's. That is as long as the hole is at least, and becomes shorter.
+const FIRST_BLOCK: u64 = END_OFFSET + 260 * 1024;
 /// How long signals and samples may wait for the compression.
 const LONGEST_STEP: Duration = Duration::from_millis(4);
 
@@ -120,7 +121,7 @@ impl Log {
     fn start(file: File, path: &Path, compression: Compression, pid: u32, info: &CaptureInfo) -> anyhow::Result<Log> {
         let failed = || format!("cannot write {}", path.display());
         let info = description::fitting(info);
-        let first_block = PACKED_START + if compression == Compression::Never { 0 } else { FIRST_SPACE_LEN };
+        let first_block = if compression == Compression::Never { END_OFFSET + BLOCK_ALIGN as u64 } else { FIRST_BLOCK };
         let header = FileHeader {
             magic: MAGIC,
             version: VERSION,
@@ -294,7 +295,7 @@ fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_turn: Turn) ->
 
 /// A whole block that says how the capture ended; open and empty as long as there is nothing to say.
 fn end_block(payload: &[u8]) -> Vec<u8> {
-    let mut header = launcher_block(block_kind::END, BLOCK_ALIGN, 0, Turn::default());
+    let mut header = launcher_block(block_kind::END, END_CAPACITY, 0, Turn::default());
     header.lane = END_LANE;
     header.header_crc = header.computed_crc();
     if !payload.is_empty() {
@@ -302,7 +303,7 @@ fn end_block(payload: &[u8]) -> Vec<u8> {
         header.state = block_state::SEALED;
         header.payload_crc = crc32c::crc32c(payload);
     }
-    let mut bytes = vec![0; BLOCK_ALIGN];
+    let mut bytes = vec![0; END_CAPACITY];
     bytes[..BLOCK_HEADER_LEN].copy_from_slice(header.as_bytes());
     bytes[BLOCK_HEADER_LEN..][..payload.len()].copy_from_slice(payload);
     bytes

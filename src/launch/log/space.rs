@@ -27,10 +27,10 @@ impl FreeSpace {
         self.end_by_start.insert(start, end);
     }
 
-    /// Takes the lowest `len` bytes that lie together and end at or in front of `limit`; where they start.
-    pub fn take(&mut self, len: u64, limit: u64) -> Option<u64> {
-        let fits = |&(&start, &end): &(&u64, &u64)| end.min(limit).saturating_sub(start) >= len;
-        let (start, end) = self.end_by_start.range(..limit).find(fits).map(|(&start, &end)| (start, end))?;
+    /// Takes the lowest `len` bytes that lie together; where they start.
+    pub fn take(&mut self, len: u64) -> Option<u64> {
+        let (start, end) =
+            self.end_by_start.iter().map(|(&start, &end)| (start, end)).find(|(start, end)| end - start >= len)?;
         self.end_by_start.remove(&start);
         self.give(start + len, end);
         Some(start)
@@ -48,15 +48,14 @@ mod tests {
         let mut space = FreeSpace::default();
         space.give(0, 10);
         space.give(20, 40);
-        assert_eq!(space.take(15, 100), Some(20));
-        assert_eq!(space.take(5, 100), Some(0));
-        assert_eq!(space.take(6, 100), None);
+        assert_eq!(space.take(15), Some(20));
+        assert_eq!(space.take(5), Some(0));
+        assert_eq!(space.take(6), None);
         space.give(10, 20);
-        assert_eq!(space.take(15, 19), None, "in front of the limit there is less");
-        assert_eq!(space.take(15, 20), Some(5));
+        assert_eq!(space.take(15), Some(5));
         space.give(20, 35);
-        assert_eq!(space.take(20, 100), Some(20));
-        assert_eq!(space.take(1, 100), None);
+        assert_eq!(space.take(20), Some(20));
+        assert_eq!(space.take(1), None);
     }
 
     proptest! {
@@ -73,9 +72,11 @@ mod tests {
                     }
                     continue;
                 }
-                let fits = |start: &usize| (start + len as usize) <= at as usize && is_free[*start..start + len as usize].iter().all(|&free| free);
+                let fits = |&start: &usize| {
+                    is_free.get(start..start + len as usize).is_some_and(|range| range.iter().all(|&free| free))
+                };
                 let expected = (0..is_free.len()).find(fits);
-                prop_assert_eq!(space.take(len, at), expected.map(|start| start as u64));
+                prop_assert_eq!(space.take(len), expected.map(|start| start as u64));
                 if let Some(start) = expected {
                     is_free[start..start + len as usize].fill(false);
                 }
