@@ -4,7 +4,7 @@
 # The virtual environments lie outside the checkout, under MEMTRACE_TEST_ENV, and a second run finds them ready.
 # A `t` behind the minor version, as in 3.13t, is the free-threaded build.
 
-SUPPORTED_PYTHONS="3.9 3.10 3.11 3.12 3.13"
+SUPPORTED_PYTHONS="3.9 3.10 3.11 3.12 3.13 3.13t 3.14 3.15"
 export MEMTRACE_TEST_ENV=${MEMTRACE_TEST_ENV:-${HOME:-/tmp}/.cache/memtrace-tests}
 
 # is_python PATH NAME. Asked rather than believed: a version manager's shim of that name may exist and start nothing.

@@ -39,6 +39,17 @@ pub struct Expected {
     thread_name: Option<String>,
 }
 
+/// Which of a program's allocations a recording has.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Level {
+    /// All, and each object is one.
+    Objects,
+    /// Objects are seen when they are large enough for C's `malloc`.
+    Malloc,
+    /// Objects need not be seen: the interpreter makes them in memory of the kernel's, as mimalloc does.
+    Native,
+}
+
 /// Reads an account; its lines are whole however the program ended.
 pub fn read(path: &Path) -> Vec<Expected> {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("no account {}: {error}", path.display()));
@@ -72,7 +83,7 @@ struct Allocation {
 pub fn differences(
     expected: &[Expected],
     capture: &Path,
-    has_python_allocators: bool,
+    level: Level,
     (version, allocator): (&str, &str),
 ) -> Vec<String> {
     assert!(!expected.is_empty(), "the program gave no account at all");
@@ -81,7 +92,7 @@ pub fn differences(
     if !recorded.has_ended {
         problems.push("the capture has no end".into());
     }
-    let allocator = if has_python_allocators { allocator } else { "" };
+    let allocator = if level == Level::Objects { allocator } else { "" };
     if recorded.pythons.is_empty() || recorded.pythons.iter().any(|seen| *seen != (version.into(), allocator.into())) {
         problems.push(format!("pythons {:?} instead of {version} with {allocator:?}", recorded.pythons));
     }
@@ -92,14 +103,14 @@ pub fn differences(
         problems.push(format!("no line of the account is of process {}, which was recorded", recorded.pid));
     }
     for line in expected {
-        if let Some(problem) = difference(line, &recorded, has_python_allocators) {
+        if let Some(problem) = difference(line, &recorded, level) {
             problems.push(problem);
         }
     }
     problems
 }
 
-fn difference(expected: &Expected, recorded: &Recorded, has_python_allocators: bool) -> Option<String> {
+fn difference(expected: &Expected, recorded: &Recorded, level: Level) -> Option<String> {
     let size = expected.size;
     if let Some(name) = &expected.thread_name {
         let has_name = recorded.thread_names.iter().any(|(thread, seen)| *thread == expected.thread && seen == name);
@@ -107,19 +118,22 @@ fn difference(expected: &Expected, recorded: &Recorded, has_python_allocators: b
         return (!has_name).then(|| format!("thread {} is not named {name:?}; names: {seen:?}", expected.thread));
     }
     let all = recorded.by_size.get(&size).map(Vec::as_slice).unwrap_or_default();
+    if level == Level::Native && !expected.native && (all.is_empty() || expected.only_python) {
+        return None;
+    }
     if let Some(count) = expected.count {
-        let count = if expected.only_python && !has_python_allocators { 0 } else { count };
+        let count = if expected.only_python && level != Level::Objects { 0 } else { count };
         let matching: Vec<&Allocation> = all.iter().filter(|allocation| allocation.stack == expected.stack).collect();
         if matching.len() as u64 != count {
             let n_matching = matching.len();
             let stack = show(&expected.stack);
             return Some(format!("{n_matching} allocations of {size} bytes instead of {count} by\n{stack}"));
         }
-        return matching.iter().find_map(|allocation| unlike(expected, allocation, has_python_allocators));
+        return matching.iter().find_map(|allocation| unlike(expected, allocation, level));
     }
     match all {
         [] => Some(format!("no allocation of {size} bytes; expected by\n{}", show(&expected.stack))),
-        [one] => unlike(expected, one, has_python_allocators),
+        [one] => unlike(expected, one, level),
         more => {
             let stacks: Vec<String> = more.iter().map(|one| format!("{}\n{}", one.kind, show(&one.stack))).collect();
             Some(format!("{} allocations of {size} bytes instead of one:\n{}", more.len(), stacks.join("\n")))
@@ -127,7 +141,7 @@ fn difference(expected: &Expected, recorded: &Recorded, has_python_allocators: b
     }
 }
 
-fn unlike(expected: &Expected, seen: &Allocation, has_python_allocators: bool) -> Option<String> {
+fn unlike(expected: &Expected, seen: &Allocation, level: Level) -> Option<String> {
     let size = expected.size;
     if seen.stack != expected.stack {
         return Some(format!("another stack for {size} bytes\n{}", compare(&expected.stack, &seen.stack)));
@@ -136,7 +150,7 @@ fn unlike(expected: &Expected, seen: &Allocation, has_python_allocators: bool) -
         return Some(format!("{size} bytes by thread {} instead of {}", seen.os_tid, expected.thread));
     }
     if let Some(kind) = &expected.kind {
-        let kind = match has_python_allocators && !expected.native {
+        let kind = match level == Level::Objects && !expected.native {
             true => format!("pymalloc_{kind}"),
             false => kind.clone(),
         };
@@ -275,7 +289,7 @@ mod tests {
         });
         let by_size = HashMap::from([(expected.size, allocations.collect())]);
         let recorded = Recorded { by_size, ..Recorded::default() };
-        let found = difference(&expected, &recorded, true);
+        let found = difference(&expected, &recorded, Level::Objects);
         match problem {
             None => assert_eq!(found, None),
             Some(problem) => assert!(found.clone().unwrap_or_default().contains(problem), "{found:?}"),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    account,
+    account::{self, Level},
     support::{self, Python, Scratch},
 };
 
@@ -87,6 +87,10 @@ impl Program {
         // Lives until all the interpreters had their turn, and so is kept when one of them failed.
         let scratch = Scratch::new("python");
         on_every_python(|python| {
+            if !self.has_allocator_in(python) {
+                eprintln!("skipped on CPython {}, which has no such allocator", python.minor);
+                return Vec::new();
+            }
             let interpreter = match self.packages {
                 [] => python.path.clone(),
                 _ => support::environment(python),
@@ -110,11 +114,24 @@ impl Program {
 
             let mut problems = self.unlike(&plain, &traced);
             let expected = account::read(&file("traced.json"));
-            let (has_allocators, identity) =
-                (!self.has_no_python_allocators, (&*version(python), self.allocator(python)));
-            problems.extend(account::differences(&expected, &capture, has_allocators, identity));
+            let identity = (&*version(python), self.allocator(python));
+            problems.extend(account::differences(&expected, &capture, self.level(python), identity));
             problems
         });
+    }
+
+    /// Whether the interpreter has the allocator that the environment asks for: a free-threaded one has only mimalloc.
+    fn has_allocator_in(&self, python: &Python) -> bool {
+        let is_malloc = |(name, value): &(String, String)| name == "PYTHONMALLOC" && value.starts_with("malloc");
+        !(python.is_free_threaded() && self.environment.iter().any(is_malloc))
+    }
+
+    fn level(&self, python: &Python) -> Level {
+        match (self.has_no_python_allocators, python.is_free_threaded()) {
+            (false, _) => Level::Objects,
+            (true, false) => Level::Malloc,
+            (true, true) => Level::Native,
+        }
     }
 
     /// What CPython calls the allocators that it uses with these options.
@@ -124,11 +141,15 @@ impl Program {
             return "custom";
         }
         let is_dev = self.arguments.iter().any(|argument| argument == "dev");
-        match chosen {
-            Some("debug") => "pymalloc_debug",
-            Some(chosen) => chosen,
-            None if is_dev || is_debug_build(python) => "pymalloc_debug",
-            None => "pymalloc",
+        let is_dev = is_dev || is_debug_build(python);
+        match (chosen, python.is_free_threaded()) {
+            (None, true) if is_dev => "mimalloc_debug",
+            (None, false) if is_dev => "pymalloc_debug",
+            (None, true) => "mimalloc",
+            (None, false) => "pymalloc",
+            (Some("debug"), true) => "mimalloc_debug",
+            (Some("debug"), false) => "pymalloc_debug",
+            (Some(chosen), _) => chosen,
         }
     }
 
@@ -192,11 +213,27 @@ pub fn helpers() -> &'static Path {
 
 /// A compiled C file of `fixtures/python`, for all the tests that run beside each other.
 pub fn compile(source: &str, options: &[&str]) -> PathBuf {
-    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{source}.built"));
+    compile_as(&format!("{source}.built"), source, options)
+}
+
+/// The same under a name of its own.
+pub fn compile_as(name: &str, source: &str, options: &[&str]) -> PathBuf {
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let unfinished = built.with_extension(std::process::id().to_string());
     support::run(Command::new("gcc").args(["-O1", "-o"]).arg(&unfinished).arg(fixture(source)).args(options));
     fs::rename(unfinished, &built).expect("the folder of the build is ours");
     built
+}
+
+/// A program of `fixtures/python` that can load the interpreter's library: one that came with a C library of its own
+/// needs that library's loader.
+pub fn compile_for(python: &Python, source: &str) -> PathBuf {
+    let libraries = build_variable(python, "LIBDIR");
+    let loader = format!("{libraries}/ld-linux-x86-64.so.2");
+    let option = format!("-Wl,--dynamic-linker={loader},--disable-new-dtags,-rpath={libraries}");
+    let mut options = vec!["-ldl"];
+    options.extend(Path::new(&loader).exists().then_some(&*option));
+    compile_as(&format!("{source}-{}.built", python.minor), source, &options)
 }
 
 /// An interpreter's version: `3.11.7`.

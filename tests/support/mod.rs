@@ -98,6 +98,13 @@ pub struct Python {
     pub path: PathBuf,
 }
 
+impl Python {
+    /// A build without a global interpreter lock.
+    pub fn is_free_threaded(&self) -> bool {
+        self.minor.ends_with('t')
+    }
+}
+
 /// The interpreters of the supported minors that this machine has, oldest first; at least one.
 ///
 /// `tests/run` names them in `MEMTRACE_TEST_PYTHONS` (paths between colons); else they are looked for where pyenv, PATH
@@ -178,7 +185,7 @@ pub fn stats(capture: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in\n{}", text(&output)))
 }
 
-const NAMES: [&str; 5] = ["3.9", "3.10", "3.11", "3.12", "3.13"];
+const NAMES: [&str; 8] = ["3.9", "3.10", "3.11", "3.12", "3.13", "3.13t", "3.14", "3.15"];
 
 fn build_e2e_profile() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder holds tmp");

@@ -11,7 +11,7 @@ use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
 use core::mem::transmute;
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memtrace_format::AllocatorKind as Kind;
 use memtrace_format::record::notice;
@@ -20,6 +20,7 @@ use crate::elf::Object;
 use crate::guard::Guard;
 use crate::hooks::allocate;
 use crate::lifecycle::enter;
+use crate::python::offsets::Layout;
 use crate::{meta, recorder, sys};
 
 type Pointer = *mut c_void;
@@ -66,17 +67,19 @@ static SET_ALLOCATOR: AtomicUsize = AtomicUsize::new(0);
 
 type Accessor = unsafe extern "C" fn(c_int, *mut Allocator);
 
-/// The functions that the domains start with: malloc's, pymalloc's.
+/// The functions that the domains start with: malloc's, and pymalloc's or in free-threaded builds mimalloc's.
 static FIRST_RAW_MALLOC: AtomicUsize = AtomicUsize::new(0);
 static FIRST_OBJECT_MALLOC: AtomicUsize = AtomicUsize::new(0);
+static IS_MIMALLOC: AtomicBool = AtomicBool::new(false);
 
 /// Wraps the domains of a newly found interpreter. `false` when they can't be.
-pub fn adopt(guard: &Guard, object: Object, is_known: bool) -> bool {
+pub fn adopt(guard: &Guard, object: Object, layout: Option<&Layout>) -> bool {
     let (get, set) = (object.symbol(c"PyMem_GetAllocator"), object.symbol(c"PyMem_SetAllocator"));
-    let (Some(get), Some(set), true) = (get, set, is_known) else {
+    let (Some(get), Some(set), Some(layout)) = (get, set, layout) else {
         meta::notice(guard, notice::NO_PYTHON_ALLOCATORS, b"this CPython is not supported");
         return false;
     };
+    IS_MIMALLOC.store(layout.is_free_threaded, Ordering::Relaxed);
     SET_ALLOCATOR.store(set, Ordering::Release);
     GET_ALLOCATOR.store(get, Ordering::Release);
     for (domain, letter, first) in [(RAW, b'r', &FIRST_RAW_MALLOC), (OBJECT, b'o', &FIRST_OBJECT_MALLOC)] {
@@ -166,21 +169,14 @@ fn allocator_of(domain: c_int) -> Option<(Allocator, Accessor)> {
 /// CPython's own `_PyMem_GetCurrentAllocatorName` needs an initialised runtime from 3.12 on.
 fn name_of(allocator: &Allocator, is_debug: bool) -> &'static str {
     let malloc = allocator.malloc as usize;
-    match (malloc == FIRST_RAW_MALLOC.load(Ordering::Relaxed), malloc == FIRST_OBJECT_MALLOC.load(Ordering::Relaxed)) {
-        (true, _) => {
-            if is_debug {
-                "malloc_debug"
-            } else {
-                "malloc"
-            }
-        }
-        (_, true) => {
-            if is_debug {
-                "pymalloc_debug"
-            } else {
-                "pymalloc"
-            }
-        }
+    let is = |first: &AtomicUsize| malloc == first.load(Ordering::Relaxed);
+    match (is(&FIRST_RAW_MALLOC), is(&FIRST_OBJECT_MALLOC), IS_MIMALLOC.load(Ordering::Relaxed), is_debug) {
+        (true, _, _, false) => "malloc",
+        (true, _, _, true) => "malloc_debug",
+        (_, true, false, false) => "pymalloc",
+        (_, true, false, true) => "pymalloc_debug",
+        (_, true, true, false) => "mimalloc",
+        (_, true, true, true) => "mimalloc_debug",
         _ => "custom",
     }
 }

@@ -16,9 +16,9 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use memtrace_format::Record;
 use memtrace_format::record::{Code, Node, PyStr};
 
-use super::interpreter;
 use super::offsets::Layout;
 use super::walk::word;
+use super::{copies, interpreter};
 use crate::guard::Guard;
 use crate::lifecycle;
 use crate::meta::META;
@@ -28,17 +28,29 @@ use crate::sys;
 /// Code objects that have died.
 static DEATHS: AtomicU64 = AtomicU64::new(0);
 
-/// Grows with every death of a code object that we knew: addresses read before may mean something else now.
+/// Grows with every death of a code object that we knew, and whenever copies of instructions are discarded: addresses
+/// read before may mean something else now.
 #[inline(always)]
 pub fn epoch() -> u64 {
-    DEATHS.load(Ordering::Acquire)
+    DEATHS.load(Ordering::Acquire) + copies::discards()
+}
+
+/// The address of a frame's executable.
+pub fn address(frame: RawFrame) -> usize {
+    without_notes(frame.code as usize)
+}
+
+/// A pointer to an object without what `_PyStackRef`, from 3.14 on, notes in its lowest bits.
+pub fn without_notes(object: usize) -> usize {
+    const NOTES: usize = 7;
+    object & !NOTES
 }
 
 /// The number of a frame's code object and the byte offset of its running instruction; `None` for frames that CPython
 /// does not show either: those whose code has not begun (`_PyFrame_IsIncomplete`) and those without a code object.
 pub fn resolve(guard: &Guard, frame: RawFrame) -> Option<(u32, u32)> {
     let layout = &interpreter().layout;
-    let address = frame.code as usize;
+    let address = address(frame);
     let (number, first_traceable) = match TABLE.find(address) {
         Some(known) => known,
         None => describe(guard, layout, address)?,
@@ -55,15 +67,15 @@ pub fn visible_offset(layout: &Layout, frame: RawFrame, first_traceable: u32) ->
         let count = frame.instruction as u32 as i32;
         return Some(u32::try_from(count).map_or(Node::NOT_BEGUN, |count| count.wrapping_mul(unit)));
     }
-    let start = frame.code + layout.code_instructions as u64;
-    let instruction = frame.instruction & !RawFrame::GENERATOR;
+    let instruction = (frame.instruction & !RawFrame::GENERATOR) as usize;
+    let start = copies::start(layout, address(frame), instruction)?;
     let is_generators = frame.instruction & RawFrame::GENERATOR != 0;
-    let has_begun = is_generators || instruction >= start + first_traceable as u64;
+    let has_begun = is_generators || instruction >= start + first_traceable as usize;
     has_begun.then(|| instruction.saturating_sub(start) as u32)
 }
 
-/// Bytes per instruction.
-const CODE_UNIT: u32 = 2;
+/// `sizeof(_Py_CODEUNIT)`: bytes per instruction.
+pub const CODE_UNIT: u32 = 2;
 
 /// Writes a code object that was not seen before into the log. Its number and the offset of its first traceable
 /// instruction in bytes.
@@ -94,16 +106,15 @@ fn describe(guard: &Guard, layout: &Layout, address: usize) -> Option<(u32, u32)
     Some((id, first_traceable))
 }
 
-/// Offset in bytes of a code object's first traceable instruction; `None` when this is no code object: in 3.13 a frame's
-/// executable may be something else.
+/// Offset in bytes of a code object's first traceable instruction; `None` when this is no code object: from 3.13 on a
+/// frame's executable may be something else.
 ///
 /// # Safety
 /// `executable` is null or a live object.
 pub unsafe fn first_traceable(layout: &Layout, executable: usize) -> Option<u32> {
-    const OB_TYPE: usize = 8;
     // SAFETY: as the caller says.
     unsafe {
-        let is_code = executable != 0 && word(executable + OB_TYPE) == interpreter().code_type;
+        let is_code = executable != 0 && word(executable + layout.object_type) == interpreter().code_type;
         is_code.then(|| match layout.code_first_traceable {
             Some(offset) => (*((executable + offset) as *const u32)).wrapping_mul(CODE_UNIT),
             None => 0,
@@ -121,10 +132,10 @@ unsafe fn text<'a>(layout: &Layout, object: usize) -> PyStr<'a> {
     if object == 0 {
         return NO_TEXT;
     }
-    // SAFETY: as the caller says. `state`: interned 2 bits, kind 3 bits, compact 1 bit, ascii 1 bit (3.9 to 3.13).
+    // SAFETY: as the caller says. `state`, from `str_kind` on: kind 3 bits, compact 1 bit, ascii 1 bit.
     unsafe {
-        let state = *((object + layout.str_state) as *const u32);
-        let (width, is_compact, is_ascii) = (state >> 2 & 7, state >> 5 & 1 != 0, state >> 6 & 1 != 0);
+        let state = *((object + layout.str_state) as *const u32) >> layout.str_kind;
+        let (width, is_compact, is_ascii) = (state & 7, state >> 3 & 1 != 0, state >> 4 & 1 != 0);
         if !matches!(width, 1 | 2 | 4) {
             return NO_TEXT;
         }

@@ -11,6 +11,7 @@
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::offsets::Layout;
+use super::{code, copies};
 use crate::sys;
 
 /// How many stacks are checked.
@@ -68,12 +69,12 @@ fn top(layout: &Layout, state: usize) -> Option<usize> {
 fn check_frame(layout: &Layout, code_type: usize, frame: usize) -> Result<(), Difference> {
     let owner =
         byte(frame.wrapping_add(layout.frame_owner)).filter(|owner| *owner <= LAST_OWNER).ok_or("frame.owner")?;
-    if owner == layout.owner_c_stack as usize {
+    if owner >= layout.owner_without_code as usize {
         return Ok(());
     }
-    let code = field(frame, layout.frame_code).ok_or("frame.code")?;
+    let code = field(frame, layout.frame_code).map(code::without_notes).ok_or("frame.code")?;
     let instruction = field(frame, layout.frame_instruction).ok_or("frame.instruction")?;
-    if field(code, object_type(layout)) != Some(code_type) {
+    if field(code, layout.object_type) != Some(code_type) {
         return Err("frame.code");
     }
     for (offset, flag, what) in [
@@ -101,22 +102,19 @@ fn is_inside(layout: &Layout, code: usize, instruction: usize) -> Option<bool> {
         }
         None => {
             let start = code.wrapping_add(layout.code_instructions - CODE_UNIT);
-            let len = field(code, layout.bytes_len)?.checked_mul(CODE_UNIT)?;
-            Some(instruction.wrapping_sub(start) <= len)
+            let len = field(code, layout.code_len)?.checked_mul(CODE_UNIT)?;
+            let is_in = |start: usize| instruction.wrapping_sub(start) <= len;
+            let is_in_copy = |copies| copies::find(code.wrapping_add(copies), sys::read_word, is_in).is_some();
+            Some(is_in(start) || layout.code_copies.is_some_and(is_in_copy))
         }
     }
 }
 
 /// Whether an object is of a type with that flag.
 fn is_a(layout: &Layout, object: usize, flag: usize) -> bool {
-    let flags = field(object, object_type(layout))
+    let flags = field(object, layout.object_type)
         .and_then(|object_type| field(object_type, layout.type_dealloc + FLAGS_BEHIND_DEALLOC));
     flags.is_some_and(|flags| flags & flag != 0)
-}
-
-/// `PyObject.ob_type`, the last field of an object's head; a size follows where there is one.
-fn object_type(layout: &Layout) -> usize {
-    layout.bytes_len - size_of::<usize>()
 }
 
 /// The word at an offset into a structure.
@@ -195,13 +193,13 @@ mod tests {
                 memory.set(frame, NONE.frame_instruction, code + NONE.code_instructions + 4);
                 memory.set(frame, NONE.frame_owner, NONE.owner_generator as usize);
             }
-            memory.set(CODE, object_type(&NONE), code_type);
-            memory.set(CODE, NONE.bytes_len, 10);
+            memory.set(CODE, NONE.object_type, code_type);
+            memory.set(CODE, NONE.code_len, 10);
             for (offset, object) in [(NONE.code_file, text), (NONE.code_name, text), (NONE.code_line_table, bytes)] {
                 memory.set(CODE, offset, object);
             }
-            memory.set(STR, object_type(&NONE), str_type);
-            memory.set(BYTES, object_type(&NONE), bytes_type);
+            memory.set(STR, NONE.object_type, str_type);
+            memory.set(BYTES, NONE.object_type, bytes_type);
             memory.set(STR_TYPE, NONE.type_dealloc + FLAGS_BEHIND_DEALLOC, IS_STR);
             memory.set(BYTES_TYPE, NONE.type_dealloc + FLAGS_BEHIND_DEALLOC, IS_BYTES);
             memory.set(CODE_TYPE, NONE.type_dealloc - NAME_BEFORE_DEALLOC, name);

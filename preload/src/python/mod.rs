@@ -7,6 +7,7 @@
 
 mod chain;
 pub mod code;
+mod copies;
 mod cross_check;
 pub mod offsets;
 mod self_check;
@@ -180,6 +181,13 @@ fn running_on_this_stack(interpreter: &Interpreter, own: usize) -> usize {
     if is_ours { current } else { own }
 }
 
+/// Whether this thread is attached to an interpreter: it holds the GIL, or in a free-threaded build what stands for it.
+/// Only for interpreters without a current thread state of the whole process.
+fn is_attached() -> bool {
+    // SAFETY: the function of this name and type; it reads a word of the thread.
+    unsafe { call(interpreter().current_thread_state) != 0 }
+}
+
 /// # Safety
 /// `address` is that of a function which takes nothing and returns a pointer.
 #[inline(always)]
@@ -208,7 +216,8 @@ fn initialisation_changed(guard: &Guard, now: u64) {
     wrap_allocators(guard);
 }
 
-/// Whether nobody else can be using the interpreter's allocators: it is not initialised yet, or this thread has the GIL.
+/// Whether nobody else can be using the interpreter's allocators: it is not initialised yet, or this thread has the GIL
+/// of one that has a GIL.
 fn may_replace_allocators() -> bool {
     let flags = INITIALISATION.load(Ordering::Relaxed);
     if flags == 0 {
@@ -220,15 +229,17 @@ fn may_replace_allocators() -> bool {
         let is_initialised = *((flags + 4) as *const u32) != 0;
         let current = if is_initialised { call(interpreter.current_thread_state) } else { 0 };
         let is_ours = !interpreter.layout.has_global_current || current == call(interpreter.this_thread_state);
-        !is_initialised || current != 0 && is_ours
+        !is_initialised || current != 0 && is_ours && !interpreter.layout.is_free_threaded
     }
 }
 
 /// Sees to it that the allocators are wrapped, and says so in the log when they are new.
 fn wrap_allocators(guard: &Guard) {
     if !may_replace_allocators() {
-        // The next event asks again.
-        SEEN_INITIALISATION.store(u64::MAX, Ordering::Relaxed);
+        // The next event asks again, unless other threads may be allocating for good.
+        if !interpreter().layout.is_free_threaded {
+            SEEN_INITIALISATION.store(u64::MAX, Ordering::Relaxed);
+        }
     } else if let Some(allocator) = pymem::wrap(guard) {
         let version = VERSION.load(Ordering::Relaxed);
         let has_stacks = STACKS.load(Ordering::Relaxed) != NOT_READ;
@@ -347,7 +358,7 @@ fn adopt(guard: &Guard, found: &Found) {
     };
     let has_stacks = layout.is_some_and(|layout| use_layout(found, layout, code_type));
     meta::python(guard, Python { version: found.version, allocator: b"", has_stacks });
-    if lifecycle::options().python_allocators && pymem::adopt(guard, found.object, layout.is_some()) {
+    if lifecycle::options().python_allocators && pymem::adopt(guard, found.object, layout.as_ref()) {
         wrap_allocators(guard);
     }
 }
@@ -374,6 +385,9 @@ fn use_layout(found: &Found, layout: Layout, code_type: usize) -> bool {
         sys::register_barrier();
         FINALIZING.store(found.runtime + layout.runtime_finalizing, Ordering::Relaxed);
         code::watch_deaths(&layout, code_type);
+        if let Some(offset) = layout.interpreter_discards {
+            copies::watch_discards(found.runtime + layout.runtime_main, offset);
+        }
         STACKS.store(READ_AND_CHECKED, Ordering::Release);
     }
     is_whole

@@ -24,10 +24,11 @@ pub struct Layout {
     /// `_PyRuntimeState.interpreters.main`
     pub runtime_main: usize,
     /// `_PyRuntimeState.gilstate.autoTSSkey` (up to 3.11) or `.autoTSSkey`: an int that tells whether there is a key
-    /// (`_is_initialized`), and behind it the `pthread_key_t` under which each thread keeps its thread state.
+    /// (`_is_initialized`), and behind it the `pthread_key_t` under which each thread keeps its thread state. From 3.14
+    /// on there is no key to rely on.
     #[expect(dead_code, reason = "the function of the interpreter that reads the key is called")]
-    pub runtime_tss_key: usize,
-    /// `PyThreadState.frame` (3.9, 3.10), `.cframe` (3.11, 3.12) or `.current_frame` (3.13)
+    pub runtime_tss_key: Option<usize>,
+    /// `PyThreadState.frame` (3.9, 3.10), `.cframe` (3.11, 3.12) or `.current_frame`
     pub state_frame: usize,
     /// `_PyCFrame.current_frame`, where `state_frame` leads to one
     pub c_frame_current: Option<usize>,
@@ -35,11 +36,12 @@ pub struct Layout {
     pub state_c_frame: Option<usize>,
     /// `PyThreadState.thread_id`: the `pthread_t` of the thread that made the state
     pub state_thread: usize,
-    /// `PyFrameObject.f_code` (3.9, 3.10), `_PyInterpreterFrame.f_code` (3.11, 3.12) or `.f_executable` (3.13)
+    /// `PyFrameObject.f_code` (3.9, 3.10), `_PyInterpreterFrame.f_code` (3.11, 3.12) or `.f_executable`, from 3.14 on with
+    /// notes in its lowest bits
     pub frame_code: usize,
     /// `PyFrameObject.f_back` (3.9, 3.10) or `_PyInterpreterFrame.previous`
     pub frame_previous: usize,
-    /// `PyFrameObject.f_lasti` (3.9, 3.10), `_PyInterpreterFrame.prev_instr` (3.11, 3.12) or `.instr_ptr` (3.13)
+    /// `PyFrameObject.f_lasti` (3.9, 3.10), `_PyInterpreterFrame.prev_instr` (3.11, 3.12) or `.instr_ptr`
     pub frame_instruction: usize,
     /// What the frame's instruction is: `None` for an address, `Some(unit)` for a C int that counts units of so many
     /// bytes from the start of the code, -1 before the first.
@@ -47,8 +49,9 @@ pub struct Layout {
     /// `_PyInterpreterFrame.owner`. Frames of 3.9 and 3.10 have none, and the last byte of `f_back` stands for it: it is
     /// 0 in any address of a program.
     pub frame_owner: usize,
-    /// `FRAME_OWNED_BY_CSTACK`: an entry frame of the interpreter, without code. From 3.12 on.
-    pub owner_c_stack: u8,
+    /// The first of the owners whose frames have no code: `FRAME_OWNED_BY_CSTACK` (3.12, 3.13),
+    /// `FRAME_OWNED_BY_INTERPRETER` (3.14 on). None up to 3.11.
+    pub owner_without_code: u8,
     /// `FRAME_OWNED_BY_GENERATOR`. From 3.11 on.
     pub owner_generator: u8,
     /// `PyCodeObject.co_filename`
@@ -63,12 +66,23 @@ pub struct Layout {
     pub code_first_traceable: Option<usize>,
     /// `PyCodeObject.co_code` (3.9, 3.10), a bytes object, or `.co_code_adaptive`
     pub code_instructions: usize,
+    /// `PyCodeObject.ob_size`: the number of instructions
+    pub code_len: usize,
+    /// `PyCodeObject.co_tlbc`, the copies of its instructions that threads run; free-threaded, from 3.14 on
+    pub code_copies: Option<usize>,
+    /// `PyInterpreterState.tlbc_indices.tlbc_generation`, which counts when such copies are discarded. Not a number of
+    /// the table, but what the interpreter says.
+    pub interpreter_discards: Option<usize>,
+    /// `PyObject.ob_type`
+    pub object_type: usize,
     /// `PyTypeObject.tp_dealloc`
     pub type_dealloc: usize,
     /// `PyASCIIObject.length`
     pub str_len: usize,
     /// `PyASCIIObject.state`
     pub str_state: usize,
+    /// In `state`: the lowest of the three bits of `kind`; `compact` and `ascii` follow
+    pub str_kind: u32,
     /// `sizeof(PyASCIIObject)`: where the characters of an ASCII string start
     pub str_ascii: usize,
     /// `sizeof(PyCompactUnicodeObject)`: where those of other strings start
@@ -79,6 +93,8 @@ pub struct Layout {
     pub bytes_start: usize,
     /// Whether the running thread state is a word of the process (and not of the thread): up to 3.11.
     pub has_global_current: bool,
+    /// Whether threads run Python beside each other: a build with `--disable-gil`.
+    pub is_free_threaded: bool,
 }
 
 /// No interpreter.
@@ -90,7 +106,7 @@ const PYTHON_3_9: Layout = Layout {
     runtime_finalizing: 16,
     runtime_newest: 32,
     runtime_main: 40,
-    runtime_tss_key: 584,
+    runtime_tss_key: Some(584),
     state_frame: 24,
     c_frame_current: None,
     state_c_frame: None,
@@ -100,7 +116,7 @@ const PYTHON_3_9: Layout = Layout {
     frame_instruction: 104,
     instruction_unit: Some(1),
     frame_owner: 31,
-    owner_c_stack: u8::MAX,
+    owner_without_code: u8::MAX,
     owner_generator: u8::MAX,
     code_file: 104,
     code_name: 112,
@@ -108,14 +124,20 @@ const PYTHON_3_9: Layout = Layout {
     code_first_line: 40,
     code_first_traceable: None,
     code_instructions: 48,
+    code_len: 16,
+    code_copies: None,
+    interpreter_discards: None,
+    object_type: 8,
     type_dealloc: 48,
     str_len: 16,
     str_state: 32,
+    str_kind: 2,
     str_ascii: 48,
     str_compact: 72,
     bytes_len: 16,
     bytes_start: 32,
     has_global_current: true,
+    is_free_threaded: false,
 };
 
 /// CPython 3.10
@@ -128,7 +150,7 @@ const PYTHON_3_11: Layout = Layout {
     runtime_finalizing: 24,
     runtime_newest: 40,
     runtime_main: 48,
-    runtime_tss_key: 592,
+    runtime_tss_key: Some(592),
     state_frame: 56,
     c_frame_current: Some(8),
     state_c_frame: Some(56),
@@ -150,13 +172,13 @@ const PYTHON_3_11: Layout = Layout {
 
 /// CPython 3.12
 const PYTHON_3_12: Layout = Layout {
-    runtime_tss_key: 1544,
+    runtime_tss_key: Some(1544),
     c_frame_current: Some(0),
     state_thread: 136,
     frame_code: 0,
     frame_previous: 8,
     frame_owner: 70,
-    owner_c_stack: 3,
+    owner_without_code: 3,
     code_first_line: 68,
     code_first_traceable: Some(176),
     code_instructions: 192,
@@ -172,7 +194,7 @@ const PYTHON_3_13: Layout = Layout {
     runtime_finalizing: 608,
     runtime_newest: 632,
     runtime_main: 640,
-    runtime_tss_key: 2160,
+    runtime_tss_key: Some(2160),
     state_frame: 72,
     c_frame_current: None,
     state_c_frame: None,
@@ -182,11 +204,79 @@ const PYTHON_3_13: Layout = Layout {
     ..PYTHON_3_12
 };
 
+/// CPython 3.13, free-threaded: an object's head is 16 bytes longer.
+const PYTHON_3_13T: Layout = Layout {
+    code_file: 128,
+    code_name: 144,
+    code_line_table: 152,
+    code_first_line: 84,
+    code_first_traceable: Some(200),
+    code_instructions: 216,
+    code_len: 32,
+    object_type: 24,
+    type_dealloc: 64,
+    str_len: 32,
+    str_state: 48,
+    str_ascii: 56,
+    str_compact: 72,
+    bytes_len: 32,
+    bytes_start: 48,
+    is_free_threaded: true,
+    ..PYTHON_3_13
+};
+
+/// CPython 3.14
+const PYTHON_3_14: Layout = Layout {
+    runtime_preinitialized: 768,
+    runtime_finalizing: 784,
+    runtime_newest: 808,
+    runtime_main: 816,
+    runtime_tss_key: None,
+    frame_owner: 74,
+    code_first_traceable: Some(192),
+    code_instructions: 208,
+    ..PYTHON_3_13
+};
+
+/// CPython 3.14, free-threaded
+const PYTHON_3_14T: Layout = Layout {
+    runtime_preinitialized: 768,
+    runtime_finalizing: 784,
+    runtime_newest: 808,
+    runtime_main: 816,
+    runtime_tss_key: None,
+    frame_owner: 78,
+    code_first_traceable: Some(208),
+    code_instructions: 232,
+    code_copies: Some(224),
+    str_kind: 8,
+    ..PYTHON_3_13T
+};
+
+/// CPython 3.15
+const PYTHON_3_15: Layout = Layout {
+    runtime_preinitialized: 896,
+    runtime_finalizing: 912,
+    runtime_newest: 936,
+    runtime_main: 944,
+    state_thread: 176,
+    ..PYTHON_3_14
+};
+
+/// CPython 3.15, free-threaded
+const PYTHON_3_15T: Layout = Layout {
+    runtime_preinitialized: 896,
+    runtime_finalizing: 912,
+    runtime_newest: 936,
+    runtime_main: 944,
+    state_thread: 176,
+    ..PYTHON_3_14T
+};
+
 /// Why an interpreter's stacks are not read.
 #[derive(Clone, Copy)]
 pub enum Refusal {
     UnknownVersion,
-    FreeThreaded,
     /// The field in which table and interpreter differ.
     Mismatch(&'static str),
 }
@@ -195,7 +285,6 @@ impl Refusal {
     pub fn notice(self) -> u32 {
         match self {
             Refusal::UnknownVersion => notice::UNKNOWN_PYTHON,
-            Refusal::FreeThreaded => notice::UNSUPPORTED_PYTHON,
             Refusal::Mismatch(_) => notice::LAYOUT_MISMATCH,
         }
     }
@@ -205,7 +294,6 @@ impl Refusal {
         match self {
             Refusal::UnknownVersion if version == 0 => b"of an unknown version",
             Refusal::UnknownVersion => version_text(version, buf),
-            Refusal::FreeThreaded => b"free-threaded",
             Refusal::Mismatch(field) => field.as_bytes(),
         }
     }
@@ -278,22 +366,29 @@ pub fn of(version: u32, runtime: usize) -> Result<Layout, Refusal> {
         0x030a => Ok(PYTHON_3_10),
         0x030b => Ok(PYTHON_3_11),
         0x030c => Ok(PYTHON_3_12),
-        0x030d => checked(PYTHON_3_13, runtime, &DEBUG_OFFSETS_3_13),
+        0x030d => checked(version, runtime, &DEBUG_OFFSETS_3_13),
+        0x030e => checked(version, runtime, &DEBUG_OFFSETS_3_14),
+        0x030f => checked(version, runtime, &DEBUG_OFFSETS_3_15),
         _ => Err(Refusal::UnknownVersion),
     }
 }
 
-/// Where `_Py_DebugOffsets` (`Include/internal/pycore_runtime.h`) of one version describes what we read.
+/// What `_Py_DebugOffsets` of one version says of the fields that we read, and what it should say. Up to 3.13 it is in
+/// `Include/internal/pycore_runtime.h`, then in `Include/internal/pycore_debug_offsets.h`.
 struct DebugOffsets {
-    free_threaded: usize,
+    layout: Layout,
+    free_threaded: Layout,
     fields: &'static [Described],
+    /// Where it describes `PyInterpreterState.tlbc_indices.tlbc_generation`.
+    interpreter_discards: Option<usize>,
 }
 
 /// Place of the interpreter's description, our field, its name.
 type Described = (usize, fn(&Layout) -> usize, &'static str);
 
 const DEBUG_OFFSETS_3_13: DebugOffsets = DebugOffsets {
-    free_threaded: 16,
+    layout: PYTHON_3_13,
+    free_threaded: PYTHON_3_13T,
     fields: &[
         (32, |it| it.runtime_finalizing, "runtime_state.finalizing"),
         (40, |it| it.runtime_newest, "runtime_state.interpreters_head"),
@@ -307,29 +402,93 @@ const DEBUG_OFFSETS_3_13: DebugOffsets = DebugOffsets {
         (304, |it| it.code_line_table, "code_object.linetable"),
         (312, |it| it.code_first_line, "code_object.firstlineno"),
         (344, |it| it.code_instructions, "code_object.co_code_adaptive"),
+        (360, |it| it.object_type, "pyobject.ob_type"),
         (520, |it| it.bytes_len, "bytes_object.ob_size"),
         (528, |it| it.bytes_start, "bytes_object.ob_sval"),
         (544, |it| it.str_state, "unicode_object.state"),
         (552, |it| it.str_len, "unicode_object.length"),
         (560, |it| it.str_ascii, "unicode_object.asciiobject_size"),
     ],
+    interpreter_discards: None,
+};
+
+const DEBUG_OFFSETS_3_14: DebugOffsets = DebugOffsets {
+    layout: PYTHON_3_14,
+    free_threaded: PYTHON_3_14T,
+    fields: &[
+        (32, |it| it.runtime_finalizing, "runtime_state.finalizing"),
+        (40, |it| it.runtime_newest, "runtime_state.interpreters_head"),
+        (208, |it| it.state_frame, "thread_state.current_frame"),
+        (256, |it| it.frame_previous, "interpreter_frame.previous"),
+        (264, |it| it.frame_code, "interpreter_frame.executable"),
+        (272, |it| it.frame_instruction, "interpreter_frame.instr_ptr"),
+        (288, |it| it.frame_owner, "interpreter_frame.owner"),
+        (320, |it| it.code_file, "code_object.filename"),
+        (336, |it| it.code_name, "code_object.qualname"),
+        (344, |it| it.code_line_table, "code_object.linetable"),
+        (352, |it| it.code_first_line, "code_object.firstlineno"),
+        (384, |it| it.code_instructions, "code_object.co_code_adaptive"),
+        (392, |it| it.code_copies.unwrap_or(0), "code_object.co_tlbc"),
+        (408, |it| it.object_type, "pyobject.ob_type"),
+        (600, |it| it.bytes_len, "bytes_object.ob_size"),
+        (608, |it| it.bytes_start, "bytes_object.ob_sval"),
+        (624, |it| it.str_state, "unicode_object.state"),
+        (632, |it| it.str_len, "unicode_object.length"),
+        (640, |it| it.str_ascii, "unicode_object.asciiobject_size"),
+    ],
+    interpreter_discards: Some(168),
+};
+
+const DEBUG_OFFSETS_3_15: DebugOffsets = DebugOffsets {
+    layout: PYTHON_3_15,
+    free_threaded: PYTHON_3_15T,
+    fields: &[
+        (32, |it| it.runtime_finalizing, "runtime_state.finalizing"),
+        (40, |it| it.runtime_newest, "runtime_state.interpreters_head"),
+        (208, |it| it.state_frame, "thread_state.current_frame"),
+        (320, |it| it.frame_previous, "interpreter_frame.previous"),
+        (328, |it| it.frame_code, "interpreter_frame.executable"),
+        (336, |it| it.frame_instruction, "interpreter_frame.instr_ptr"),
+        (352, |it| it.frame_owner, "interpreter_frame.owner"),
+        (384, |it| it.code_file, "code_object.filename"),
+        (400, |it| it.code_name, "code_object.qualname"),
+        (408, |it| it.code_line_table, "code_object.linetable"),
+        (416, |it| it.code_first_line, "code_object.firstlineno"),
+        (448, |it| it.code_instructions, "code_object.co_code_adaptive"),
+        (456, |it| it.code_copies.unwrap_or(0), "code_object.co_tlbc"),
+        (472, |it| it.object_type, "pyobject.ob_type"),
+        (696, |it| it.bytes_len, "bytes_object.ob_size"),
+        (704, |it| it.bytes_start, "bytes_object.ob_sval"),
+        (720, |it| it.str_state, "unicode_object.state"),
+        (728, |it| it.str_len, "unicode_object.length"),
+        (736, |it| it.str_ascii, "unicode_object.asciiobject_size"),
+        (744, |it| it.str_compact, "unicode_object.compactunicodeobject_size"),
+    ],
+    interpreter_discards: Some(168),
 };
 
 /// `_Py_Debug_Cookie`
 const COOKIE: [u8; 8] = *b"xdebugpy";
+/// `_Py_DebugOffsets.version` and `.free_threaded`
+const VERSION: usize = 8;
+const FREE_THREADED: usize = 16;
 
-fn checked(layout: Layout, runtime: usize, described: &DebugOffsets) -> Result<Layout, Refusal> {
+fn checked(version: u32, runtime: usize, described: &DebugOffsets) -> Result<Layout, Refusal> {
     // SAFETY: `_PyRuntime` starts with the description, which is longer than all places read here.
     let word = |place: usize| unsafe { *((runtime + place) as *const u64) };
     if word(0).to_ne_bytes() != COOKIE {
         return Err(Refusal::Mismatch("cookie"));
     }
-    if word(described.free_threaded) != 0 {
-        return Err(Refusal::FreeThreaded);
+    if word(VERSION) != version as u64 {
+        return Err(Refusal::Mismatch("version"));
     }
+    let layout = if word(FREE_THREADED) != 0 { described.free_threaded } else { described.layout };
     match described.fields.iter().find(|(place, field, _)| word(*place) != field(&layout) as u64) {
         Some((_, _, name)) => Err(Refusal::Mismatch(name)),
-        None => Ok(layout),
+        None => {
+            let interpreter_discards = described.interpreter_discards.map(|place| word(place) as usize);
+            Ok(Layout { interpreter_discards: interpreter_discards.filter(|_| layout.code_copies.is_some()), ..layout })
+        }
     }
 }
 
@@ -368,14 +527,18 @@ mod tests {
     fn a_layout_that_differs_from_the_interpreters_own_account_is_refused_by_field() {
         let mut description = [0u64; 200];
         description[0] = u64::from_ne_bytes(COOKIE);
+        description[VERSION / 8] = 0x030d_00f0;
         for (place, field, _) in DEBUG_OFFSETS_3_13.fields {
             description[place / 8] = field(&PYTHON_3_13) as u64;
         }
-        let check = |description: &[u64; 200]| of(0x030d_00f0, description.as_ptr() as usize);
-        assert!(check(&description).is_ok());
-        description[280 / 8] += 8;
-        assert!(matches!(check(&description), Err(Refusal::Mismatch("code_object.filename"))));
-        description[2] = 1;
-        assert!(matches!(check(&description), Err(Refusal::FreeThreaded)));
+        let check = |version, description: &[u64; 200]| of(version, description.as_ptr() as usize);
+        assert!(check(0x030d_00f0, &description).is_ok());
+        assert!(matches!(check(0x030d_01f0, &description), Err(Refusal::Mismatch("version"))));
+        // A free-threaded interpreter's objects are larger.
+        description[FREE_THREADED / 8] = 1;
+        assert!(matches!(check(0x030d_00f0, &description), Err(Refusal::Mismatch("code_object.filename"))));
+        description[FREE_THREADED / 8] = 0;
+        description[552 / 8] += 8;
+        assert!(matches!(check(0x030d_00f0, &description), Err(Refusal::Mismatch("unicode_object.length"))));
     }
 }

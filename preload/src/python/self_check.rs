@@ -217,9 +217,10 @@ fn walk(api: &Api, layout: &Layout, state: usize, frames: &[RawFrame], mut show:
 
 /// What the log would say of the frame, by the same rule.
 fn visible(layout: &Layout, frame: RawFrame) -> Side {
+    let address = code::address(frame);
     // SAFETY: the frame keeps its code object alive.
-    let first_traceable = unsafe { code::first_traceable(layout, frame.code as usize)? };
-    code::visible_offset(layout, frame, first_traceable).map(|offset| (frame.code as usize, offset as usize))
+    let first_traceable = unsafe { code::first_traceable(layout, address)? };
+    code::visible_offset(layout, frame, first_traceable).map(|offset| (address, offset as usize))
 }
 
 fn with_interpreter_at_rest<T>(api: &Api, work: impl FnOnce() -> T) -> T {

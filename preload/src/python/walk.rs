@@ -64,7 +64,7 @@ impl Frame {
     #[inline(always)]
     pub fn raw(&self, layout: &Layout) -> Option<RawFrame> {
         let generator = if self.owner == layout.owner_generator as u64 { RawFrame::GENERATOR } else { 0 };
-        let is_shown = self.owner != layout.owner_c_stack as u64;
+        let is_shown = self.owner < layout.owner_without_code as u64;
         is_shown.then_some(RawFrame { code: self.code, instruction: self.instruction | generator })
     }
 }
