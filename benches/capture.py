@@ -7,7 +7,8 @@ import struct
 import subprocess
 
 HEADER_LEN = 4096
-BLOCK_ALIGN = 4096
+# `PACKED_ALIGN`: where blocks can start.
+BLOCK_ALIGN = 64
 # magic, kind, codec, image, capacity, lane, sequence, thread, start, node, CRC, committed, state, CRC, raw length
 BLOCK_HEADER = struct.Struct("<4sBBHIIIIQIIIIII")
 BLOCK_MAGIC = b"MTBK"

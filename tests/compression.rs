@@ -265,6 +265,26 @@ fn nobody_who_is_killed_takes_records_along() {
 }
 
 #[test]
+fn whoever_does_not_want_to_wait_for_the_compression_has_a_whole_capture() {
+    let program = Program::new("impatient");
+    let rounds = 4 * ROUNDS;
+    for attempt in 0..4 {
+        let options = ["--compress-on-exit", "--no-python-allocators"];
+        let mut running = program.start(&options, &[&rounds.to_string(), "0"]);
+        let launcher = running.launcher();
+        running.expect("done");
+        std::io::copy(&mut running.stdout, &mut std::io::sink()).unwrap();
+        // The program has ended, or is about to. A signal that comes when all is done ends the launcher.
+        std::thread::sleep(Duration::from_millis(3 * attempt));
+        for _ in 0..3 {
+            let _ = kill(launcher, Signal::SIGINT);
+        }
+        running.finish();
+        assert_eq!(check_prefix(&program.capture()), rounds);
+    }
+}
+
+#[test]
 fn a_long_run_takes_the_space_of_its_compressed_blocks() {
     let program = Program::new("space");
     let mut running = program.start(&[], &[&(4 * ROUNDS).to_string(), "0", "waits"]);

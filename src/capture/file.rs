@@ -1,9 +1,10 @@
 //! Opening a capture and reading it to its end. Refuses what is not a capture with one sentence.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use memtrace_format::{FileHeader, HEADER_LEN, MAGIC, VERSION, clock, state, stop_reason};
@@ -14,6 +15,9 @@ use super::info::{self, CaptureInfo};
 use super::{merge, metadata};
 use crate::model::facts::{Facts, RecordingState};
 use crate::model::{Clock, Event, Model};
+
+/// How long a launcher is waited for that moves blocks.
+const LONGEST_WAIT_MILLIS: u32 = 2000;
 
 /// An open capture, with what its header says.
 pub struct Capture {
@@ -42,8 +46,7 @@ impl Capture {
             bail!("the file is empty");
         }
         let file = File::open(path).map_err(plain_error)?;
-        // As long as we read, no block moves. Where there are no locks, nobody moves any.
-        let _ = file.lock_shared();
+        keep_still(&file);
         let mut page = [0; HEADER_LEN];
         let n_read = read_at(&file, &mut page, 0).map_err(plain_error)?;
         let page = &page[..n_read];
@@ -109,6 +112,18 @@ impl Capture {
         let lanes: Vec<Block> = found.into_iter().filter(Block::has_events).collect();
         merge::run(&self.file, lanes, &mut model, &mut take).with_context(named)?;
         Ok(model)
+    }
+}
+
+/// Has no block move as long as the file is open. The launcher moves some for a few milliseconds at a time; when it holds
+/// its lock for longer it has been stopped, and moves none.
+fn keep_still(file: &File) {
+    for _ in 0..LONGEST_WAIT_MILLIS {
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+            // Where there are no locks, nothing moves either.
+            Ok(()) | Err(TryLockError::Error(_)) => break,
+        }
     }
 }
 

@@ -28,17 +28,25 @@ use super::count::{Counter, EventCount};
 use super::space::FreeSpace;
 use crate::capture::blocks::{Found, find_header, read_header};
 
-/// The codec's level for most blocks: 8 ns an event of json. A step less saves 1 ns and leaves an eighth more, two
-/// steps more take 4 ns and leave a tenth less…
-const LEVEL: i32 = 1;
-/// …which is well spent on the first of them, because most logs are short…
-const FIRST_LEVEL: i32 = 3;
+/// Bytes of records with which a log is short.
 const FIRST_LEN: u64 = 1 << 20;
-/// …and on those of a loop, which cost next to nothing at any level: they become this many times shorter.
-const REPETITIVE_LEVEL: i32 = 4;
-const REPETITIVE_RATIO: usize = 8;
-/// Code objects come once, and are most of a log without Python objects.
-const META_LEVEL: i32 = 6;
+
+/// The codec's level for a block of this kind, when the last block of events became `ratio` times shorter and there
+/// were `raw_len` bytes before.
+fn level(kind: u8, ratio: usize, raw_len: u64) -> i32 {
+    match (kind, ratio, raw_len) {
+        // Code objects come once, and are most of a log without Python objects.
+        (block_kind::META, ..) => 7,
+        // What repeats itself costs next to nothing at any level, …
+        (_, 8.., _) => 4,
+        (_, 3.., _) => 2,
+        // … and most logs are short.
+        (.., ..FIRST_LEN) => 3,
+        // 8 ns an event of json. A level less saves 1 ns and leaves an eighth more, two more take 4 ns and leave a
+        // tenth less.
+        _ => 1,
+    }
+}
 
 /// Puts the blocks of one log in order.
 pub struct Compactor {
@@ -58,8 +66,8 @@ pub struct Compactor {
     counter: Counter,
     raw_len: u64,
     compressor: Option<Compressor<'static>>,
-    /// Whether the last block became that short.
-    is_repetitive: bool,
+    /// How many times shorter the last block of events became.
+    ratio: usize,
     payload: Vec<u8>,
     compressed: Vec<u8>,
 }
@@ -96,7 +104,7 @@ impl Compactor {
             counter: Counter::default(),
             raw_len: 0,
             compressor: None,
-            is_repetitive: false,
+            ratio: 1,
             payload: Vec::new(),
             compressed: Vec::new(),
         }
@@ -231,21 +239,18 @@ impl Compactor {
     }
 
     fn compress(&mut self, kind: u8) -> io::Result<()> {
+        let level = level(kind, self.ratio, self.raw_len);
         let compressor = match &mut self.compressor {
             Some(compressor) => compressor,
-            None => self.compressor.insert(Compressor::new(LEVEL)?),
+            None => self.compressor.insert(Compressor::new(level)?),
         };
-        compressor.set_compression_level(match self.raw_len {
-            _ if kind == block_kind::META => META_LEVEL,
-            _ if self.is_repetitive => REPETITIVE_LEVEL,
-            ..FIRST_LEN => FIRST_LEVEL,
-            _ => LEVEL,
-        })?;
+        compressor.set_compression_level(level)?;
         self.compressed.clear();
         self.compressed.reserve(zstd::zstd_safe::compress_bound(self.payload.len()));
         compressor.compress_to_buffer(&self.payload, &mut self.compressed)?;
-        self.is_repetitive =
-            kind == block_kind::EVENTS && self.compressed.len() < self.payload.len() / REPETITIVE_RATIO;
+        if kind == block_kind::EVENTS {
+            self.ratio = self.payload.len() / self.compressed.len().max(1);
+        }
         Ok(())
     }
 
