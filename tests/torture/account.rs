@@ -5,8 +5,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::BufRead,
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::Stdio,
 };
+
+use crate::support;
 
 /// What became of the blocks of a capture.
 #[derive(Default)]
@@ -36,8 +40,20 @@ fn is_counted(size: u64) -> bool {
 }
 
 impl Account {
-    /// Reads all lines.
-    pub fn of(input: impl BufRead) -> Account {
+    /// That of a capture.
+    pub fn of(capture: &Path) -> Account {
+        let mut parse = support::memtrace();
+        parse.args(["parse", "--json", "--stacks-once"]).arg(capture).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut parse = parse.spawn().expect("memtrace starts");
+        let account = Account::of_lines(BufReader::with_capacity(1 << 20, parse.stdout.take().expect("piped")));
+        let mut complaints = String::new();
+        parse.stderr.take().expect("piped").read_to_string(&mut complaints).expect("complaints are text");
+        let status = parse.wait().expect("memtrace ends");
+        assert!(status.success(), "parse ended with {status}\n{complaints}");
+        account
+    }
+
+    fn of_lines(input: impl BufRead) -> Account {
         let mut account = Account::default();
         for line in input.lines() {
             let line = line.expect("parse prints text");
@@ -203,7 +219,7 @@ mod tests {
     /// The first problem of these lines, empty when there is none.
     fn check(lines: &[&str], problem: &str) {
         let end = r#"{"event":"end"}"#;
-        let problems = Account::of(format!("{}\n{end}\n", lines.join("\n")).as_bytes()).problems().join("\n");
+        let problems = Account::of_lines(format!("{}\n{end}\n", lines.join("\n")).as_bytes()).problems().join("\n");
         assert!(problems.contains(problem) && problems.is_empty() == problem.is_empty(), "{problems:?}");
     }
 

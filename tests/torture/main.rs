@@ -7,6 +7,7 @@
 
 mod account;
 mod native;
+mod python;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -14,21 +15,35 @@ use std::time::{Duration, Instant, SystemTime};
 
 #[test]
 fn blocks_handed_between_threads_are_all_accounted_for() {
-    let torture = native::Torture::build();
-    for seed in first_seed(1)..first_seed(1) + 4 {
-        torture.check(seed, 200_000);
+    let blocks = native::Blocks::build();
+    let first = first_seed(1);
+    (first..first + 4).for_each(|seed| blocks.check(seed, 200_000));
+}
+
+#[test]
+fn random_python_programs_end_as_without_us_with_every_block_and_stack_right() {
+    let programs = python::RandomPrograms::build();
+    // Another seed for each interpreter, so that each run of the tests sees many programs.
+    for (seed, python) in (first_seed(1)..).zip(support::pythons()) {
+        programs.check_account(seed, python, 20);
+        programs.check_stacks(seed, python, 3);
     }
 }
 
 #[test]
 #[ignore = "long tier"]
 fn ten_minutes_of_torture_leave_nothing_unaccounted_for() {
-    let torture = native::Torture::build();
+    let blocks = native::Blocks::build();
+    let programs = python::RandomPrograms::build();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later than 1970");
     let start = Instant::now();
+    let mut pythons = support::pythons().iter().cycle();
     let mut seed = first_seed(now.as_secs());
     while start.elapsed() < Duration::from_secs(600) {
-        torture.check(seed, 2_000_000);
+        blocks.check(seed, 1_000_000);
+        let python = pythons.next().expect("there is one");
+        programs.check_account(seed, python, 200);
+        programs.check_stacks(seed, python, 20);
         seed += 1;
     }
 }

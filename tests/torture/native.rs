@@ -1,10 +1,6 @@
-//! `fixtures/torture/blocks.cpp` under memtrace.
+//! `fixtures/torture/blocks.cpp` under memtrace: the order of events between threads.
 
-use std::{
-    io::{BufReader, Read},
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path, process::Command};
 
 use crate::{
     account::Account,
@@ -12,22 +8,17 @@ use crate::{
 };
 
 /// The program, built.
-pub struct Torture {
+pub struct Blocks {
     scratch: Scratch,
 }
 
-impl Torture {
-    pub fn build() -> Torture {
-        let scratch = Scratch::new("torture");
-        let source = |name: &str| support::fixture("torture").join(name);
-        let options = ["-g", "-O1", "-fno-builtin", "-Wall", "-Werror", "-D_GNU_SOURCE"];
-        let mut program = Command::new("g++");
-        program.args(options).arg("-pthread").arg(source("blocks.cpp")).arg("-o").arg(scratch.join("blocks"));
-        support::run(program.arg("-ldl"));
-        let mut library = Command::new("gcc");
-        library.args(options).args(["-shared", "-fPIC"]).arg(source("library.c")).arg("-o");
-        support::run(library.arg(scratch.join("library.so")));
-        Torture { scratch }
+impl Blocks {
+    pub fn build() -> Blocks {
+        let blocks = Blocks { scratch: Scratch::new("torture") };
+        compile("blocks.cpp", &blocks.scratch.join("blocks"), &["-pthread"]);
+        // The library that comes and goes.
+        compile("library.c", &blocks.scratch.join("library.so"), &["-shared", "-fPIC"]);
+        blocks
     }
 
     /// Runs it once and compares its own account with that of the capture.
@@ -42,7 +33,7 @@ impl Torture {
         command.args(["run", "-q", "-f", "-o"]).arg(&capture).arg("--").arg(self.scratch.join("blocks"));
         command.args([seed, n_blocks, n_threads].map(|number| number.to_string()));
         let output = support::run(command.arg(self.scratch.join("library.so")));
-        let account = account_of(&capture);
+        let account = Account::of(&capture);
         let counted = format!("counted {} {}\n", account.counted.0, account.counted.1);
         let n_allocated = account.n_allocated;
         let mut problems = account.problems();
@@ -52,18 +43,15 @@ impl Torture {
         }
         eprintln!("seed {seed}: {n_threads} threads, {n_allocated} allocations");
         assert!(problems.is_empty(), "seed {seed}, {n_blocks} blocks:\n{}", problems.join("\n"));
+        fs::remove_file(&capture).expect("the capture is ours");
     }
 }
 
-/// What a capture says about every block.
-pub fn account_of(capture: &Path) -> Account {
-    let mut parse = support::memtrace();
-    parse.args(["parse", "--json", "--stacks-once"]).arg(capture).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut parse = parse.spawn().expect("memtrace starts");
-    let account = Account::of(BufReader::with_capacity(1 << 20, parse.stdout.take().expect("piped")));
-    let mut complaints = String::new();
-    parse.stderr.take().expect("piped").read_to_string(&mut complaints).expect("complaints are text");
-    let status = parse.wait().expect("memtrace ends");
-    assert!(status.success(), "parse ended with {status}\n{complaints}");
-    account
+/// Builds a file of `fixtures/torture`.
+pub fn compile(source: &str, target: &Path, options: &[&str]) {
+    let compiler = if source.ends_with(".cpp") { "g++" } else { "gcc" };
+    let mut command = Command::new(compiler);
+    command.args(["-g", "-O1", "-fno-builtin", "-Wall", "-Werror", "-D_GNU_SOURCE", "-o"]).arg(target);
+    command.arg(support::fixture("torture").join(source)).args(options);
+    support::run(command.arg("-ldl"));
 }
