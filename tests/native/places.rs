@@ -81,6 +81,28 @@ fn a_disk_that_other_files_fill_ends_the_recording_and_not_the_program() {
 }
 
 #[test]
+fn a_file_system_without_mappings_and_holes_holds_a_whole_capture() {
+    if !fixture::is_root() {
+        return eprintln!("passed over, needs root to mount a file system");
+    }
+    for option in ["--compress-on-exit", "--no-compress", ""] {
+        let Some(fixture) = Fixture::build("allocates_much") else { return };
+        let outcome = run_script(
+            &fixture,
+            &format!(
+                "mkdir disk && mount -t ramfs memtrace-test disk &&
+                 {{ $MEMTRACE run -q {option} -o disk/capture.bin -- $PROGRAM
+                   code=$?; cp disk/capture.bin .; exit $code; }}"
+            ),
+        );
+        assert_eq!(outcome.stderr, "");
+        let log = decode(&capture_of(&fixture)).expect("the log can be read");
+        assert_eq!(log.damage, [] as [String; 0]);
+        matcher::compare(&fixture.expectation, &log).unwrap_or_else(|text| panic!("{text}"));
+    }
+}
+
+#[test]
 fn the_limit_of_file_sizes_holds_for_the_launcher_too() {
     let Some(fixture) = Fixture::build("allocates_much") else { return };
     let capture = fixture.folder().join("capture.bin");
