@@ -51,6 +51,9 @@ pub fn restored(guard: &Guard) {
 
 /// A mapping was made.
 pub fn mapped(guard: &Guard, address: *mut c_void, len: usize, prot: i32, flags: i32, is_arena: bool) {
+    if let Some(lane) = lane::of_this_thread(guard) {
+        lane.stacks.chunks.mapped(address as usize);
+    }
     record_with_stack(guard, |stack| {
         let (prot, flags) = (prot as u32, flags as u32);
         Record::Mmap(Mmap { address: address as u64, len: len as u64, prot, flags, is_arena, stack })
@@ -60,6 +63,9 @@ pub fn mapped(guard: &Guard, address: *mut c_void, len: usize, prot: i32, flags:
 /// A range is about to be unmapped, or moved.
 pub fn unmapping(guard: &Guard, address: *mut c_void, len: usize, is_remap: bool) {
     python::notice_end(guard);
+    if let Some(lane) = lane::of_this_thread(guard) {
+        lane.stacks.chunks.unmapped(address as usize);
+    }
     record(guard, &Record::Munmap(Munmap { address: address as u64, len: len as u64, is_remap }));
 }
 

@@ -11,7 +11,7 @@ use memtrace_format::record::Node;
 use crate::environment;
 use crate::guard::Guard;
 use crate::heap::{Array, Plain};
-use crate::python::{self, Chain, Frame, code};
+use crate::python::{self, Chain, Chunks, Frame, code};
 use crate::sink::Writer;
 
 /// A frame as it is read: address of the code object, address of the running instruction.
@@ -31,6 +31,7 @@ impl RawFrame {
 }
 
 pub struct Stacks {
+    pub chunks: Chunks,
     chain: Chain,
     /// The node of each frame of the chain, root first.
     nodes: Array<u32>,
@@ -45,6 +46,7 @@ pub struct Stacks {
 impl Stacks {
     pub const fn new() -> Stacks {
         Stacks {
+            chunks: Chunks::new(),
             chain: Chain::new(),
             nodes: Array::new(),
             epoch: 0,
@@ -73,7 +75,7 @@ impl Stacks {
     #[inline(always)]
     fn read(&mut self, guard: &Guard, writer: &mut Writer) -> u32 {
         let epoch = code::epoch();
-        let Some(unchanged) = python::refresh(guard, &mut self.chain) else {
+        let Some(unchanged) = python::refresh(guard, &mut self.chain, &self.chunks) else {
             return 0;
         };
         let depth = self.chain.frames().len();

@@ -9,9 +9,13 @@
 //! Frames on top that are not remembered are read until one is. A frame that has changed is taken over; when its
 //! predecessor has changed, the search for a remembered one goes on from there.
 //!
+//! Below the first frame of a chunk of the interpreter's data stack nothing changes as long as the chunk is there: see
+//! `chunks`.
+//!
 //! # Safety
 //! Dangerous: as in `walk`. Callers hand in the top frame of the running thread, or 0.
 
+use super::chunks::{Chunks, Place};
 use super::offsets::Layout;
 use super::walk::{Frame, MAX_DEPTH};
 use crate::heap::Array;
@@ -24,6 +28,19 @@ pub struct Chain {
     fresh: Array<Frame>,
     /// By address: a level where that frame may be remembered.
     levels: Array<u32>,
+    floor: Floor,
+}
+
+/// What need not be looked at.
+struct Floor {
+    /// Where the thread was when this was found out.
+    place: Place,
+    /// The frames below this level are what they were as long as the thread is at that place.
+    level: usize,
+}
+
+impl Floor {
+    const UNKNOWN: Floor = Floor { place: Place::NONE, level: 0 };
 }
 
 /// Places in the table of levels. Those who share one are found again by walking on.
@@ -39,7 +56,7 @@ enum Check {
 
 impl Chain {
     pub const fn new() -> Chain {
-        Chain { frames: Array::new(), depth: 0, fresh: Array::new(), levels: Array::new() }
+        Chain { frames: Array::new(), depth: 0, fresh: Array::new(), levels: Array::new(), floor: Floor::UNKNOWN }
     }
 
     /// All frames, root first.
@@ -51,24 +68,49 @@ impl Chain {
     /// memory.
     ///
     /// # Safety
-    /// `top` is 0 or the top frame of the running thread.
+    /// `top` is 0 or the top frame of the running thread, and `place` where its data stack is.
     #[inline(always)]
-    pub unsafe fn refresh(&mut self, layout: &Layout, top: usize) -> Option<usize> {
-        let frames = self.frames.slice(self.depth);
-        // SAFETY: the chain leads there.
-        let is_same = frames.last().is_some_and(|last| last.address == top)
-            && frames.iter().rev().all(|frame| unsafe { frame.is_unchanged(layout) });
-        if is_same {
-            return Some(self.depth);
+    pub unsafe fn refresh(&mut self, layout: &Layout, top: usize, place: Place, chunks: &Chunks) -> Option<usize> {
+        let is_place_known = place == self.floor.place;
+        let floor = if is_place_known { self.floor.level } else { 0 };
+        let frames = self.frames();
+        let is_same = frames.last().is_some_and(|last| last.address == top) && {
+            let looked_at = frames.get(floor..).unwrap_or(&[]);
+            // SAFETY: the chain leads to the last of them.
+            unsafe {
+                match layout.instruction_unit {
+                    None => are_unchanged::<false>(layout, looked_at),
+                    Some(_) => are_unchanged::<true>(layout, looked_at),
+                }
+            }
+        };
+        let mut unchanged = self.depth;
+        if !is_same {
+            // SAFETY: as the caller says.
+            unchanged = unsafe { self.follow(layout, top, floor)? };
         }
-        // SAFETY: as the caller says.
-        unsafe { self.follow(layout, top) }
+        if !is_place_known {
+            self.find_floor(place, chunks);
+        }
+        Some(unchanged)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_floor(&mut self, place: Place, chunks: &Chunks) {
+        let level = self.level_of(place.first_frame(), self.depth);
+        self.floor = match (chunks.has_mapped(place), level) {
+            (true, Some(level)) => Floor { place, level },
+            // The chunk's first frame is not linked yet: asked again at the next event.
+            (true, None) => Floor::UNKNOWN,
+            (false, _) => Floor { place, level: 0 },
+        };
     }
 
     /// # Safety
     /// As for `refresh`.
     #[inline(never)]
-    unsafe fn follow(&mut self, layout: &Layout, top: usize) -> Option<usize> {
+    unsafe fn follow(&mut self, layout: &Layout, top: usize, floor: usize) -> Option<usize> {
         let mut known = self.depth;
         let mut n_fresh = 0;
         let mut next = top;
@@ -86,7 +128,7 @@ impl Chain {
                 continue;
             };
             // SAFETY: the chain leads there.
-            match unsafe { self.check(layout, level) } {
+            match unsafe { self.check(layout, level, if level >= floor { floor } else { 0 }) } {
                 Check::Whole(unchanged) => break (level + 1, unchanged),
                 Check::Diverges(at) => {
                     for level in (at..=level).rev() {
@@ -98,6 +140,9 @@ impl Chain {
                 }
             }
         };
+        if n_kept <= floor {
+            self.floor = Floor::UNKNOWN;
+        }
         let depth = n_kept + n_fresh;
         if !self.frames.grow(depth) || self.levels.capacity() == 0 && !self.levels.grow(N_LEVELS) {
             return None;
@@ -111,18 +156,18 @@ impl Chain {
         Some(unchanged)
     }
 
-    /// Compares the frames from `level` down with what they were, and takes over what has changed.
+    /// Compares the frames from `level` down to `floor` with what they were, and takes over what has changed.
     ///
     /// # Safety
     /// The chain leads to the frame at `level`.
-    unsafe fn check(&mut self, layout: &Layout, level: usize) -> Check {
+    unsafe fn check(&mut self, layout: &Layout, level: usize, floor: usize) -> Check {
         let mut unchanged = level + 1;
-        for at in (0..=level).rev() {
+        for at in (floor..=level).rev() {
             let Some(was) = self.frames.get(at) else {
                 break;
             };
             // SAFETY: the frame above, or the caller, has just led there.
-            if unsafe { was.is_unchanged(layout) } {
+            if unsafe { was.is_unchanged::<true>(layout) } {
                 continue;
             }
             // SAFETY: as above.
@@ -151,6 +196,21 @@ impl Chain {
         *n_fresh += 1;
         Some(())
     }
+}
+
+/// Whether all frames are what they were, asked from the last one on.
+///
+/// # Safety
+/// The chain leads to the last frame.
+#[inline(always)]
+unsafe fn are_unchanged<const WITH_CODE: bool>(layout: &Layout, frames: &[Frame]) -> bool {
+    for frame in frames.iter().rev() {
+        // SAFETY: the chain leads to the first that is asked, and each that is unchanged leads to the next.
+        if !unsafe { frame.is_unchanged::<WITH_CODE>(layout) } {
+            return false;
+        }
+    }
+    true
 }
 
 #[inline(always)]
@@ -203,7 +263,9 @@ mod tests {
         }
 
         fn change(&mut self, slot: usize) {
-            let (code, instruction) = (0x1000 * (1 + self.below(3)), 2 * self.below(4));
+            // Instructions lie in their code.
+            let code = 0x1000 * (1 + self.below(3));
+            let instruction = code + 2 * self.below(4);
             let layout = self.layout;
             *self.word(slot, layout.frame_code) = code;
             *self.word(slot, layout.frame_instruction) = instruction;
@@ -212,9 +274,13 @@ mod tests {
 
     /// Refreshes, and compares with a walk and with what was there before.
     fn check(chain: &mut Chain, memory: &Memory, top: usize) {
+        check_in(chain, memory, top, Place::NONE, &Chunks::new());
+    }
+
+    fn check_in(chain: &mut Chain, memory: &Memory, top: usize, place: Place, chunks: &Chunks) {
         let before = chain.frames().to_vec();
         // SAFETY: the frames lie in `memory`.
-        let unchanged = unsafe { chain.refresh(&memory.layout, top) }.unwrap();
+        let unchanged = unsafe { chain.refresh(&memory.layout, top, place, chunks) }.unwrap();
         let mut walked = Array::<RawFrame>::new();
         // SAFETY: as above.
         let depth = unsafe { walk::frames(&memory.layout, top, &mut walked) };
@@ -268,10 +334,60 @@ mod tests {
         let top = memory.link(&stack);
         check(&mut chain, &memory, top);
         // SAFETY: the frames lie in `memory`.
-        assert_eq!(unsafe { chain.refresh(&memory.layout, top) }, Some(40));
+        let mut refresh = |memory: &Memory| unsafe { chain.refresh(&memory.layout, top, Place::NONE, &Chunks::new()) };
+        assert_eq!(refresh(&memory), Some(40));
         *memory.word(3, offsets::NONE.frame_instruction) += 2;
-        // SAFETY: as above.
-        assert_eq!(unsafe { chain.refresh(&memory.layout, top) }, Some(3));
+        assert_eq!(refresh(&memory), Some(3));
         check(&mut chain, &memory, top);
+    }
+
+    #[test]
+    fn frames_in_older_chunks_are_not_looked_at_until_the_chunk_above_them_goes() {
+        /// The first slot of the second chunk.
+        const BORDER: usize = 20;
+        let mut memory = Memory::new(40);
+        // A chunk's first frame lies behind its head.
+        let second = memory.address(BORDER) - Place::NONE.first_frame();
+        let (mut chain, mut chunks) = (Chain::new(), Chunks::new());
+        let mut stack: Vec<usize> = Vec::new();
+        let mut n_skipped = 0;
+        for _ in 0..20_000 {
+            match memory.below(8) {
+                0..4 if stack.len() < 40 => {
+                    memory.change(stack.len());
+                    stack.push(stack.len());
+                    if stack.len() == BORDER + 1 {
+                        chunks.mapped(second);
+                    }
+                }
+                4..7 => {
+                    for _ in 0..memory.below(4) {
+                        if stack.pop() == Some(BORDER) {
+                            chunks.unmapped(second);
+                        }
+                    }
+                }
+                _ => {}
+            }
+            if let Some(&slot) = stack.last() {
+                memory.change(slot);
+            }
+            let place = chunks.place(if stack.len() > BORDER { second } else { 4096 });
+            n_skipped += chain.floor.level;
+            let top = memory.link(&stack);
+            check_in(&mut chain, &memory, top, place, &chunks);
+        }
+        assert!(n_skipped > 20_000, "frames were looked at all the time: {n_skipped}");
+    }
+
+    #[test]
+    fn a_chunk_that_nobody_was_seen_to_map_is_not_trusted() {
+        let mut memory = Memory::new(4);
+        let place = Chunks::new().place(memory.address(2) - Place::NONE.first_frame());
+        let mut chain = Chain::new();
+        let top = memory.link(&[0, 1, 2, 3]);
+        check_in(&mut chain, &memory, top, place, &Chunks::new());
+        memory.change(0);
+        check_in(&mut chain, &memory, top, place, &Chunks::new());
     }
 }

@@ -6,14 +6,17 @@
 //! headers declare them and on the layouts in `offsets.rs`. Callers get frames, or none.
 
 mod chain;
+mod chunks;
 pub mod code;
 mod copies;
 mod cross_check;
 pub mod offsets;
 mod self_check;
+mod thread_state;
 mod walk;
 
 pub use chain::Chain;
+pub use chunks::Chunks;
 pub use walk::Frame;
 
 use core::cell::UnsafeCell;
@@ -27,6 +30,7 @@ use crate::guard::Guard;
 use crate::install::pymem;
 use crate::stacks::RawFrame;
 use crate::{environment, lane, lifecycle, meta, sink, sys};
+use chunks::Place;
 use offsets::{Layout, Refusal};
 
 /// What recording needs of an interpreter. Written once, before `HAS_INTERPRETER` is set.
@@ -41,12 +45,12 @@ struct Interpreter {
     code_type: usize,
 }
 
-struct Place(UnsafeCell<Interpreter>);
+struct Adopted(UnsafeCell<Interpreter>);
 
 // SAFETY: written once, before others may look.
-unsafe impl Sync for Place {}
+unsafe impl Sync for Adopted {}
 
-static INTERPRETER: Place = Place(UnsafeCell::new(Interpreter {
+static INTERPRETER: Adopted = Adopted(UnsafeCell::new(Interpreter {
     layout: offsets::NONE,
     runtime: 0,
     this_thread_state: 0,
@@ -81,7 +85,7 @@ fn interpreter() -> &'static Interpreter {
 /// Brings a lane's memory of this thread's frames up to date. How many of them, from the root on, are what they were;
 /// `None` when the thread runs no Python.
 #[inline(always)]
-pub fn refresh(guard: &Guard, chain: &mut Chain) -> Option<usize> {
+pub fn refresh(guard: &Guard, chain: &mut Chain, chunks: &Chunks) -> Option<usize> {
     match STACKS.load(Ordering::Acquire) {
         READ => {}
         NOT_READ => return None,
@@ -95,11 +99,29 @@ pub fn refresh(guard: &Guard, chain: &mut Chain) -> Option<usize> {
         return None;
     }
     // SAFETY: the state is this thread's.
-    let unchanged = unsafe { chain.refresh(layout, walk::top(layout, state)) };
+    let unchanged = unsafe { chain.refresh(layout, walk::top(layout, state), place(layout, state, chunks), chunks) };
     if environment::is_self_check() {
+        if thread_state::own(interpreter) != thread_state::by_function(interpreter) {
+            fail_self_check(guard, b"memtrace: self-check: the thread state is not what the interpreter says\n");
+        }
         self_check::check(guard, layout, state, chain);
     }
     unchanged
+}
+
+/// Where the thread's data stack is.
+///
+/// # Safety
+/// `state` is this thread's.
+#[inline(always)]
+unsafe fn place(layout: &Layout, state: usize, chunks: &Chunks) -> Place {
+    // SAFETY: fields of the state.
+    match layout.state_stack_chunk {
+        Some(chunk) if unsafe { *((state + layout.state_tracing) as *const i32) } == 0 => {
+            chunks.place(unsafe { walk::word(state + chunk) })
+        }
+        _ => Place::NONE,
+    }
 }
 
 /// What the log says of a frame; `None` for an entry frame of the interpreter.
@@ -134,8 +156,7 @@ fn passes_cross_check(guard: &Guard) -> bool {
 /// The thread state that this thread runs, with or without the GIL; 0 when it has none.
 #[inline(always)]
 fn thread_state(interpreter: &Interpreter) -> usize {
-    // SAFETY: the function of this name and type. It reads thread-specific storage and is safe at any time.
-    let own = unsafe { call(interpreter.this_thread_state) };
+    let own = thread_state::own(interpreter);
     // SAFETY: a word of the runtime's static structure.
     let finalizing = unsafe { *((interpreter.runtime + interpreter.layout.runtime_finalizing) as *const usize) };
     if finalizing != 0 && finalizing != own {

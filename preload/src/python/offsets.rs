@@ -26,7 +26,6 @@ pub struct Layout {
     /// `_PyRuntimeState.gilstate.autoTSSkey` (up to 3.11) or `.autoTSSkey`: an int that tells whether there is a key
     /// (`_is_initialized`), and behind it the `pthread_key_t` under which each thread keeps its thread state. From 3.14
     /// on there is no key to rely on.
-    #[expect(dead_code, reason = "the function of the interpreter that reads the key is called")]
     pub runtime_tss_key: Option<usize>,
     /// `PyThreadState.frame` (3.9, 3.10), `.cframe` (3.11, 3.12) or `.current_frame`
     pub state_frame: usize,
@@ -36,6 +35,11 @@ pub struct Layout {
     pub state_c_frame: Option<usize>,
     /// `PyThreadState.thread_id`: the `pthread_t` of the thread that made the state
     pub state_thread: usize,
+    /// `PyThreadState.tracing`: not 0 while a trace function runs
+    pub state_tracing: usize,
+    /// `PyThreadState.datastack_chunk`, where it is relied on: from 3.11 to 3.13. (3.15 keeps a chunk that goes out of use
+    /// for the next time, so that its address proves nothing.)
+    pub state_stack_chunk: Option<usize>,
     /// `PyFrameObject.f_code` (3.9, 3.10), `_PyInterpreterFrame.f_code` (3.11, 3.12) or `.f_executable`, from 3.14 on with
     /// notes in its lowest bits
     pub frame_code: usize,
@@ -111,6 +115,8 @@ const PYTHON_3_9: Layout = Layout {
     c_frame_current: None,
     state_c_frame: None,
     state_thread: 176,
+    state_tracing: 0,
+    state_stack_chunk: None,
     frame_code: 32,
     frame_previous: 24,
     frame_instruction: 104,
@@ -155,6 +161,8 @@ const PYTHON_3_11: Layout = Layout {
     c_frame_current: Some(8),
     state_c_frame: Some(56),
     state_thread: 152,
+    state_tracing: 44,
+    state_stack_chunk: Some(296),
     frame_code: 32,
     frame_previous: 48,
     frame_instruction: 56,
@@ -175,6 +183,7 @@ const PYTHON_3_12: Layout = Layout {
     runtime_tss_key: Some(1544),
     c_frame_current: Some(0),
     state_thread: 136,
+    state_stack_chunk: Some(232),
     frame_code: 0,
     frame_previous: 8,
     frame_owner: 70,
@@ -199,6 +208,7 @@ const PYTHON_3_13: Layout = Layout {
     c_frame_current: None,
     state_c_frame: None,
     state_thread: 152,
+    state_tracing: 60,
     code_first_traceable: Some(184),
     code_instructions: 200,
     ..PYTHON_3_12
@@ -206,6 +216,7 @@ const PYTHON_3_13: Layout = Layout {
 
 /// CPython 3.13, free-threaded: an object's head is 16 bytes longer.
 const PYTHON_3_13T: Layout = Layout {
+    state_stack_chunk: None,
     code_file: 128,
     code_name: 144,
     code_line_table: 152,
@@ -227,6 +238,7 @@ const PYTHON_3_13T: Layout = Layout {
 
 /// CPython 3.14
 const PYTHON_3_14: Layout = Layout {
+    state_stack_chunk: None,
     runtime_preinitialized: 768,
     runtime_finalizing: 784,
     runtime_newest: 808,

@@ -44,19 +44,22 @@ impl Frame {
         }
     }
 
-    /// Whether the frame is as it was. Who owns it can't have changed: a frame never moves, and one that a generator
-    /// owns does not lie where the thread's own ones do.
+    /// Whether the frame is as it was.
+    ///
+    /// Who owns it can't have changed: a frame never moves, and one that a generator owns does not lie where the thread's
+    /// own ones do. Nor can its code, when the instruction is an address: instructions lie in their code object, or in a
+    /// copy that belongs to one. When it is counted from the start of the code, `WITH_CODE` says that code is compared too.
     ///
     /// # Safety
     /// As for [`Frame::read`], with the frame's own address.
     #[inline(always)]
-    pub unsafe fn is_unchanged(&self, layout: &Layout) -> bool {
+    pub unsafe fn is_unchanged<const WITH_CODE: bool>(&self, layout: &Layout) -> bool {
         // SAFETY: as the caller says.
         unsafe {
             let previous = word(self.address + layout.frame_previous) ^ self.previous;
-            let code = word(self.address + layout.frame_code) as u64 ^ self.code;
-            let instruction = word(self.address + layout.frame_instruction) as u64 ^ self.instruction;
-            previous as u64 | code | instruction == 0
+            let instruction = word(self.address + layout.frame_instruction) ^ self.instruction as usize;
+            let code = if WITH_CODE { word(self.address + layout.frame_code) ^ self.code as usize } else { 0 };
+            previous | instruction | code == 0
         }
     }
 
