@@ -36,7 +36,7 @@ const FIRST_LEN: u64 = 1 << 20;
 fn level(kind: u8, ratio: usize, raw_len: u64) -> i32 {
     match (kind, ratio, raw_len) {
         // Code objects come once, and are most of a log without Python objects.
-        (block_kind::META, ..) => 7,
+        (block_kind::META, ..) => 3,
         // What repeats itself costs next to nothing at any level, …
         (_, 8.., _) => 4,
         (_, 3.., _) => 2,
