@@ -340,5 +340,8 @@ mod tests {
         assert!(run_args("x").records_python_allocators());
         assert!(!run_args("--python-allocators --no-python-allocators x").records_python_allocators());
         assert!(run_args("--no-python-allocators --python-allocators x").records_python_allocators());
+        assert_eq!(run_args("x").compression(), Compression::WhileRunning);
+        assert_eq!(run_args("--compress-on-exit --no-compress x").compression(), Compression::Never);
+        assert_eq!(run_args("--no-compress --compress-on-exit x").compression(), Compression::AtEnd);
     }
 }
