@@ -10,6 +10,7 @@ mod chunks;
 pub mod code;
 mod copies;
 mod cross_check;
+mod holder;
 pub mod offsets;
 mod self_check;
 mod thread_state;
@@ -167,8 +168,7 @@ fn thread_state(interpreter: &Interpreter) -> usize {
 }
 
 /// Up to 3.11 the thread's own state is not the running one inside a subinterpreter. The current state of the process
-/// is this thread's when its C frame lies on this thread's stack; 3.9 has no C frames, and there it is when this thread
-/// has made it.
+/// is this thread's when its C frame lies on this thread's stack; for 3.9, which has no C frames, see `holder`.
 #[inline(always)]
 fn with_subinterpreters(interpreter: &Interpreter, own: usize) -> usize {
     let runtime = interpreter.runtime;
@@ -190,14 +190,19 @@ fn running_on_this_stack(interpreter: &Interpreter, own: usize) -> usize {
     }
     // Another thread may hold the GIL and delete that state just now: the kernel reads it for us.
     let layout = &interpreter.layout;
-    let Some(word) = sys::read_word(current + layout.state_c_frame.unwrap_or(layout.state_thread)) else {
-        return own;
-    };
-    let here = &raw const word as usize;
-    let end = if sys::tid() == sys::pid() { elf::main_stack_end() } else { lane::thread_pointer() };
-    let is_ours = match layout.state_c_frame {
-        Some(_) => (here..end).contains(&word),
-        None => word == lane::thread_pointer(),
+    let is_ours = match (layout.state_c_frame, layout.runtime_gil_holder) {
+        (Some(offset), _) => {
+            let here = &raw const current as usize;
+            let end = if sys::tid() == sys::pid() { elf::main_stack_end() } else { lane::thread_pointer() };
+            sys::read_word(current + offset).is_some_and(|c_frame| (here..end).contains(&c_frame))
+        }
+        (None, Some(offset)) => {
+            // SAFETY: a word of the runtime's static structure.
+            let holder = unsafe { *((interpreter.runtime + offset) as *const usize) };
+            let is_maker = || sys::read_word(current + layout.state_thread) == Some(lane::thread_pointer());
+            holder::is_ours(holder, own, current, sys::tid(), is_maker)
+        }
+        (None, None) => false,
     };
     if is_ours { current } else { own }
 }

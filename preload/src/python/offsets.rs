@@ -27,6 +27,8 @@ pub struct Layout {
     /// (`_is_initialized`), and behind it the `pthread_key_t` under which each thread keeps its thread state. From 3.14
     /// on there is no key to rely on.
     pub runtime_tss_key: Option<usize>,
+    /// `_PyRuntimeState.ceval.gil.last_holder`, in 3.9
+    pub runtime_gil_holder: Option<usize>,
     /// `PyThreadState.frame` (3.9, 3.10), `.cframe` (3.11, 3.12) or `.current_frame`
     pub state_frame: usize,
     /// `_PyCFrame.current_frame`, where `state_frame` leads to one
@@ -111,6 +113,7 @@ const PYTHON_3_9: Layout = Layout {
     runtime_newest: 32,
     runtime_main: 40,
     runtime_tss_key: Some(584),
+    runtime_gil_holder: Some(360),
     state_frame: 24,
     c_frame_current: None,
     state_c_frame: None,
@@ -147,8 +150,13 @@ const PYTHON_3_9: Layout = Layout {
 };
 
 /// CPython 3.10
-const PYTHON_3_10: Layout =
-    Layout { state_c_frame: Some(48), frame_instruction: 96, instruction_unit: Some(2), ..PYTHON_3_9 };
+const PYTHON_3_10: Layout = Layout {
+    runtime_gil_holder: None,
+    state_c_frame: Some(48),
+    frame_instruction: 96,
+    instruction_unit: Some(2),
+    ..PYTHON_3_9
+};
 
 /// CPython 3.11
 const PYTHON_3_11: Layout = Layout {
@@ -175,7 +183,7 @@ const PYTHON_3_11: Layout = Layout {
     code_first_line: 72,
     code_first_traceable: Some(168),
     code_instructions: 184,
-    ..PYTHON_3_9
+    ..PYTHON_3_10
 };
 
 /// CPython 3.12
