@@ -400,6 +400,13 @@ fn environment_pythonmalloc_malloc() {
 }
 
 #[test]
+fn environment_python_jit() {
+    for name in ["small_objects.py", "specialised.py", "generators.py", "exceptions.py"] {
+        Program::fixture(name).env("PYTHON_JIT", "1").check();
+    }
+}
+
+#[test]
 fn environment_pythontracemalloc() {
     for name in ["isolated.py", "special_methods.py", "threads.py"] {
         Program::fixture(name).env("PYTHONTRACEMALLOC", "10").check();

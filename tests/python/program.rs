@@ -87,8 +87,8 @@ impl Program {
         // Lives until all the interpreters had their turn, and so is kept when one of them failed.
         let scratch = Scratch::new("python");
         on_every_python(|python| {
-            if !self.has_allocator_in(python) {
-                eprintln!("skipped on CPython {}, which has no such allocator", python.minor);
+            if !self.is_possible_on(python) {
+                eprintln!("skipped on CPython {}, which has no such allocator or JIT", python.minor);
                 return Vec::new();
             }
             let interpreter = match self.packages {
@@ -120,10 +120,14 @@ impl Program {
         });
     }
 
-    /// Whether the interpreter has the allocator that the environment asks for: a free-threaded one has only mimalloc.
-    fn has_allocator_in(&self, python: &Python) -> bool {
-        let is_malloc = |(name, value): &(String, String)| name == "PYTHONMALLOC" && value.starts_with("malloc");
-        !(python.is_free_threaded() && self.environment.iter().any(is_malloc))
+    /// Whether the interpreter has what the environment asks for: a free-threaded one has no allocator but mimalloc, and
+    /// few are built with a JIT.
+    fn is_possible_on(&self, python: &Python) -> bool {
+        self.environment.iter().all(|(name, value)| match &**name {
+            "PYTHONMALLOC" => !(python.is_free_threaded() && value.starts_with("malloc")),
+            "PYTHON_JIT" => has_jit(python),
+            _ => true,
+        })
     }
 
     fn level(&self, python: &Python) -> Level {
@@ -234,6 +238,11 @@ pub fn compile_for(python: &Python, source: &str) -> PathBuf {
     let mut options = vec!["-ldl"];
     options.extend(Path::new(&loader).exists().then_some(&*option));
     compile_as(&format!("{source}-{}.built", python.minor), source, &options)
+}
+
+fn has_jit(python: &Python) -> bool {
+    const SCRIPT: &str = "import sys; raise SystemExit(not (hasattr(sys, '_jit') and sys._jit.is_available()))";
+    Command::new(&python.path).args(["-c", SCRIPT]).status().is_ok_and(|status| status.success())
 }
 
 /// An interpreter's version: `3.11.7`.
