@@ -88,6 +88,16 @@ impl<T: Plain> Array<T> {
         unsafe { core::slice::from_raw_parts(self.start, len.min(self.capacity)) }
     }
 
+    /// As [`Array::slice`], to change them.
+    #[inline(always)]
+    pub fn slice_mut(&mut self, len: usize) -> &mut [T] {
+        if self.capacity == 0 {
+            return &mut [];
+        }
+        // SAFETY: within the capacity every element exists, and the array is borrowed exclusively.
+        unsafe { core::slice::from_raw_parts_mut(self.start, len.min(self.capacity)) }
+    }
+
     /// Gives the memory back.
     pub fn release(&mut self) {
         if let Some(start) = NonNull::new(self.start.cast::<u8>()) {

@@ -73,33 +73,58 @@ impl Chain {
     pub unsafe fn refresh(&mut self, layout: &Layout, top: usize, place: Place, chunks: &Chunks) -> Option<usize> {
         let is_place_known = place == self.floor.place;
         let floor = if is_place_known { self.floor.level } else { 0 };
-        let frames = self.frames();
-        let is_same = frames.last().is_some_and(|last| last.address == top) && {
-            let looked_at = frames.get(floor..).unwrap_or(&[]);
-            // SAFETY: the chain leads to the last of them.
-            unsafe {
-                match layout.instruction_unit {
-                    None => are_unchanged::<false>(layout, looked_at),
-                    Some(_) => are_unchanged::<true>(layout, looked_at),
-                }
-            }
-        };
-        let mut unchanged = self.depth;
-        if !is_same {
+        // SAFETY: as the caller says.
+        let unchanged = match unsafe { self.go_on(layout, top, floor) } {
+            Some(unchanged) => unchanged,
             // SAFETY: as the caller says.
-            unchanged = unsafe { self.follow(layout, top, floor)? };
-        }
+            None => unsafe { self.follow(layout, top, floor)? },
+        };
         if !is_place_known {
-            self.find_floor(place, chunks);
+            // SAFETY: as the caller says.
+            unsafe { self.find_floor(place, chunks) };
         }
         Some(unchanged)
     }
 
+    /// The usual cases: nothing has changed, or the top frame has gone on. How many frames are what they were; `None` in
+    /// all other cases.
+    ///
+    /// # Safety
+    /// As for `refresh`.
+    #[inline(always)]
+    unsafe fn go_on(&mut self, layout: &Layout, top: usize, floor: usize) -> Option<usize> {
+        let (last, below) = self.frames().split_last().filter(|(last, _)| last.address == top)?;
+        // SAFETY: the caller says so of the top frame, and that leads to the one below.
+        unsafe {
+            let is_last_same = last.is_unchanged::<true>(layout);
+            if !is_last_same && !last.is_linked_as_before(layout) {
+                return None;
+            }
+            let looked_at = below.get(floor..).unwrap_or(&[]);
+            let are_same = match layout.instruction_unit {
+                None => are_unchanged::<false>(layout, looked_at),
+                Some(_) => are_unchanged::<true>(layout, looked_at),
+            };
+            if !are_same {
+                return None;
+            }
+            if is_last_same {
+                return Some(self.depth);
+            }
+            self.frames.set(self.depth - 1, Frame::read(layout, top));
+            Some(self.depth - 1)
+        }
+    }
+
+    /// # Safety
+    /// `place` is the running thread's.
     #[cold]
     #[inline(never)]
-    fn find_floor(&mut self, place: Place, chunks: &Chunks) {
+    unsafe fn find_floor(&mut self, place: Place, chunks: &Chunks) {
         let level = self.level_of(place.first_frame(), self.depth);
-        self.floor = match (chunks.has_mapped(place), level) {
+        // SAFETY: as the caller says.
+        let is_trusted = chunks.has_mapped(place) && !unsafe { place.is_in_first_chunk() };
+        self.floor = match (is_trusted, level) {
             (true, Some(level)) => Floor { place, level },
             // The chunk's first frame is not linked yet: asked again at the next event.
             (true, None) => Floor::UNKNOWN,
@@ -162,19 +187,16 @@ impl Chain {
     /// The chain leads to the frame at `level`.
     unsafe fn check(&mut self, layout: &Layout, level: usize, floor: usize) -> Check {
         let mut unchanged = level + 1;
-        for at in (floor..=level).rev() {
-            let Some(was) = self.frames.get(at) else {
-                break;
-            };
+        for (at, frame) in self.frames.slice_mut(level + 1).iter_mut().enumerate().skip(floor).rev() {
             // SAFETY: the frame above, or the caller, has just led there.
-            if unsafe { was.is_unchanged::<true>(layout) } {
+            if unsafe { frame.is_unchanged::<true>(layout) } {
                 continue;
             }
+            let previous = frame.previous;
             // SAFETY: as above.
-            let is = unsafe { Frame::read(layout, was.address) };
-            self.frames.set(at, is);
+            *frame = unsafe { Frame::read(layout, frame.address) };
             unchanged = at;
-            if is.previous != was.previous {
+            if frame.previous != previous {
                 return Check::Diverges(at);
             }
         }
@@ -346,8 +368,9 @@ mod tests {
         /// The first slot of the second chunk.
         const BORDER: usize = 20;
         let mut memory = Memory::new(40);
-        // A chunk's first frame lies behind its head.
+        // A chunk's first frame lies behind its head, which begins with the address of the chunk before.
         let second = memory.address(BORDER) - Place::NONE.first_frame();
+        *memory.word(BORDER - 1, LEN * 8 - Place::NONE.first_frame()) = 4096;
         let (mut chain, mut chunks) = (Chain::new(), Chunks::new());
         let mut stack: Vec<usize> = Vec::new();
         let mut n_skipped = 0;

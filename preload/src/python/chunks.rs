@@ -8,6 +8,11 @@
 //!
 //! It must not be believed of a chunk that we did not see being mapped (a replaced arena allocator may take chunks from
 //! elsewhere and give them back unseen), nor while a trace function runs, which may set the line of a frame below it.
+//!
+//! # Safety
+//! Dangerous: reads the head of a chunk, while the thread is in it.
+
+use super::walk::word;
 
 /// What a thread has mapped and unmapped.
 pub struct Chunks {
@@ -34,6 +39,17 @@ impl Place {
         /// `offsetof(_PyStackChunk, data)` in 3.11 to 3.14.
         const DATA: usize = 24;
         self.chunk + DATA
+    }
+}
+
+impl Place {
+    /// Whether it is the thread's first chunk, which has no frames below it.
+    ///
+    /// # Safety
+    /// The running thread is at this place.
+    pub unsafe fn is_in_first_chunk(self) -> bool {
+        // SAFETY: the chunk is in use; it begins with the address of the one before it.
+        self.chunk != 0 && unsafe { word(self.chunk) } == 0
     }
 }
 

@@ -63,6 +63,16 @@ impl Frame {
         }
     }
 
+    /// Whether the frame below is the one that it was.
+    ///
+    /// # Safety
+    /// As for [`Frame::is_unchanged`].
+    #[inline(always)]
+    pub unsafe fn is_linked_as_before(&self, layout: &Layout) -> bool {
+        // SAFETY: as the caller says.
+        unsafe { word(self.address + layout.frame_previous) == self.previous }
+    }
+
     /// What the log says of it; `None` for an entry frame of the interpreter, which has no code.
     #[inline(always)]
     pub fn raw(&self, layout: &Layout) -> Option<RawFrame> {
