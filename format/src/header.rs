@@ -182,7 +182,9 @@ pub struct BlockHeader {
     pub payload_crc: u32,
     /// Bytes of records in a payload that is compressed, at most [`MAX_COMPRESSED_RAW_LEN`].
     pub raw_len: u32,
-    pub reserved: [u32; 2],
+    /// Events that count ([`Record::is_counted`](crate::Record::is_counted)), valid when `state` is not open.
+    pub n_events: u32,
+    pub reserved: u32,
 }
 
 /// Bytes in front of a block's payload.

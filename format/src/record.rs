@@ -329,6 +329,13 @@ pub enum Record<'a> {
 }
 
 impl Record<'_> {
+    /// Whether it is an allocation, a free or a mapping: what people count.
+    #[inline(always)]
+    pub fn is_counted(&self) -> bool {
+        use Record::*;
+        matches!(self, Alloc(_) | Free(_) | Mmap(_) | Munmap(_) | Mremap(_))
+    }
+
     /// Whether it happened at a moment that matters: in a shared turn, these carry a tick.
     pub fn is_event(&self) -> bool {
         use Record::*;

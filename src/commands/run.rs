@@ -19,7 +19,7 @@ use crate::capture::info::{CaptureEnd, CaptureInfo, Exit};
 use crate::cli::{Cli, Command, RunArgs};
 use crate::commands::flamegraph;
 use crate::commands::load::warnings;
-use crate::launch::log::{Compression, EventCount, Finished, Log};
+use crate::launch::log::{Compression, Finished, Log};
 use crate::launch::program::{NotRunnable, Program, Target};
 use crate::launch::signals::Signals;
 use crate::launch::watch::{self, Ended};
@@ -213,10 +213,7 @@ fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> any
         );
     }
     let shown = relative(path);
-    let events = match finished.events {
-        EventCount { n_events, is_estimate: false } => count(n_events),
-        EventCount { n_events, is_estimate: true } => format!("about {:.1} million", n_events as f64 / 1e6),
-    };
+    let events = count(finished.n_events);
     let size = match args.compression() {
         Compression::Never => bytes(finished.len),
         _ => format!("{}, compressed from {}", bytes(finished.len), bytes(finished.raw_len)),

@@ -143,7 +143,8 @@ impl Log {
             state: block_state::SEALED,
             payload_crc: 0,
             raw_len: 0,
-            reserved: [0; 2],
+            n_events: 0,
+            reserved: 0,
         };
         self.blocks.push((header, Vec::new()));
         let deltas = Deltas::at_block_start(turn);

@@ -314,6 +314,11 @@ impl Window {
         unsafe { shared_u32(self.start.as_ptr().add(offset_of!(BlockHeader, committed))) }
     }
 
+    pub fn n_events(&self) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { shared_u32(self.start.as_ptr().add(offset_of!(BlockHeader, n_events))) }
+    }
+
     pub fn state(&self) -> &AtomicU32 {
         // SAFETY: as above.
         unsafe { shared_u32(self.start.as_ptr().add(offset_of!(BlockHeader, state))) }

@@ -44,6 +44,8 @@ pub struct Writer {
     window: Option<Window>,
     /// Bytes of payload that are whole.
     committed: usize,
+    /// Events in the block.
+    n_events: u32,
     turns: Turns,
     deltas: Deltas,
     next_len: usize,
@@ -59,6 +61,7 @@ impl Writer {
             n_nodes: 0,
             window: None,
             committed: 0,
+            n_events: 0,
             turns: Turns::new(),
             deltas: Deltas::at_block_start(Turn { number: 0, is_shared: false }),
             next_len: FIRST_BLOCK_LEN,
@@ -87,6 +90,7 @@ impl Writer {
         let room = self.window.as_mut().and_then(|window| window.payload().get_mut(self.committed..));
         if let Some(out) = room.and_then(|room| room.first_chunk_mut()) {
             let len = encode(out, &mut self.deltas, now);
+            self.n_events += 1;
             self.commit(len);
         }
     }
@@ -137,6 +141,7 @@ impl Writer {
         while len <= MAX_RECORD_LEN {
             let room = self.window.as_mut().and_then(|window| window.payload().get_mut(self.committed..));
             if let Some(written) = room.and_then(|room| encode::record(room, &mut self.deltas, now, record)) {
+                self.n_events += record.is_counted() as u32;
                 self.commit(written);
                 return true;
             }
@@ -196,12 +201,13 @@ impl Writer {
             state: block_state::OPEN,
             payload_crc: 0,
             raw_len: 0,
-            reserved: [0; 2],
+            n_events: 0,
+            reserved: 0,
         };
         header.header_crc = header.computed_crc();
         window.write_header(&header);
         self.sequence += 1;
-        self.committed = 0;
+        (self.committed, self.n_events) = (0, 0);
         self.deltas = Deltas::at_block_start(turn);
         self.next_len = (self.next_len * 2).min(MAX_BLOCK_LEN);
         self.window = Some(window);
@@ -217,6 +223,7 @@ impl Writer {
 
     fn close(&mut self, guard: &Guard) {
         if let Some(window) = self.window.take() {
+            window.n_events().store(self.n_events, Ordering::Relaxed);
             window.state().store(block_state::CLOSED, Ordering::Release);
             window.close(guard, self.committed);
         }

@@ -24,7 +24,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use zerocopy::IntoBytes;
 use zstd::bulk::Compressor;
 
-use super::count::{Counter, EventCount};
+use super::count;
 use super::space::FreeSpace;
 use crate::capture::blocks::{Found, find_header, read_header};
 
@@ -63,7 +63,7 @@ pub struct Compactor {
     left: Vec<Place>,
     /// Where the last of the blocks ends that need nothing more.
     end: u64,
-    counter: Counter,
+    n_events: u64,
     raw_len: u64,
     compressor: Option<Compressor<'static>>,
     /// How many times shorter the last block of events became.
@@ -85,7 +85,7 @@ pub struct Compacted {
     pub end: u64,
     /// Bytes of records in all blocks, uncompressed.
     pub raw_len: u64,
-    pub events: EventCount,
+    pub n_events: u64,
 }
 
 impl Compactor {
@@ -101,7 +101,7 @@ impl Compactor {
             closed: VecDeque::new(),
             left: Vec::new(),
             end: free_start,
-            counter: Counter::default(),
+            n_events: 0,
             raw_len: 0,
             compressor: None,
             ratio: 1,
@@ -194,18 +194,18 @@ impl Compactor {
             file.write_all_at(last.header.as_bytes(), last.offset)?;
             self.end = last.end();
         }
-        Ok(Compacted { end: self.end, raw_len: self.raw_len, events: self.counter.finish() })
+        Ok(Compacted { end: self.end, raw_len: self.raw_len, n_events: self.n_events })
     }
 
     /// Moves a block, compressed if that helps, into the first free space. `false` when there is not enough, when the
     /// block is too long, or when somebody may write to it.
     fn pack(&mut self, file: &File, place: &Place, may_be_open: bool) -> io::Result<bool> {
-        let Some(place) = place.now(file)? else { return Ok(false) };
+        let Some(mut place) = place.now(file)? else { return Ok(false) };
         let is_open = place.header.state == block_state::OPEN;
         if is_open && !may_be_open || place.header.committed as usize > MAX_COMPRESSED_RAW_LEN {
             return Ok(false);
         }
-        self.read_payload(file, &place)?;
+        self.read_payload(file, &mut place)?;
         self.compress(place.header.kind)?;
         let is_shorter = self.compressed.len() < self.payload.len();
         let (codec, bytes) = if is_shorter { (codec::ZSTD, &self.compressed) } else { (codec::RAW, &self.payload) };
@@ -258,7 +258,7 @@ impl Compactor {
     /// a block no more.
     fn seal(&mut self, file: &File, place: &Place) -> io::Result<Option<Place>> {
         let Some(mut place) = place.now(file)? else { return Ok(None) };
-        self.read_payload(file, &place)?;
+        self.read_payload(file, &mut place)?;
         if place.header.state != block_state::SEALED {
             place.header.payload_crc = crc32c::crc32c(&self.payload);
             place.header.state = block_state::SEALED;
@@ -274,23 +274,27 @@ impl Compactor {
     }
 
     fn leave(&mut self, file: &File, place: &Place) -> io::Result<()> {
-        if let Some(place) = place.now(file)? {
-            self.end = self.end.max(place.end());
-            self.raw_len += u64::from(place.header.committed);
-            self.counter.pass_over(&place.header);
+        if let Some(mut place) = place.now(file)? {
+            self.read_payload(file, &mut place)?;
+            self.done(&place, place.end());
         }
         Ok(())
     }
 
-    fn read_payload(&mut self, file: &File, place: &Place) -> io::Result<()> {
+    /// Reads what a block holds, and completes its header when its writer never went on to another block.
+    fn read_payload(&mut self, file: &File, place: &mut Place) -> io::Result<()> {
         self.payload.resize(place.header.committed as usize, 0);
-        file.read_exact_at(&mut self.payload, place.offset + BLOCK_HEADER_LEN as u64)
+        file.read_exact_at(&mut self.payload, place.offset + BLOCK_HEADER_LEN as u64)?;
+        if place.header.state == block_state::OPEN {
+            place.header.n_events = count::events(&place.header, &self.payload);
+        }
+        Ok(())
     }
 
     fn done(&mut self, place: &Place, end: u64) {
         self.end = self.end.max(end);
         self.raw_len += self.payload.len() as u64;
-        self.counter.add(&place.header, &self.payload);
+        self.n_events += u64::from(place.header.n_events);
     }
 }
 

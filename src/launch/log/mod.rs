@@ -30,7 +30,6 @@ use crate::capture::info::{self, CaptureEnd, CaptureInfo};
 use crate::launch::clock;
 use crate::launch::sys::{self, SharedHeader};
 use compactor::Compactor;
-pub use count::EventCount;
 use samples::Samples;
 
 /// The block of the end stands in front of all others.
@@ -85,7 +84,7 @@ pub struct Finished {
     /// Bytes of records in it, uncompressed.
     pub raw_len: u64,
     /// Allocations, frees and mappings.
-    pub events: EventCount,
+    pub n_events: u64,
 }
 
 impl Log {
@@ -266,7 +265,7 @@ impl Log {
         // Last, so that the state is true whenever it is read.
         let ended = FileHeader { state: state::ENDED, next_offset: len, ..header };
         file.write_all_at(ended.as_bytes(), 0)?;
-        Ok(Finished { header, len, raw_len: compacted.raw_len, events: compacted.events })
+        Ok(Finished { header, len, raw_len: compacted.raw_len, n_events: compacted.n_events })
     }
 }
 
@@ -287,7 +286,8 @@ fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_turn: Turn) ->
         state: block_state::OPEN,
         payload_crc: 0,
         raw_len: 0,
-        reserved: [0; 2],
+        n_events: 0,
+        reserved: 0,
     };
     header.header_crc = header.computed_crc();
     header
