@@ -280,6 +280,7 @@ const PYTHON_3_15: Layout = Layout {
     runtime_newest: 936,
     runtime_main: 944,
     state_thread: 176,
+    state_tracing: 64,
     ..PYTHON_3_14
 };
 
@@ -290,6 +291,7 @@ const PYTHON_3_15T: Layout = Layout {
     runtime_newest: 936,
     runtime_main: 944,
     state_thread: 176,
+    state_tracing: 64,
     ..PYTHON_3_14T
 };
 
