@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use memtrace_format::record::*;
-use memtrace_format::{AllocatorKind, BLOCK_HEADER_LEN, HEADER_LEN, block_kind};
+use memtrace_format::{AllocatorKind, BLOCK_HEADER_LEN, HEADER_LEN, LAUNCHER_IMAGE, block_kind};
 
 use super::Capture;
 use crate::model::{Action, Event, Model};
@@ -182,6 +182,30 @@ fn an_image_ends_the_one_before() {
     let (model, events) = read("images", &log.bytes());
     assert_eq!(shown(&model, &events), ["10 ImageStart", "10 alloc 1 []", "20 ImageStart", "20 alloc 2 []"]);
     assert_eq!(model.facts.image(1).unwrap().arguments, ["ls", "-l"]);
+}
+
+#[test]
+fn blocks_that_lie_in_another_order_are_read_in_that_of_their_lane() {
+    let mut log = Log::new();
+    log.code(1, "main", "app.py", 10);
+    log.node(0, 0, 1, 2);
+    log.alloc(0, 10, 0x1000, 1, 1);
+    for (at, nanos, is_second) in [(20, 1_000, false), (40, 9_000, true)] {
+        if is_second {
+            log.begin_block(block_kind::LAUNCHER, LAUNCHER_IMAGE, 0);
+            log.begin_block(block_kind::EVENTS, 0, 0);
+        }
+        log.launcher(at, Record::Clock(Clock { mono_nanos: log.header.start_mono_nanos + nanos }));
+        log.alloc(0, at + 1, 0x1000 * at, 1, 1);
+    }
+    let bytes = log.bytes();
+    let (head, blocks) = bytes.split_at(HEADER_LEN);
+    let reversed: Vec<u8> = head.iter().chain(blocks.chunks(log.capacity as usize).rev().flatten()).copied().collect();
+    let (expected, expected_events) = read("in-order", &bytes);
+    let (model, events) = read("reversed", &reversed);
+    assert_eq!(shown(&model, &events), shown(&expected, &expected_events));
+    assert_eq!([20, 30, 40].map(|turn| model.clock.nanos_since_start(turn)), [1_000, 5_000, 9_000]);
+    assert!(model.facts.damage.is_empty());
 }
 
 #[test]
