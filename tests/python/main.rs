@@ -449,7 +449,7 @@ fn a_libpython_that_is_loaded_late_and_initialised_three_times() {
                 problems.push(format!("{scope}: ended with {}\n{}", output.status, support::text(&output)));
             }
             let allocator = if python.is_free_threaded() { "mimalloc" } else { "pymalloc" };
-            let identity = (&*program::version(python), allocator);
+            let identity = (&*program::version(python), &[allocator][..]);
             problems.extend(account::differences(&account::read(&expected), &capture, Level::Objects, identity));
             let without_stack: Vec<u64> = support::events_from(&capture, 7_000_003)
                 .iter()

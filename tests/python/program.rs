@@ -114,7 +114,7 @@ impl Program {
 
             let mut problems = self.unlike(&plain, &traced);
             let expected = account::read(&file("traced.json"));
-            let identity = (&*version(python), self.allocator(python));
+            let identity = (&*version(python), &*self.allocators(python));
             problems.extend(account::differences(&expected, &capture, self.level(python), identity));
             problems
         });
@@ -139,11 +139,16 @@ impl Program {
     }
 
     /// What CPython calls the allocators that it uses with these options.
+    fn allocators(&self, python: &Python) -> Vec<&str> {
+        if !self.environment.iter().any(|(name, _)| name == "PYTHONTRACEMALLOC") {
+            return vec![self.allocator(python)];
+        }
+        // Without a GIL they are wrapped at the start or never, and tracemalloc may come before or after.
+        if python.is_free_threaded() { vec!["custom", "mimalloc"] } else { vec!["custom"] }
+    }
+
     fn allocator(&self, python: &Python) -> &str {
         let chosen = self.environment.iter().find(|(name, _)| name == "PYTHONMALLOC").map(|(_, value)| value.as_str());
-        if self.environment.iter().any(|(name, _)| name == "PYTHONTRACEMALLOC") {
-            return "custom";
-        }
         let is_dev = self.arguments.iter().any(|argument| argument == "dev");
         let is_dev = is_dev || is_debug_build(python);
         match (chosen, python.is_free_threaded()) {
