@@ -372,7 +372,8 @@ mod tests {
                     prop_assert!(ticks.is_none_or(|ticks| ticks == decoder.deltas().ticks));
                 }
                 let at_end = decoder.deltas().clone();
-                if ends.contains(&cut) {
+                // The shortest record is one byte long; in front of it there is the empty log.
+                if cut == 0 || ends.contains(&cut) {
                     prop_assert_eq!(decoder.next(), Ok(None));
                 } else {
                     prop_assert!(decoder.next().is_err());
