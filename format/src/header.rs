@@ -196,6 +196,27 @@ const _: () = assert!(size_of::<BlockHeader>() == BLOCK_HEADER_LEN);
 const _: () = assert!(core::mem::offset_of!(BlockHeader, header_crc) == BLOCK_HEADER_CRC_LEN);
 
 impl BlockHeader {
+    /// A block that nobody has written to yet; its writer says the rest, and then the checksum.
+    pub const OPEN: BlockHeader = BlockHeader {
+        magic: BLOCK_MAGIC,
+        kind: 0,
+        codec: codec::RAW,
+        image: 0,
+        capacity: 0,
+        lane: 0,
+        sequence: 0,
+        thread: 0,
+        first_turn: 0,
+        first_node: 0,
+        header_crc: 0,
+        committed: 0,
+        state: block_state::OPEN,
+        payload_crc: 0,
+        raw_len: 0,
+        n_events: 0,
+        reserved: 0,
+    };
+
     /// The value that `header_crc` must have.
     pub fn computed_crc(&self) -> u32 {
         crc32c(self.as_bytes().get(..BLOCK_HEADER_CRC_LEN).unwrap_or(&[]))

@@ -122,8 +122,6 @@ pub mod tag {
 pub mod notice {
     /// This CPython (text: its version) has no known layout: no Python stacks.
     pub const UNKNOWN_PYTHON: u32 = 1;
-    /// This build of CPython (text: what is unusual) is not supported: no Python stacks.
-    pub const UNSUPPORTED_PYTHON: u32 = 2;
     /// A library (text: its path) was opened with RTLD_DEEPBIND: its own allocations are not seen.
     pub const DEEPBIND: u32 = 3;
     /// The program (text: its path) replaced this process by exec and can't be followed (static, 32-bit, other libc,

@@ -9,6 +9,13 @@ use core::ptr::NonNull;
 
 use crate::sys;
 
+/// A number of 32 bits in which those of a key are mixed, for its place in a table (Fibonacci hashing). Keys that are
+/// addresses come without the bits that alignment leaves zero.
+#[inline(always)]
+pub fn spread(key: u64) -> usize {
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+}
+
 /// Types for which all-zero bytes are a value, without destructors.
 ///
 /// # Safety

@@ -13,7 +13,7 @@ use memtrace_format::record::{Alloc, Free, Mmap, Mremap, Munmap, Restore, Thread
 use memtrace_format::{AllocatorKind, Record};
 
 use crate::guard::Guard;
-use crate::lane;
+use crate::lane::{self, Lane};
 use crate::python;
 
 /// A block was handed out.
@@ -51,10 +51,11 @@ pub fn restored(guard: &Guard) {
 
 /// A mapping was made.
 pub fn mapped(guard: &Guard, address: *mut c_void, len: usize, prot: i32, flags: i32, is_arena: bool) {
-    if let Some(lane) = lane::of_this_thread(guard) {
-        lane.stacks.chunks.mapped(address as usize);
-    }
-    record_with_stack(guard, |stack| {
+    let Some(lane) = lane::of_this_thread(guard) else {
+        return;
+    };
+    lane.stacks.chunks.mapped(address as usize);
+    record_with_stack(guard, lane, |stack| {
         let (prot, flags) = (prot as u32, flags as u32);
         Record::Mmap(Mmap { address: address as u64, len: len as u64, prot, flags, is_arena, stack })
     });
@@ -65,13 +66,16 @@ pub fn unmapping(guard: &Guard, address: *mut c_void, len: usize, is_remap: bool
     python::notice_end(guard);
     if let Some(lane) = lane::of_this_thread(guard) {
         lane.stacks.chunks.unmapped(address as usize);
+        lane.writer.record(guard, &Record::Munmap(Munmap { address: address as u64, len: len as u64, is_remap }));
     }
-    record(guard, &Record::Munmap(Munmap { address: address as u64, len: len as u64, is_remap }));
 }
 
 /// A mapping was moved or resized.
 pub fn remapped(guard: &Guard, old: *mut c_void, new: *mut c_void, len: usize, flags: i32, is_arena: bool) {
-    record_with_stack(guard, |stack| {
+    let Some(lane) = lane::of_this_thread(guard) else {
+        return;
+    };
+    record_with_stack(guard, lane, |stack| {
         let (old_address, address, flags) = (old as u64, new as u64, flags as u32);
         Record::Mremap(Mremap { old_address, address, len: len as u64, flags, is_arena, stack })
     });
@@ -88,10 +92,8 @@ fn record(guard: &Guard, record: &Record<'_>) {
     }
 }
 
-fn record_with_stack<'r>(guard: &Guard, make: impl FnOnce(u32) -> Record<'r>) {
-    if let Some(lane) = lane::of_this_thread(guard) {
-        python::notice_changes(guard);
-        let stack = lane.stacks.current(guard, &mut lane.writer);
-        lane.writer.record(guard, &make(stack));
-    }
+fn record_with_stack<'r>(guard: &Guard, lane: &mut Lane, make: impl FnOnce(u32) -> Record<'r>) {
+    python::notice_changes(guard);
+    let stack = lane.stacks.current(guard, &mut lane.writer);
+    lane.writer.record(guard, &make(stack));
 }

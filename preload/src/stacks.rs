@@ -10,7 +10,7 @@ use memtrace_format::record::Node;
 
 use crate::environment;
 use crate::guard::Guard;
-use crate::heap::{Array, Plain};
+use crate::heap::{Array, Plain, spread};
 use crate::python::{self, Chain, Chunks, Frame, code};
 use crate::sink::Writer;
 
@@ -157,9 +157,7 @@ impl Memo {
 
     #[inline(always)]
     fn place(parent: u32, frame: &Frame) -> usize {
-        let mixed =
-            (frame.code ^ frame.instruction.rotate_left(23) ^ parent as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 32) as usize % Memo::LEN
+        spread(frame.code ^ frame.instruction.rotate_left(23) ^ parent as u64) % Memo::LEN
     }
 
     #[inline(always)]
@@ -190,9 +188,7 @@ impl Memo {
     }
 
     fn forget(&mut self) {
-        for place in 0..self.entries.capacity() {
-            self.entries.set(place, MemoEntry::default());
-        }
+        self.entries.slice_mut(Memo::LEN).fill(MemoEntry::default());
     }
 }
 
@@ -273,8 +269,7 @@ enum Found {
 #[inline(always)]
 fn find(keys: &Array<u64>, values: &Array<u64>, key: u64, offset: u32) -> Found {
     let mask = keys.capacity() - 1;
-    let mixed = (key ^ (offset as u64).rotate_left(40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut place = (mixed >> 32) as usize & mask;
+    let mut place = spread(key ^ (offset as u64).rotate_left(40)) & mask;
     loop {
         match (keys.get(place), values.get(place)) {
             (Some(found), Some(value)) if value != 0 => {

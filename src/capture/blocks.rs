@@ -1,8 +1,6 @@
 //! Finding the blocks of a log. A block whose header is damaged costs itself: the search goes on at the next multiple
 //! of `PACKED_ALIGN`. Called by the reader, and by the launcher while it puts a log in order.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
 
@@ -47,12 +45,13 @@ impl Block {
     }
 
     /// Its place among all records.
-    fn place(&self) -> (u8, u16, u32, u32) {
-        (self.kind, self.image, self.lane, self.sequence)
+    fn place(&self) -> (u16, u8, u32, u32) {
+        (self.image, self.kind, self.lane, self.sequence)
     }
 }
 
-/// Looks through the whole file. Damage is noted in `facts` when they are given.
+/// Looks through the whole file. The blocks of each lane come together and in the order in which they were written: one
+/// that was compressed may lie anywhere. Damage is noted in `facts` when they are given.
 pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
     let file_len = file.metadata()?.len();
     let mut blocks = Vec::new();
@@ -95,7 +94,10 @@ pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
             raw_len: if header.codec == codec::RAW { 0 } else { header.raw_len },
         });
     }
-    Ok(without_twins(blocks))
+    // Of two blocks with the same place the one that is sealed: a launcher that was killed left both.
+    blocks.sort_by_key(|block| (block.place(), block.payload_crc.is_none()));
+    blocks.dedup_by_key(|block| block.place());
+    Ok(blocks)
 }
 
 fn is_known(header: &BlockHeader) -> bool {
@@ -104,27 +106,6 @@ fn is_known(header: &BlockHeader) -> bool {
         codec::ZSTD => header.raw_len as usize <= MAX_COMPRESSED_RAW_LEN,
         _ => false,
     }
-}
-
-/// Of two blocks with the same place in the same lane, the one that is sealed: a launcher that was killed left both.
-fn without_twins(blocks: Vec<Block>) -> Vec<Block> {
-    let mut index_by_place = HashMap::with_capacity(blocks.len());
-    let mut kept: Vec<Block> = Vec::with_capacity(blocks.len());
-    for block in blocks {
-        match index_by_place.entry(block.place()) {
-            Entry::Vacant(entry) => {
-                entry.insert(kept.len());
-                kept.push(block);
-            }
-            Entry::Occupied(entry) => {
-                let known = &mut kept[*entry.get()];
-                if known.payload_crc.is_none() && block.payload_crc.is_some() {
-                    *known = block;
-                }
-            }
-        }
-    }
-    kept
 }
 
 /// What a search for a block came to.

@@ -110,7 +110,7 @@ impl Capture {
         model.facts.end = described.iter().rev().find_map(|block| metadata::read_end(&self.file, block));
         begin(&model);
         let lanes: Vec<Block> = found.into_iter().filter(Block::has_events).collect();
-        merge::run(&self.file, lanes, &mut model, &mut take).with_context(named)?;
+        merge::run(&self.file, &lanes, &mut model, &mut take).with_context(named)?;
         Ok(model)
     }
 }

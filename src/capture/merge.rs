@@ -5,7 +5,7 @@
 //! starts and the one before is gone: exec has ended all its threads.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::fs::File;
 use std::ops::ControlFlow;
 
@@ -25,7 +25,7 @@ const ALWAYS_KEPT: u64 = 64 << 20;
 /// Reads the blocks of all lanes and hands every event to `take`.
 pub fn run(
     file: &File,
-    blocks: Vec<Block>,
+    blocks: &[Block],
     model: &mut Model,
     take: &mut impl FnMut(&Model, &Event) -> ControlFlow<()>,
 ) -> Result<()> {
@@ -54,17 +54,11 @@ pub fn run(
     Ok(())
 }
 
-/// Blocks by lane and in the order of their sequence. Two blocks with the same place in a lane stay in file order.
-fn lanes(blocks: Vec<Block>) -> Vec<Lane> {
-    let mut by_lane: BTreeMap<(u16, u8, u32), Vec<Block>> = BTreeMap::new();
-    for block in blocks {
-        by_lane.entry((block.image, block.kind, block.lane)).or_default().push(block);
-    }
-    let sorted = by_lane.into_values().map(|mut blocks| {
-        blocks.sort_by_key(|block| block.sequence);
-        blocks
-    });
-    sorted.enumerate().map(|(number, blocks)| Lane::new(number as u32, blocks)).collect()
+/// The lanes that the blocks, as a scan orders them, belong to.
+fn lanes(blocks: &[Block]) -> Vec<Lane> {
+    let of_one_lane = |a: &Block, b: &Block| (a.image, a.kind, a.lane) == (b.image, b.kind, b.lane);
+    let by_lane = blocks.chunk_by(of_one_lane).enumerate();
+    by_lane.map(|(number, blocks)| Lane::new(number as u32, blocks.to_vec())).collect()
 }
 
 /// Which image the stream has come to.

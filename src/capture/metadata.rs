@@ -16,12 +16,9 @@ use crate::model::facts::{End, Notice, Python};
 /// The longest description of an end that is believed.
 const MAX_END_LEN: u64 = 64 * 1024;
 
-/// Takes over the metadata of all blocks, and the launcher's samples into the clock. Each lane's blocks are read in the
-/// order in which they were written: a block that was compressed may lie anywhere in the file.
+/// Takes over the metadata of all blocks, and the launcher's samples into the clock.
 pub fn read(file: &File, blocks: &[Block], model: &mut Model) -> Result<()> {
     let scratch = &mut Scratch::default();
-    let mut blocks: Vec<&Block> = blocks.iter().collect();
-    blocks.sort_by_key(|block| (block.image, block.lane, block.sequence));
     for block in blocks {
         match block.kind {
             block_kind::META => each_record(file, block, scratch, model, |model, record, _| {

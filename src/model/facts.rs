@@ -148,9 +148,6 @@ pub fn notice_sentence(notice: &Notice) -> String {
     let text = &notice.text;
     match notice.code {
         UNKNOWN_PYTHON => format!("CPython {text} is not known to this memtrace: no Python stacks were recorded"),
-        UNSUPPORTED_PYTHON => {
-            format!("this build of CPython is not supported ({text}): no Python stacks were recorded")
-        }
         DEEPBIND => format!("{text} was loaded with RTLD_DEEPBIND: its own allocations were not recorded"),
         EXEC_NOT_FOLLOWED => format!("the program replaced itself by {text}, which can't be recorded"),
         NO_PYTHON_ALLOCATORS => format!("Python objects were not recorded: {text}"),
@@ -169,7 +166,6 @@ pub fn notice_name(code: u32) -> &'static str {
     use memtrace_format::record::notice::*;
     match code {
         UNKNOWN_PYTHON => "unknown_python",
-        UNSUPPORTED_PYTHON => "unsupported_python",
         DEEPBIND => "deepbind",
         EXEC_NOT_FOLLOWED => "exec_not_followed",
         NO_PYTHON_ALLOCATORS => "no_python_allocators",

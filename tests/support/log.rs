@@ -128,9 +128,7 @@ impl Log {
             (it.deltas.turn, it.n_nodes, it.sequence + 1, it.thread)
         });
         let header = BlockHeader {
-            magic: BLOCK_MAGIC,
             kind,
-            codec: codec::RAW,
             image,
             capacity: self.capacity,
             lane,
@@ -138,13 +136,8 @@ impl Log {
             thread,
             first_turn: turn.to_bits(),
             first_node: n_nodes,
-            header_crc: 0,
-            committed: 0,
             state: block_state::SEALED,
-            payload_crc: 0,
-            raw_len: 0,
-            n_events: 0,
-            reserved: 0,
+            ..BlockHeader::OPEN
         };
         self.blocks.push((header, Vec::new()));
         let deltas = Deltas::at_block_start(turn);

@@ -18,7 +18,7 @@
 use super::chunks::{Chunks, Place};
 use super::offsets::Layout;
 use super::walk::{Frame, MAX_DEPTH};
-use crate::heap::Array;
+use crate::heap::{Array, spread};
 
 pub struct Chain {
     /// Root first.
@@ -237,7 +237,7 @@ unsafe fn are_unchanged<const WITH_CODE: bool>(layout: &Layout, frames: &[Frame]
 
 #[inline(always)]
 fn place(address: usize) -> usize {
-    (address >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (usize::BITS - N_LEVELS.ilog2())
+    spread(address as u64 >> 3) % N_LEVELS
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use super::offsets::Layout;
 use super::walk::word;
 use super::{copies, interpreter};
 use crate::guard::Guard;
+use crate::heap::spread;
 use crate::lifecycle;
 use crate::meta::META;
 use crate::stacks::RawFrame;
@@ -363,7 +364,7 @@ impl Table {
 }
 
 fn hash(address: usize) -> usize {
-    (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+    spread(address as u64 >> 4)
 }
 
 #[cfg(test)]

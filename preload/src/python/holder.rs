@@ -6,6 +6,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::heap::spread;
+
 /// Thread states and the threads that were seen in them, each at the place that it is looked for. A state that another
 /// one has displaced counts as unseen.
 static SEEN: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
@@ -35,7 +37,7 @@ fn pair(state: usize, tid: u32) -> u64 {
 }
 
 fn place(state: usize) -> Option<&'static AtomicU64> {
-    SEEN.get(((state as u64 >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % SEEN.len())
+    SEEN.get(spread(state as u64 >> 4) % SEEN.len())
 }
 
 #[cfg(test)]

@@ -395,99 +395,62 @@ pub fn of(version: u32, runtime: usize) -> Result<Layout, Refusal> {
     }
 }
 
-/// What `_Py_DebugOffsets` of one version says of the fields that we read, and what it should say. Up to 3.13 it is in
-/// `Include/internal/pycore_runtime.h`, then in `Include/internal/pycore_debug_offsets.h`.
+/// `_Py_DebugOffsets` of one version. Up to 3.13 it is in `Include/internal/pycore_runtime.h`, then in
+/// `Include/internal/pycore_debug_offsets.h`.
 struct DebugOffsets {
     layout: Layout,
     free_threaded: Layout,
-    fields: &'static [Described],
+    /// Which of the places in [`DESCRIBED`] are this version's.
+    column: usize,
     /// Where it describes `PyInterpreterState.tlbc_indices.tlbc_generation`.
     interpreter_discards: Option<usize>,
 }
 
-/// Place of the interpreter's description, our field, its name.
-type Described = (usize, fn(&Layout) -> usize, &'static str);
+const DEBUG_OFFSETS_3_13: DebugOffsets =
+    DebugOffsets { layout: PYTHON_3_13, free_threaded: PYTHON_3_13T, column: 0, interpreter_discards: None };
+const DEBUG_OFFSETS_3_14: DebugOffsets =
+    DebugOffsets { layout: PYTHON_3_14, free_threaded: PYTHON_3_14T, column: 1, interpreter_discards: Some(168) };
+const DEBUG_OFFSETS_3_15: DebugOffsets =
+    DebugOffsets { layout: PYTHON_3_15, free_threaded: PYTHON_3_15T, column: 2, interpreter_discards: Some(168) };
 
-const DEBUG_OFFSETS_3_13: DebugOffsets = DebugOffsets {
-    layout: PYTHON_3_13,
-    free_threaded: PYTHON_3_13T,
-    fields: &[
-        (32, |it| it.runtime_finalizing, "runtime_state.finalizing"),
-        (40, |it| it.runtime_newest, "runtime_state.interpreters_head"),
-        (184, |it| it.state_frame, "thread_state.current_frame"),
-        (232, |it| it.frame_previous, "interpreter_frame.previous"),
-        (240, |it| it.frame_code, "interpreter_frame.executable"),
-        (248, |it| it.frame_instruction, "interpreter_frame.instr_ptr"),
-        (264, |it| it.frame_owner, "interpreter_frame.owner"),
-        (280, |it| it.code_file, "code_object.filename"),
-        (296, |it| it.code_name, "code_object.qualname"),
-        (304, |it| it.code_line_table, "code_object.linetable"),
-        (312, |it| it.code_first_line, "code_object.firstlineno"),
-        (344, |it| it.code_instructions, "code_object.co_code_adaptive"),
-        (360, |it| it.object_type, "pyobject.ob_type"),
-        (520, |it| it.bytes_len, "bytes_object.ob_size"),
-        (528, |it| it.bytes_start, "bytes_object.ob_sval"),
-        (544, |it| it.str_state, "unicode_object.state"),
-        (552, |it| it.str_len, "unicode_object.length"),
-        (560, |it| it.str_ascii, "unicode_object.asciiobject_size"),
-    ],
-    interpreter_discards: None,
-};
+/// Places of the interpreter's description in 3.13, 3.14 and 3.15, our field, its name.
+type Described = ([usize; 3], fn(&Layout) -> usize, &'static str);
 
-const DEBUG_OFFSETS_3_14: DebugOffsets = DebugOffsets {
-    layout: PYTHON_3_14,
-    free_threaded: PYTHON_3_14T,
-    fields: &[
-        (32, |it| it.runtime_finalizing, "runtime_state.finalizing"),
-        (40, |it| it.runtime_newest, "runtime_state.interpreters_head"),
-        (208, |it| it.state_frame, "thread_state.current_frame"),
-        (256, |it| it.frame_previous, "interpreter_frame.previous"),
-        (264, |it| it.frame_code, "interpreter_frame.executable"),
-        (272, |it| it.frame_instruction, "interpreter_frame.instr_ptr"),
-        (288, |it| it.frame_owner, "interpreter_frame.owner"),
-        (320, |it| it.code_file, "code_object.filename"),
-        (336, |it| it.code_name, "code_object.qualname"),
-        (344, |it| it.code_line_table, "code_object.linetable"),
-        (352, |it| it.code_first_line, "code_object.firstlineno"),
-        (384, |it| it.code_instructions, "code_object.co_code_adaptive"),
-        (392, |it| it.code_copies.unwrap_or(0), "code_object.co_tlbc"),
-        (408, |it| it.object_type, "pyobject.ob_type"),
-        (600, |it| it.bytes_len, "bytes_object.ob_size"),
-        (608, |it| it.bytes_start, "bytes_object.ob_sval"),
-        (624, |it| it.str_state, "unicode_object.state"),
-        (632, |it| it.str_len, "unicode_object.length"),
-        (640, |it| it.str_ascii, "unicode_object.asciiobject_size"),
-    ],
-    interpreter_discards: Some(168),
-};
+/// The place of what a version does not describe. (At 0 there is the cookie.)
+const NOWHERE: usize = 0;
 
-const DEBUG_OFFSETS_3_15: DebugOffsets = DebugOffsets {
-    layout: PYTHON_3_15,
-    free_threaded: PYTHON_3_15T,
-    fields: &[
-        (32, |it| it.runtime_finalizing, "runtime_state.finalizing"),
-        (40, |it| it.runtime_newest, "runtime_state.interpreters_head"),
-        (208, |it| it.state_frame, "thread_state.current_frame"),
-        (320, |it| it.frame_previous, "interpreter_frame.previous"),
-        (328, |it| it.frame_code, "interpreter_frame.executable"),
-        (336, |it| it.frame_instruction, "interpreter_frame.instr_ptr"),
-        (352, |it| it.frame_owner, "interpreter_frame.owner"),
-        (384, |it| it.code_file, "code_object.filename"),
-        (400, |it| it.code_name, "code_object.qualname"),
-        (408, |it| it.code_line_table, "code_object.linetable"),
-        (416, |it| it.code_first_line, "code_object.firstlineno"),
-        (448, |it| it.code_instructions, "code_object.co_code_adaptive"),
-        (456, |it| it.code_copies.unwrap_or(0), "code_object.co_tlbc"),
-        (472, |it| it.object_type, "pyobject.ob_type"),
-        (696, |it| it.bytes_len, "bytes_object.ob_size"),
-        (704, |it| it.bytes_start, "bytes_object.ob_sval"),
-        (720, |it| it.str_state, "unicode_object.state"),
-        (728, |it| it.str_len, "unicode_object.length"),
-        (736, |it| it.str_ascii, "unicode_object.asciiobject_size"),
-        (744, |it| it.str_compact, "unicode_object.compactunicodeobject_size"),
-    ],
-    interpreter_discards: Some(168),
-};
+/// What the interpreters say of the fields that we read.
+const DESCRIBED: &[Described] = &[
+    ([32, 32, 32], |it| it.runtime_finalizing, "runtime_state.finalizing"),
+    ([40, 40, 40], |it| it.runtime_newest, "runtime_state.interpreters_head"),
+    ([184, 208, 208], |it| it.state_frame, "thread_state.current_frame"),
+    ([232, 256, 320], |it| it.frame_previous, "interpreter_frame.previous"),
+    ([240, 264, 328], |it| it.frame_code, "interpreter_frame.executable"),
+    ([248, 272, 336], |it| it.frame_instruction, "interpreter_frame.instr_ptr"),
+    ([264, 288, 352], |it| it.frame_owner, "interpreter_frame.owner"),
+    ([280, 320, 384], |it| it.code_file, "code_object.filename"),
+    ([296, 336, 400], |it| it.code_name, "code_object.qualname"),
+    ([304, 344, 408], |it| it.code_line_table, "code_object.linetable"),
+    ([312, 352, 416], |it| it.code_first_line, "code_object.firstlineno"),
+    ([344, 384, 448], |it| it.code_instructions, "code_object.co_code_adaptive"),
+    ([NOWHERE, 392, 456], |it| it.code_copies.unwrap_or(0), "code_object.co_tlbc"),
+    ([360, 408, 472], |it| it.object_type, "pyobject.ob_type"),
+    ([520, 600, 696], |it| it.bytes_len, "bytes_object.ob_size"),
+    ([528, 608, 704], |it| it.bytes_start, "bytes_object.ob_sval"),
+    ([544, 624, 720], |it| it.str_state, "unicode_object.state"),
+    ([552, 632, 728], |it| it.str_len, "unicode_object.length"),
+    ([560, 640, 736], |it| it.str_ascii, "unicode_object.asciiobject_size"),
+    ([NOWHERE, NOWHERE, 744], |it| it.str_compact, "unicode_object.compactunicodeobject_size"),
+];
+
+impl DebugOffsets {
+    /// Where the fields are described, our fields, their names.
+    fn fields(&self) -> impl Iterator<Item = (usize, fn(&Layout) -> usize, &'static str)> {
+        let column = self.column;
+        let fields = DESCRIBED.iter().map(move |(places, field, name)| (places.get(column), *field, *name));
+        fields.filter_map(|(place, field, name)| Some((*place.filter(|place| **place != NOWHERE)?, field, name)))
+    }
+}
 
 /// `_Py_Debug_Cookie`
 const COOKIE: [u8; 8] = *b"xdebugpy";
@@ -505,7 +468,7 @@ fn checked(version: u32, runtime: usize, described: &DebugOffsets) -> Result<Lay
         return Err(Refusal::Mismatch("version"));
     }
     let layout = if word(FREE_THREADED) != 0 { described.free_threaded } else { described.layout };
-    match described.fields.iter().find(|(place, field, _)| word(*place) != field(&layout) as u64) {
+    match described.fields().find(|(place, field, _)| word(*place) != field(&layout) as u64) {
         Some((_, _, name)) => Err(Refusal::Mismatch(name)),
         None => {
             let interpreter_discards = described.interpreter_discards.map(|place| word(place) as usize);
@@ -550,7 +513,7 @@ mod tests {
         let mut description = [0u64; 200];
         description[0] = u64::from_ne_bytes(COOKIE);
         description[VERSION / 8] = 0x030d_00f0;
-        for (place, field, _) in DEBUG_OFFSETS_3_13.fields {
+        for (place, field, _) in DEBUG_OFFSETS_3_13.fields() {
             description[place / 8] = field(&PYTHON_3_13) as u64;
         }
         let check = |version, description: &[u64; 200]| of(version, description.as_ptr() as usize);

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use memtrace_format::encode::{self, Deltas, HOT_ROOM};
 use memtrace_format::record::{Alloc, Free, Node};
 use memtrace_format::turn::Turn;
-use memtrace_format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, Record, block_state, codec};
+use memtrace_format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, Record, block_state};
 
 use crate::guard::Guard;
 use crate::lock::Lock;
@@ -83,12 +83,10 @@ impl Writer {
         let Some(now) = self.now(guard) else {
             return;
         };
-        if self.hot_room().is_none() && !self.next_block(guard, HOT_ROOM) {
+        if hot_room(&mut self.window, self.committed).is_none() && !self.next_block(guard, HOT_ROOM) {
             return;
         }
-        // Not through `hot_room`, whose borrow would be of the whole writer.
-        let room = self.window.as_mut().and_then(|window| window.payload().get_mut(self.committed..));
-        if let Some(out) = room.and_then(|room| room.first_chunk_mut()) {
+        if let Some(out) = hot_room(&mut self.window, self.committed) {
             let len = encode(out, &mut self.deltas, now);
             self.n_events += 1;
             self.commit(len);
@@ -110,7 +108,7 @@ impl Writer {
     #[inline(never)]
     fn take_turn(&mut self, guard: &Guard, header: &LogHeader) -> bool {
         self.turns.take(header.turn(), self.lane, clock::cycles());
-        let room = self.window.as_mut().and_then(|window| window.payload().get_mut(self.committed..));
+        let room = room(&mut self.window, self.committed);
         match room.and_then(|room| encode::turn(room, &mut self.deltas, self.turns.turn())) {
             Some(written) => {
                 self.commit(written);
@@ -139,7 +137,7 @@ impl Writer {
     fn write(&mut self, guard: &Guard, now: u64, record: &Record<'_>) -> bool {
         let mut len = HOT_ROOM;
         while len <= MAX_RECORD_LEN {
-            let room = self.window.as_mut().and_then(|window| window.payload().get_mut(self.committed..));
+            let room = room(&mut self.window, self.committed);
             if let Some(written) = room.and_then(|room| encode::record(room, &mut self.deltas, now, record)) {
                 self.n_events += record.is_counted() as u32;
                 self.commit(written);
@@ -151,12 +149,6 @@ impl Writer {
             len = len.saturating_mul(8).max(FIRST_BLOCK_LEN);
         }
         false
-    }
-
-    /// The free end of the payload, when it has room for a hot record.
-    #[inline(always)]
-    fn hot_room(&mut self) -> Option<&mut [u8; HOT_ROOM]> {
-        self.window.as_mut()?.payload().get_mut(self.committed..)?.first_chunk_mut()
     }
 
     /// Makes what was written part of the log.
@@ -186,9 +178,7 @@ impl Writer {
         let turn = header().and_then(|header| self.turns.end_sharing(header.turn(), self.lane));
         let turn = turn.unwrap_or(self.turns.turn());
         let mut header = BlockHeader {
-            magic: BLOCK_MAGIC,
             kind: self.kind,
-            codec: codec::RAW,
             image: lifecycle::image(),
             capacity: capacity as u32,
             lane: self.lane,
@@ -196,13 +186,7 @@ impl Writer {
             thread: self.thread,
             first_turn: turn.to_bits(),
             first_node: self.n_nodes,
-            header_crc: 0,
-            committed: 0,
-            state: block_state::OPEN,
-            payload_crc: 0,
-            raw_len: 0,
-            n_events: 0,
-            reserved: 0,
+            ..BlockHeader::OPEN
         };
         header.header_crc = header.computed_crc();
         window.write_header(&header);
@@ -239,6 +223,18 @@ impl Writer {
             window.flush(guard, window.committed().load(Ordering::Acquire) as usize);
         }
     }
+}
+
+/// The free end of a block's payload. (No method, because that would borrow the whole writer.)
+#[inline(always)]
+fn room(window: &mut Option<Window>, committed: usize) -> Option<&mut [u8]> {
+    window.as_mut()?.payload().get_mut(committed..)
+}
+
+/// The same, when there is room for a hot record.
+#[inline(always)]
+fn hot_room(window: &mut Option<Window>, committed: usize) -> Option<&mut [u8; HOT_ROOM]> {
+    room(window, committed)?.first_chunk_mut()
 }
 
 /// After a `siglongjmp` out of memtrace.

@@ -275,7 +275,9 @@ impl Compactor {
 
     fn leave(&mut self, file: &File, place: &Place) -> io::Result<()> {
         if let Some(mut place) = place.now(file)? {
-            self.read_payload(file, &mut place)?;
+            if place.header.state == block_state::OPEN {
+                self.read_payload(file, &mut place)?;
+            }
             self.done(&place, place.end());
         }
         Ok(())
@@ -291,9 +293,10 @@ impl Compactor {
         Ok(())
     }
 
+    /// Counts a block that ends at `end` now; `place` is as its writer left it.
     fn done(&mut self, place: &Place, end: u64) {
         self.end = self.end.max(end);
-        self.raw_len += self.payload.len() as u64;
+        self.raw_len += u64::from(place.header.committed);
         self.n_events += u64::from(place.header.n_events);
     }
 }

@@ -22,8 +22,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use format::record::{Clock, Rss};
 use format::turn::{Turn, TurnWord};
 use format::{
-    BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, FileHeader, HEADER_LEN, LAUNCHER_IMAGE, MAGIC,
-    MAPPABLE_FILE_SYSTEMS, PACKED_ALIGN, Record, VERSION, block_kind, block_state, codec, state,
+    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, FileHeader, HEADER_LEN, LAUNCHER_IMAGE, MAGIC, MAPPABLE_FILE_SYSTEMS,
+    PACKED_ALIGN, Record, VERSION, block_kind, block_state, state,
 };
 
 use crate::capture::info::{self, CaptureEnd, CaptureInfo};
@@ -271,23 +271,12 @@ impl Log {
 
 fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_turn: Turn) -> BlockHeader {
     let mut header = BlockHeader {
-        magic: BLOCK_MAGIC,
         kind,
-        codec: codec::RAW,
         image: LAUNCHER_IMAGE,
         capacity: capacity as u32,
-        lane: 0,
         sequence,
-        thread: 0,
         first_turn: first_turn.to_bits(),
-        first_node: 0,
-        header_crc: 0,
-        committed: 0,
-        state: block_state::OPEN,
-        payload_crc: 0,
-        raw_len: 0,
-        n_events: 0,
-        reserved: 0,
+        ..BlockHeader::OPEN
     };
     header.header_crc = header.computed_crc();
     header
