@@ -144,7 +144,7 @@ impl<'a> Fields<'a> {
         }
         let number = self.varint()?;
         match tag & hot::ADDRESS_MASK {
-            hot::RECENT => deltas.recent(number).ok_or(Problem::Invalid),
+            hot::REGION => Ok(deltas.in_region(number)),
             hot::DIFFERENCE => Ok(deltas.address.wrapping_add((unzigzag(number) << 4) as u64)),
             _ => Ok(deltas.address.wrapping_add(unzigzag(number) as u64)),
         }
@@ -402,14 +402,15 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_come_again_take_one_byte_or_none() {
+    fn an_address_takes_few_bytes_when_its_region_is_known() {
         let mut deltas = Deltas::at_block_start(START);
         let mut len_of = |address| {
             let mut out = [0; encode::HOT_ROOM];
             encode::free(&mut out, &mut deltas, 0, &Free { kind: AllocatorKind::Free, address }) - 1
         };
         let far = 0x7fff_0000_0000;
-        assert_eq!([0x1000_0000, 0x1000_0020, far, 0x1000_0000, far, far].map(&mut len_of), [4, 1, 7, 1, 1, 0]);
+        let addresses = [0x1000_0000, 0x1000_0020, far, 0x1000_0020, far, 0x1000_0030, 0x1000_3ff0, far, far];
+        assert_eq!(addresses.map(&mut len_of), [4, 1, 7, 1, 1, 2, 2, 1, 0]);
     }
 
     #[test]

@@ -3,15 +3,20 @@
 
 use crate::record::*;
 use crate::turn::Turn;
-use crate::varint::{self, zigzag};
+use crate::varint::{self, unzigzag, zigzag};
 
 /// Room that a hot record is given: more than the most bytes it takes, because numbers are written as whole words.
 pub const HOT_ROOM: usize = 64;
 /// The most bytes of a [`Node`] record, and of every other record without strings.
 pub const MAX_PLAIN_LEN: usize = 5 + 9 * varint::MAX_LEN;
-/// Places in the table of recent addresses.
-pub const N_RECENT: usize = 1 << RECENT_BITS;
-const RECENT_BITS: u32 = 7;
+/// Places in the table of regions.
+pub const N_REGIONS: usize = 1 << REGION_BITS;
+pub const REGION_BITS: u32 = 7;
+/// A region is 16 KiB: a pool of pymalloc from CPython 3.10 on, whose blocks are of one size.
+const REGION_SHIFT: u32 = 14;
+/// Addresses are written in units of this many bytes where they are multiples of it, as nearly all are.
+const UNIT_SHIFT: u32 = 4;
+const IN_UNIT: u64 = (1 << UNIT_SHIFT) - 1;
 
 /// What differences are relative to; starts anew in each block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,29 +25,31 @@ pub struct Deltas {
     pub ticks: u64,
     pub address: u64,
     pub stack: u32,
-    /// The last address of each place.
-    recent: [u64; N_RECENT],
+    /// The last address in the region of each place, a whole number of units.
+    regions: [u64; N_REGIONS],
 }
 
 impl Deltas {
     /// The state at the start of a block.
     pub const fn at_block_start(first_turn: Turn) -> Deltas {
-        Deltas { turn: first_turn, ticks: 0, address: 0, stack: 0, recent: [0; N_RECENT] }
+        Deltas { turn: first_turn, ticks: 0, address: 0, stack: 0, regions: [0; N_REGIONS] }
     }
 
-    /// The address in one place of the table.
+    /// The address that a number with [`hot::REGION`] stands for.
     #[inline(always)]
-    pub fn recent(&self, place: u64) -> Option<u64> {
-        self.recent.get(place as usize).copied()
+    pub fn in_region(&self, number: u64) -> u64 {
+        let place = number as usize % N_REGIONS;
+        let last = self.regions.get(place).copied().unwrap_or(0);
+        last.wrapping_add((unzigzag(number >> REGION_BITS) << UNIT_SHIFT) as u64)
     }
 
-    /// Remembers the address of a hot record. Whether the table held it already.
+    /// Remembers the address of a hot record; the one before it at the place of its region.
     #[inline(always)]
-    pub fn touch(&mut self, address: u64) -> bool {
+    pub fn touch(&mut self, address: u64) -> u64 {
         self.address = address;
-        match self.recent.get_mut(recent_place(address) as usize) {
-            Some(place) => core::mem::replace(place, address) == address,
-            None => false,
+        match self.regions.get_mut(region_place(address) as usize) {
+            Some(place) => core::mem::replace(place, address & !IN_UNIT),
+            None => 0,
         }
     }
 
@@ -56,10 +63,10 @@ impl Deltas {
     }
 }
 
-/// The place of an address in the table of recent ones.
+/// The place of an address's region in the table.
 #[inline(always)]
-pub const fn recent_place(address: u64) -> u64 {
-    (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - RECENT_BITS)
+pub const fn region_place(address: u64) -> u64 {
+    (address >> REGION_SHIFT).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - REGION_BITS)
 }
 
 /// Writes an allocation; its length. `now` counts in a shared turn only, here and below.
@@ -87,17 +94,22 @@ fn tag_and_address(out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: u64, tag:
         len = varint::write(out, len, deltas.advance(now));
     }
     let difference = address.wrapping_sub(deltas.address) as i64;
-    let in_units = zigzag(difference >> 4);
-    let is_recent = deltas.touch(address);
-    // A short difference is no longer than a place and repeats where places don't.
-    let (mode, number) = if difference & 15 != 0 && !is_recent {
-        (hot::RAW_DIFFERENCE, zigzag(difference))
-    } else if is_recent && (in_units >= 0x80 || difference & 15 != 0) {
-        (hot::RECENT, recent_place(address))
-    } else if difference != 0 {
-        (hot::DIFFERENCE, in_units)
-    } else {
+    let in_units = zigzag(difference >> UNIT_SHIFT);
+    let last = deltas.touch(address);
+    // (Wraps where the regions differ, and is not written then.)
+    let in_region = zigzag(address.wrapping_sub(last) as i64 >> UNIT_SHIFT) << REGION_BITS | region_place(address);
+    let is_same_region = (address ^ last) >> REGION_SHIFT == 0;
+    // A program goes through several regions at once, with steps that repeat in each, and those from one to another
+    // don't. But no number takes a byte more for that.
+    let takes_as_much = if in_region < 1 << 14 { 1 << 7 } else { 1 << 14 };
+    let (mode, number) = if difference == 0 {
         (hot::SAME, 0)
+    } else if (difference as u64 | address) & IN_UNIT != 0 {
+        (hot::RAW_DIFFERENCE, zigzag(difference))
+    } else if is_same_region && in_units >= takes_as_much {
+        (hot::REGION, in_region)
+    } else {
+        (hot::DIFFERENCE, in_units)
     };
     out[0] = tag | mode;
     let end = varint::write(out, len, number);

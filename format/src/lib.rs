@@ -75,9 +75,10 @@
 //! * `number`: how much higher the turn is than the one before; the tag says whether it is shared.
 //! * `ticks`, only in a shared turn: the difference to the previous ticks of the block (0 at its start).
 //! * `address`: as the tag says, the wrapping difference to the previous address of the block (0 at its start), in
-//!   bytes or in units of sixteen; or nothing, when it is that address; or one of the [`encode::N_RECENT`] places of a
-//!   table of recent addresses. Reader and writer keep that table in the same way: each address of a hot record goes to
-//!   its [`encode::recent_place`]; the table is empty at a block's start.
+//!   bytes or in units of sixteen; or nothing, when it is that address; or the difference to the last address in the
+//!   same *region* of 16 KiB, in units, above the seven bits of the region's [`encode::region_place`] in a table of
+//!   [`encode::N_REGIONS`]. Reader and writer keep that table in the same way: each address of a hot record, rounded
+//!   down to a unit, goes to the place of its region; the table is zero at a block's start.
 //! * `stack`: the difference to the previous stack of the block (0 at its start), absent with `SAME_STACK`.
 //!
 //! # Time and order

@@ -85,8 +85,8 @@ pub mod hot {
     pub const ADDRESS_MASK: u8 = 0x30;
     /// The difference to the previous address of the block, in units of 16 bytes.
     pub const DIFFERENCE: u8 = 0x00;
-    /// The place in the table of recent addresses.
-    pub const RECENT: u8 = 0x10;
+    /// The place of the region in its table, and the difference to the last address there, in units of 16 bytes.
+    pub const REGION: u8 = 0x10;
     /// The previous address of the block again; nothing is written.
     pub const SAME: u8 = 0x20;
     /// The difference to the previous address of the block, in bytes.
