@@ -96,7 +96,7 @@
 //! A stack is a node of a per-lane tree: [`Node`](Record::Node) number *n* (counted from 1 in each lane; 0 is the
 //! empty stack) extends its parent by one frame, a code object and the byte offset of the running instruction in it.
 //! Code objects are numbered by the recorder, over the life of an image, and never reused. Names, files and line
-//! tables travel once ([`Code`](Record::Code)); lines are computed by the reader.
+//! tables travel once ([`Code`](Record::Code)), without columns ([`locations`]); lines are computed by the reader.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -104,6 +104,7 @@
 pub mod decode;
 pub mod encode;
 pub mod header;
+pub mod locations;
 pub mod options;
 pub mod record;
 pub mod turn;

@@ -246,7 +246,8 @@ pub struct Code<'a> {
     pub first_line: u32,
     pub name: PyStr<'a>,
     pub file: PyStr<'a>,
-    /// `co_linetable` (CPython 3.9: `co_lnotab`), in the encoding of the image's Python version.
+    /// `co_linetable` (CPython 3.9: `co_lnotab`), in the encoding of the image's Python version; from 3.11 on as a rule
+    /// [without columns](crate::locations).
     pub line_table: &'a [u8],
 }
 

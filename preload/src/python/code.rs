@@ -13,8 +13,8 @@ use core::ffi::c_void;
 use core::slice;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
-use memtrace_format::Record;
 use memtrace_format::record::{Code, Node, PyStr};
+use memtrace_format::{Record, locations};
 
 use super::offsets::Layout;
 use super::walk::word;
@@ -22,6 +22,7 @@ use super::{copies, interpreter};
 use crate::guard::Guard;
 use crate::heap::spread;
 use crate::lifecycle;
+use crate::lock::Lock;
 use crate::meta::META;
 use crate::stacks::RawFrame;
 use crate::sys;
@@ -99,6 +100,13 @@ fn describe(guard: &Guard, layout: &Layout, address: usize) -> Option<(u32, u32)
             bytes(layout, word(address + layout.code_line_table)),
         )
     };
+    let mut short = SHORT_TABLE.lock(guard);
+    let line_table = match layout.instruction_unit {
+        // Columns are most of a table, and of what is written about a short program.
+        None => locations::without_columns(line_table, &mut *short).unwrap_or(line_table),
+        // 3.9 and 3.10 have none.
+        Some(_) => line_table,
+    };
     let id = TABLE.next_number();
     let record = Record::Code(Code { id, first_line, name, file, line_table });
     if !meta.record(guard, &record) || !TABLE.insert(address, id, first_traceable) {
@@ -172,6 +180,9 @@ unsafe fn bytes<'a>(layout: &Layout, object: usize) -> &'a [u8] {
 
 /// Longer strings and line tables are cut off, in bytes: whatever they are, a code object can be described.
 const MAX_TEXT: usize = 4 << 20;
+
+/// Room for one line table without columns. Tables that are longer still are written as they are.
+pub static SHORT_TABLE: Lock<[u8; 16 << 10]> = Lock::new([0; 16 << 10]);
 
 /// The interpreter's own destructor of code objects.
 static REAL_DEALLOC: AtomicUsize = AtomicUsize::new(0);
