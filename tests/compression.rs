@@ -2,22 +2,26 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use memtrace::capture::{Capture, blocks};
-use memtrace::model::Action;
-use memtrace_format::{AllocatorKind, block_state, codec};
+use memtrace::model::{Action, Facts};
+use memtrace_format::{AllocatorKind, FileHeader, HEADER_LEN, block_state, codec};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Scratch, memtrace, text};
+use zerocopy::FromBytes;
 
-/// Allocates and frees, `ROUNDS` times, blocks of sizes that tell in which order. After half of them it says so and
-/// waits for a file, and again at the end.
+/// Allocates and frees, `ROUNDS` times, blocks of sizes that tell in which order. With `waits`, after half of them it
+/// says so and waits for a file, and again at the end; with a number, it stops after so many until it reads a byte.
 const SOURCE: &str = r#"
 #include <fcntl.h>
 #include <pthread.h>
@@ -38,9 +42,14 @@ static void *one(void *wait) {
 }
 
 int main(int argc, char **argv) {
-    int rounds = atoi(argv[1]), n_threads = atoi(argv[2]), waits = argc > 3;
+    int rounds = atoi(argv[1]), n_threads = atoi(argv[2]);
+    int step = argc > 3 ? atoi(argv[3]) : 0, waits = argc > 3 && !step;
     for (int i = 0; i < rounds; i++) {
         free(malloc(100000 + i % 1000));
+        if (step && i % step == step - 1) {
+            say("stop\n", 0);
+            read(0, &(char){0}, 1);
+        }
         if (i == rounds / 2) say("half\n", waits ? "go" : 0);
     }
     pthread_barrier_t barrier;
@@ -112,6 +121,12 @@ impl Running {
         assert_eq!(line.trim_end(), expected);
     }
 
+    /// Whether the next line has begun.
+    fn has_said_more(&self) -> bool {
+        let mut fds = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::POLLIN)];
+        !self.stdout.buffer().is_empty() || poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
+    }
+
     fn launcher(&self) -> Pid {
         Pid::from_raw(self.child.id() as i32)
     }
@@ -164,7 +179,7 @@ fn n_blocks(capture: &Path) -> [usize; 4] {
         let index = match (header.state, header.codec) {
             (_, codec::ZSTD) => 3,
             (block_state::OPEN, _) => 0,
-            (block_state::CLOSED, _) => 1,
+            (block_state::CLOSED | block_state::KEPT, _) => 1,
             _ => 2,
         };
         n_blocks[index] += 1;
@@ -226,14 +241,43 @@ fn a_capture_can_be_read_while_its_blocks_move() {
 }
 
 #[test]
+fn a_reader_finds_each_lane_whole_while_windows_are_used_again() {
+    let program = Program::new("again");
+    let mut running = program.start(&[], &[&(20 * ROUNDS).to_string(), "0", "waits"]);
+    program.create("go");
+    let mut is_done = false;
+    while !is_done {
+        is_done = running.has_said_more();
+        let file = File::open(program.capture()).unwrap();
+        file.lock_shared().unwrap();
+        let mut facts = Facts::default();
+        let mut n_by_lane = HashMap::new();
+        for block in blocks::scan_lanes(&file, &mut facts).unwrap() {
+            let n = n_by_lane.entry((block.kind, block.lane)).or_insert(0);
+            assert_eq!(block.sequence, *n, "{block:?}");
+            *n += 1;
+        }
+        assert_eq!(facts.damage, []);
+        drop(file);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    running.expect("done");
+    program.create("end");
+    assert_eq!(running.finish(), Some(7));
+    assert_eq!(check_prefix(&program.capture()), 20 * ROUNDS);
+}
+
+#[test]
 fn nobody_who_is_killed_takes_records_along() {
     let program = Program::new("killed");
-    let rounds = 2 * ROUNDS;
+    let rounds = 10 * ROUNDS;
     // With each attempt a little later, so that the launcher is met at whatever it does.
     for attempt in 0..12 {
         let mut running = program.start(&[], &[&rounds.to_string(), "0", "waits"]);
         let (launcher, it) = (running.launcher(), running.program());
+        let [.., n_compressed] = n_blocks(&program.capture());
         program.create("go");
+        wait_until("windows to be used again", || n_blocks(&program.capture())[3] > n_compressed + 1);
         std::thread::sleep(Duration::from_micros(700 * attempt));
         let n = match attempt % 3 {
             0 => {
@@ -284,19 +328,44 @@ fn whoever_does_not_want_to_wait_for_the_compression_has_a_whole_capture() {
     }
 }
 
+/// Runs through `n_stops` parts of a program; what `see` sees of the capture after each, when it is compressed.
+fn at_stops<T>(program: &Program, n_stops: usize, see: impl Fn(&Path) -> T) -> Vec<T> {
+    let step = ROUNDS / 2;
+    let mut command = program.command(&[], &[&(n_stops * step).to_string(), "0", &step.to_string()]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let capture = program.capture();
+    let mut seen = Vec::new();
+    for line in stdout.lines() {
+        if line.unwrap() == "stop" {
+            wait_until("the compression to catch up", || n_blocks(&capture)[1] == 0);
+            seen.push(see(&capture));
+            stdin.write_all(b".").unwrap();
+        }
+    }
+    assert_eq!((child.wait().unwrap().code(), seen.len()), (Some(7), n_stops));
+    assert_eq!(check_prefix(&capture), n_stops * step);
+    seen
+}
+
 #[test]
 fn a_long_run_takes_the_space_of_its_compressed_blocks() {
     let program = Program::new("space");
-    let mut running = program.start(&[], &[&(4 * ROUNDS).to_string(), "0", "waits"]);
-    program.create("go");
-    running.expect("done");
-    let capture = program.capture();
-    wait_until("the compression to catch up", || n_blocks(&capture)[1] == 0);
-    let (on_disk, len) = (bytes_on_disk(&capture), fs::metadata(&capture).unwrap().len());
-    assert!(on_disk < len / 2, "{on_disk} bytes on disk of {len}");
-    program.create("end");
-    assert_eq!(running.finish(), Some(7));
-    assert!(bytes_on_disk(&capture) <= on_disk);
+    program.run(&["--no-compress"], &[&(10 * ROUNDS).to_string(), "0"]);
+    let raw_len = fs::metadata(program.capture()).unwrap().len();
+    let seen = at_stops(&program, 20, |capture| {
+        let mut header = [0; HEADER_LEN];
+        File::open(capture).unwrap().read_exact(&mut header).unwrap();
+        let (header, _) = FileHeader::read_from_prefix(&header).unwrap();
+        (header.next_offset, bytes_on_disk(capture))
+    });
+    let ((early, early_on_disk), (late, late_on_disk)) = (seen[4], seen[19]);
+    // The same windows are used again and again; only the compressed blocks become more, and the samples.
+    assert!(late - early < raw_len / 4, "{early}, later {late} bytes; {raw_len} uncompressed");
+    assert!(late_on_disk - early_on_disk < raw_len / 8, "{early_on_disk}, later {late_on_disk} bytes of {raw_len}");
+    let len = fs::metadata(program.capture()).unwrap().len();
+    assert!(len < late_on_disk, "{len} bytes in the end, {late_on_disk} before");
 }
 
 #[test]

@@ -109,9 +109,12 @@ pub struct FileHeader {
     pub info_len: u32,
     /// CRC-32C of those bytes.
     pub info_crc: u32,
+    /// Not 0 when the launcher packs blocks while the program runs, and releases the windows that were kept for that.
+    pub releases_windows: u32,
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<FileHeader>() == 104);
+const _: () = assert!(size_of::<FileHeader>() == 112);
 const _: () = assert!(core::mem::offset_of!(FileHeader, turn) == 64);
 
 /// What a block holds ([`BlockHeader::kind`]).
@@ -134,6 +137,11 @@ pub mod block_state {
     pub const CLOSED: u32 = 1;
     /// Closed, and `payload_crc` is valid.
     pub const SEALED: u32 = 2;
+    /// Closed, and its writer waits for the launcher to release the place.
+    pub const KEPT: u32 = 3;
+    /// No block any more: its records are elsewhere, and the writer that kept the place may begin another block there.
+    /// Until it has, only the capacity means something.
+    pub const RELEASED: u32 = 4;
 }
 
 /// The encoding of a block's payload ([`BlockHeader::codec`]).
@@ -147,9 +155,9 @@ pub mod codec {
 /// Longer payloads are never compressed.
 pub const MAX_COMPRESSED_RAW_LEN: usize = 1024 * 1024;
 
-/// The start of a block. Everything down to `header_crc` is written once, but for the `capacity` of the last block, which
-/// the launcher shortens when it cuts the unused end of a finished log off; the rest is *shared* until the block is
-/// sealed.
+/// The start of a block. Everything down to `header_crc` is written once for each block, but for the `capacity` of the
+/// last one, which the launcher shortens when it cuts the unused end of a finished log off; the rest is *shared* until
+/// the block is sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BlockHeader {
@@ -184,19 +192,23 @@ pub struct BlockHeader {
     pub raw_len: u32,
     /// Events that count ([`Record::is_counted`](crate::Record::is_counted)), valid when `state` is not open.
     pub n_events: u32,
-    pub reserved: u32,
+    /// CRC-32C of the first 16 bytes, which stay as they are when a place is used again.
+    pub place_crc: u32,
 }
 
 /// Bytes in front of a block's payload.
 pub const BLOCK_HEADER_LEN: usize = 64;
 /// How many of its bytes `header_crc` covers.
 pub const BLOCK_HEADER_CRC_LEN: usize = 36;
+/// How many of its bytes `place_crc` covers.
+pub const BLOCK_PLACE_CRC_LEN: usize = 16;
 
 const _: () = assert!(size_of::<BlockHeader>() == BLOCK_HEADER_LEN);
 const _: () = assert!(core::mem::offset_of!(BlockHeader, header_crc) == BLOCK_HEADER_CRC_LEN);
+const _: () = assert!(core::mem::offset_of!(BlockHeader, sequence) == BLOCK_PLACE_CRC_LEN);
 
 impl BlockHeader {
-    /// A block that nobody has written to yet; its writer says the rest, and then the checksum.
+    /// A block that nobody has written to yet; its writer says the rest, and then the checksums.
     pub const OPEN: BlockHeader = BlockHeader {
         magic: BLOCK_MAGIC,
         kind: 0,
@@ -214,12 +226,27 @@ impl BlockHeader {
         payload_crc: 0,
         raw_len: 0,
         n_events: 0,
-        reserved: 0,
+        place_crc: 0,
     };
 
-    /// The value that `header_crc` must have.
-    pub fn computed_crc(&self) -> u32 {
-        crc32c(self.as_bytes().get(..BLOCK_HEADER_CRC_LEN).unwrap_or(&[]))
+    /// The same, with the checksums that belong to it.
+    pub fn checked(self) -> BlockHeader {
+        BlockHeader { header_crc: self.crc(BLOCK_HEADER_CRC_LEN), place_crc: self.crc(BLOCK_PLACE_CRC_LEN), ..self }
+    }
+
+    /// Whether it is as its writer left it, or, when the place was released, as far as it means something.
+    pub fn is_whole(&self) -> bool {
+        self.magic == BLOCK_MAGIC
+            && self.capacity as usize >= BLOCK_HEADER_LEN
+            && self.capacity.is_multiple_of(PACKED_ALIGN as u32)
+            && match self.state {
+                block_state::RELEASED => self.place_crc == self.crc(BLOCK_PLACE_CRC_LEN),
+                _ => self.header_crc == self.crc(BLOCK_HEADER_CRC_LEN),
+            }
+    }
+
+    fn crc(&self, len: usize) -> u32 {
+        crc32c(self.as_bytes().get(..len).unwrap_or(&[]))
     }
 }
 

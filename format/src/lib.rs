@@ -27,10 +27,19 @@
 //! # Finished blocks move down
 //!
 //! While the program runs, the launcher compresses blocks that are closed. It writes the compressed block, whole and
-//! sealed, into free space, its header last; then it makes a hole where the old one was, which is free space again. So the file never holds more than one block twice, and whenever the launcher
-//! is killed, every block is there at least once: of two blocks with the same place in the same lane a reader takes the
-//! one that is sealed. [`BlockHeader::codec`] says how a payload is compressed; `committed` and `payload_crc` then
-//! tell of the bytes in the file, and `raw_len` how many they become.
+//! sealed, into free space, its header last; then it makes a hole where the old one was, which is free space again. So
+//! the file never holds more than one block twice, and whenever the launcher is killed, every block is there at least
+//! once: of two blocks with the same place in the same lane a reader takes the one that is sealed.
+//! [`BlockHeader::codec`] says how a payload is compressed; `committed` and `payload_crc` then tell of the bytes in the
+//! file, and `raw_len` how many they become.
+//!
+//! A recorder for which each new window costs a page fault per page can keep a few ([`block_state::KEPT`]) when the
+//! launcher says that it gives them back ([`FileHeader::releases_windows`]): instead of making a hole it marks the place
+//! [`RELEASED`](block_state::RELEASED). Of two processes only one ever leaves each of these states, so neither waits for
+//! the other. The next block of the lane may begin there, with the same first 16 bytes: the recorder writes the rest of
+//! its header, with 0 committed bytes, and the state last. Until then readers pass by, whatever the rest says; what lies
+//! behind `committed` may be of the block before. Space for compressed blocks the launcher takes from `next_offset` then,
+//! like the recorder. When the program has ended, all that was released is free space, and the last blocks move there.
 //!
 //! Blocks only move under an exclusive `flock` on the file, tried without waiting; whoever reads a log that may still
 //! be written holds a shared one.
@@ -44,8 +53,8 @@
 //!
 //! After every record the writer stores `committed`, so that whatever kills the program, the log holds everything up to
 //! its last record: **a prefix of a log is a log**. `state` goes from [`block_state::OPEN`] to
-//! [`block_state::CLOSED`] when the writer takes its next block, and to [`block_state::SEALED`] when the launcher has
-//! stored the CRC-32C of the payload. A block whose header or CRC is wrong costs only itself: numbers that records are
+//! [`block_state::CLOSED`] or `KEPT` when the writer takes its next block, and to [`block_state::SEALED`] when the
+//! launcher has stored the CRC-32C of the payload. A block whose header or CRC is wrong costs only itself: numbers that records are
 //! relative to start anew in each block, and `first_node` says how many stack nodes the lane had before.
 //!
 //! Kinds of block: [`block_kind::EVENTS`] (records of a lane), [`block_kind::META`] (code objects, notices, images;

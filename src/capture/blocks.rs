@@ -1,6 +1,7 @@
 //! Finding the blocks of a log. A block whose header is damaged costs itself: the search goes on at the next multiple
 //! of `PACKED_ALIGN`. Called by the reader, and by the launcher while it puts a log in order.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 
@@ -11,7 +12,7 @@ use memtrace_format::{
     block_state, codec,
 };
 use nix::unistd::{Whence, lseek};
-use zerocopy::FromBytes;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::file::read_at;
 use crate::model::Facts;
@@ -44,10 +45,25 @@ impl Block {
         matches!(self.kind, block_kind::EVENTS | block_kind::LAUNCHER)
     }
 
-    /// Its place among all records.
-    fn place(&self) -> (u16, u8, u32, u32) {
-        (self.image, self.kind, self.lane, self.sequence)
+    fn lane(&self) -> (u16, u8, u32) {
+        (self.image, self.kind, self.lane)
     }
+
+    /// Its place among all records.
+    fn place(&self) -> ((u16, u8, u32), u32) {
+        (self.lane(), self.sequence)
+    }
+}
+
+/// The blocks of each lane, from the first up to one that was there when this was called, or a later one.
+pub fn scan_lanes(file: &File, facts: &mut Facts) -> Result<Vec<Block>> {
+    let before = scan(file, Some(facts))?;
+    let last_by_lane: HashMap<_, _> = before.iter().map(|block| (block.lane(), block.sequence)).collect();
+    // While a scan goes on, a lane may use a place again that it has passed, and then go on to one that it comes to. But
+    // whatever was begun before it, it finds.
+    let mut blocks = scan(file, None)?;
+    blocks.retain(|block| last_by_lane.get(&block.lane()).is_some_and(|&last| block.sequence <= last));
+    Ok(blocks)
 }
 
 /// Looks through the whole file. The blocks of each lane come together and in the order in which they were written: one
@@ -69,6 +85,9 @@ pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
         let Some(header) = found.header else { break };
         let payload_offset = found.offset + BLOCK_HEADER_LEN as u64;
         offset = found.offset + u64::from(header.capacity);
+        if header.state == block_state::RELEASED {
+            continue;
+        }
         let committed = u64::from(header.committed);
         let payload_len = committed.min(offset - payload_offset).min(file_len.saturating_sub(payload_offset));
         if payload_len < committed {
@@ -123,6 +142,19 @@ const CHUNK_LEN: usize = 64 * 1024;
 
 /// The first block header at or behind `start`, in front of `end`.
 pub fn find_header(file: &File, start: u64, end: u64) -> io::Result<Found> {
+    let mut found = search(file, start, end)?;
+    // A block that was begun after the search had passed its header, and before it came to the payload, is no damage.
+    while found.skips_something {
+        let again = search(file, start, found.offset)?;
+        if again.offset == found.offset {
+            break;
+        }
+        found = again;
+    }
+    Ok(found)
+}
+
+fn search(file: &File, start: u64, end: u64) -> io::Result<Found> {
     if let Some(header) = read_header(file, start)? {
         return Ok(Found { offset: start, header: Some(header), skips_something: false });
     }
@@ -157,17 +189,18 @@ pub fn find_header(file: &File, start: u64, end: u64) -> io::Result<Found> {
 
 /// The header at an offset; `None` when there is none, or none that is whole.
 pub fn read_header(file: &File, offset: u64) -> io::Result<Option<BlockHeader>> {
-    let mut bytes = [0; BLOCK_HEADER_LEN];
-    let n_read = read_at(file, &mut bytes, offset)?;
-    let header = BlockHeader::read_from_bytes(&bytes).ok();
-    Ok(header.filter(|header| n_read == BLOCK_HEADER_LEN && is_whole(header)))
+    let mut header = read_any_header(file, offset)?;
+    // Bytes beside the state may be older, those of the block that was there before: of what was read after it, none is.
+    if matches!(header.state, block_state::OPEN | block_state::KEPT) && header.magic == BLOCK_MAGIC {
+        header = read_any_header(file, offset)?;
+    }
+    Ok(Some(header).filter(BlockHeader::is_whole))
 }
 
-fn is_whole(header: &BlockHeader) -> bool {
-    header.magic == BLOCK_MAGIC
-        && header.header_crc == header.computed_crc()
-        && header.capacity as usize >= BLOCK_HEADER_LEN
-        && header.capacity.is_multiple_of(PACKED_ALIGN as u32)
+fn read_any_header(file: &File, offset: u64) -> io::Result<BlockHeader> {
+    let mut header = BlockHeader::new_zeroed();
+    let n_read = read_at(file, header.as_mut_bytes(), offset)?;
+    Ok(if n_read == BLOCK_HEADER_LEN { header } else { BlockHeader::new_zeroed() })
 }
 
 /// Where the file holds something again, in whole steps of the search.
@@ -177,5 +210,64 @@ fn behind_hole(file: &File, offset: u64, end: u64) -> u64 {
         // There is nothing but a hole to the end of the file.
         Err(nix::errno::Errno::ENXIO) => end,
         _ => offset,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    const PLACE_LEN: u64 = 128;
+    const N_PLACES: u32 = 300;
+
+    /// In which place the block with this number is: neighbours are far from each other, and in no order.
+    fn offset(sequence: u32) -> u64 {
+        HEADER_LEN as u64 + u64::from(sequence * 7 % N_PLACES) * PLACE_LEN
+    }
+
+    fn header(sequence: u32) -> BlockHeader {
+        let open = BlockHeader { kind: block_kind::EVENTS, capacity: PLACE_LEN as u32, sequence, ..BlockHeader::OPEN };
+        open.checked()
+    }
+
+    /// Uses every place again, as a recorder does.
+    fn begin_all(file: &File) {
+        let place = offset_of!(BlockHeader, sequence);
+        let state = offset_of!(BlockHeader, state);
+        for sequence in 0..N_PLACES {
+            let (offset, bytes) = (offset(sequence), header(sequence));
+            file.write_all_at(&bytes.as_bytes()[place..state], offset + place as u64).unwrap();
+            file.write_all_at(&bytes.as_bytes()[state..], offset + state as u64).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_lane_has_no_gaps_when_places_are_used_again_during_the_scan() {
+        let path = std::env::temp_dir().join(format!("memtrace-blocks-{}", std::process::id()));
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for _ in 0..20 {
+            for place in 0..N_PLACES {
+                let released = BlockHeader { state: block_state::RELEASED, header_crc: 0, ..header(place) };
+                file.write_all_at(released.as_bytes(), offset(place)).unwrap();
+            }
+            std::thread::scope(|scope| {
+                let writer = scope.spawn(|| begin_all(&file));
+                loop {
+                    let is_done = writer.is_finished();
+                    let mut facts = Facts::default();
+                    let blocks = scan_lanes(&file, &mut facts).unwrap();
+                    assert_eq!(facts.damage, []);
+                    let sequences: Vec<u32> = blocks.iter().map(|block| block.sequence).collect();
+                    assert_eq!(sequences, Vec::from_iter(0..blocks.len() as u32));
+                    if is_done {
+                        break assert_eq!(blocks.len(), N_PLACES as usize);
+                    }
+                }
+            });
+        }
     }
 }

@@ -104,7 +104,7 @@ impl Capture {
         let named = || format!("cannot read {}", self.path.display());
         let mut model = Model::new(self.facts.clone(), clock_of(&self.header));
         // First how far the lanes have come, then the metadata: what the lanes refer to is written before they do.
-        let found = blocks::scan(&self.file, Some(&mut model.facts)).with_context(named)?;
+        let found = blocks::scan_lanes(&self.file, &mut model.facts).with_context(named)?;
         let described = blocks::scan(&self.file, None).with_context(named)?;
         metadata::read(&self.file, &described, &mut model).with_context(named)?;
         model.facts.end = described.iter().rev().find_map(|block| metadata::read_end(&self.file, block));

@@ -58,6 +58,8 @@ impl Log {
             start_mono_nanos: 5_000_000_000,
             info_len: 0,
             info_crc: 0,
+            releases_windows: 0,
+            reserved: 0,
         };
         let info = CaptureInfo {
             memtrace_version: "0.1.0".into(),
@@ -225,7 +227,7 @@ impl Log {
             } else {
                 block.state = block_state::OPEN;
             }
-            block.header_crc = block.computed_crc();
+            block = block.checked();
             let start = file.len();
             file.extend(block.as_bytes());
             file.extend(&payload);

@@ -14,8 +14,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use memtrace_format::{
-    BLOCK_HEADER_LEN, BlockHeader, FileHeader, HEADER_LEN, MAGIC, MAPPABLE_FILE_SYSTEMS, VERSION, clock, state,
-    stop_reason,
+    BLOCK_HEADER_LEN, BlockHeader, FileHeader, HEADER_LEN, MAGIC, MAPPABLE_FILE_SYSTEMS, VERSION, block_state, clock,
+    state, stop_reason,
 };
 
 use super::shared_u32;
@@ -117,6 +117,11 @@ impl LogHeader {
 
     pub fn n_self_checked(&self) -> &AtomicU64 {
         self.u64(offset_of!(FileHeader, n_self_checked))
+    }
+
+    /// Whether the launcher gives kept windows back.
+    pub fn releases_windows(&self) -> bool {
+        self.u32(offset_of!(FileHeader, releases_windows)).load(Ordering::Relaxed) != 0
     }
 
     #[inline(always)]
@@ -281,6 +286,7 @@ fn write_failure(errno: Errno) -> u32 {
 }
 
 /// A block of the log in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     start: NonNull<u8>,
     len: usize,
@@ -289,6 +295,10 @@ pub struct Window {
 }
 
 impl Window {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// The bytes behind the block's header.
     #[inline(always)]
     pub fn payload(&mut self) -> &mut [u8] {
@@ -298,14 +308,24 @@ impl Window {
         }
     }
 
-    /// The magic comes last: a reader of the growing file sees a whole header or none.
+    /// A reader of the growing file sees a whole header or none: the magic comes last, or, in a window that is used
+    /// again, the state.
     pub fn write_header(&mut self, header: &BlockHeader) {
+        let (magic, state) = match self.is_released() {
+            false => ([0; 4], header.state),
+            true => (header.magic, block_state::RELEASED),
+        };
         // SAFETY: the window is page-aligned and longer than the header.
         unsafe {
-            let place = self.start.cast::<BlockHeader>();
-            place.write(BlockHeader { magic: [0; 4], ..*header });
+            self.start.cast::<BlockHeader>().write(BlockHeader { magic, state, ..*header });
             shared_u32(self.start.as_ptr()).store(u32::from_le_bytes(header.magic), Ordering::Release);
         }
+        self.state().store(header.state, Ordering::Release);
+    }
+
+    /// Whether the records of its block are elsewhere, so that it can be used again.
+    pub fn is_released(&self) -> bool {
+        self.state().load(Ordering::Acquire) == block_state::RELEASED
     }
 
     #[inline(always)]

@@ -26,8 +26,14 @@ use file::Window;
 const FIRST_BLOCK_LEN: usize = 64 * 1024;
 /// …up to this.
 const MAX_BLOCK_LEN: usize = 256 * 1024;
+/// Windows of that length are used again when the launcher has packed the blocks in them: so many of one writer…
+const MAX_KEPT: usize = 6;
+/// …and so many of all.
+const MAX_KEPT_BY_ALL: u32 = 64;
 /// No record may need a longer block than this.
 const MAX_RECORD_LEN: usize = 64 * 1024 * 1024;
+
+static N_KEPT: AtomicU32 = AtomicU32::new(0);
 
 /// Held in [`Mode::Buffered`] while a writer goes from block to block.
 pub static SWITCHING: Lock<()> = Lock::new(());
@@ -42,6 +48,8 @@ pub struct Writer {
     /// Stack nodes introduced so far.
     pub n_nodes: u32,
     window: Option<Window>,
+    /// Windows that stay mapped, the present one perhaps among them.
+    kept: [Option<Window>; MAX_KEPT],
     /// Bytes of payload that are whole.
     committed: usize,
     /// Events in the block.
@@ -60,6 +68,7 @@ impl Writer {
             sequence: 0,
             n_nodes: 0,
             window: None,
+            kept: [None; MAX_KEPT],
             committed: 0,
             n_events: 0,
             turns: Turns::new(),
@@ -171,13 +180,13 @@ impl Writer {
         let _switching = (file::mode() == Mode::Buffered).then(|| SWITCHING.lock(guard));
         self.close(guard);
         let capacity = self.next_len.max((len + BLOCK_HEADER_LEN).next_multiple_of(BLOCK_ALIGN));
-        let Some(mut window) = file::open_block(guard, capacity) else {
+        let Some(mut window) = self.released_window(capacity).or_else(|| file::open_block(guard, capacity)) else {
             return false;
         };
         // Once a block, a lane that shares its turn tries whether it still must.
         let turn = header().and_then(|header| self.turns.end_sharing(header.turn(), self.lane));
         let turn = turn.unwrap_or(self.turns.turn());
-        let mut header = BlockHeader {
+        let header = BlockHeader {
             kind: self.kind,
             image: lifecycle::image(),
             capacity: capacity as u32,
@@ -188,29 +197,59 @@ impl Writer {
             first_node: self.n_nodes,
             ..BlockHeader::OPEN
         };
-        header.header_crc = header.computed_crc();
-        window.write_header(&header);
+        window.write_header(&header.checked());
         self.sequence += 1;
         (self.committed, self.n_events) = (0, 0);
         self.deltas = Deltas::at_block_start(turn);
         self.next_len = (self.next_len * 2).min(MAX_BLOCK_LEN);
         self.window = Some(window);
-        true
+        // In a child that was forked out of the middle of this, the window is the parent's.
+        lifecycle::is_recording()
     }
 
     /// In a child of fork: what is written from now on is nobody's.
     pub fn disown(&self) {
-        if let Some(window) = &self.window {
+        for window in self.kept.iter().chain([&self.window]).flatten() {
             window.disown();
         }
     }
 
     fn close(&mut self, guard: &Guard) {
-        if let Some(window) = self.window.take() {
-            window.n_events().store(self.n_events, Ordering::Relaxed);
+        let Some(window) = self.window.take() else {
+            return;
+        };
+        window.n_events().store(self.n_events, Ordering::Relaxed);
+        if self.keep(window) {
+            window.state().store(block_state::KEPT, Ordering::Release);
+        } else {
             window.state().store(block_state::CLOSED, Ordering::Release);
             window.close(guard, self.committed);
         }
+    }
+
+    /// `false` when the window is not to be used again: only those of full length are, and a few at a time.
+    fn keep(&mut self, window: Window) -> bool {
+        let is_packed = file::mode() == Mode::Mapped && header().is_some_and(|header| header.releases_windows());
+        if !is_packed || window.len() != MAX_BLOCK_LEN {
+            return false;
+        }
+        // Places are filled from the front and stay filled.
+        let Some(place) = self.kept.iter_mut().find(|kept| kept.is_none_or(|kept| kept == window)) else {
+            return false;
+        };
+        if place.is_none() && N_KEPT.fetch_add(1, Ordering::Relaxed) >= MAX_KEPT_BY_ALL {
+            N_KEPT.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        *place = Some(window);
+        true
+    }
+
+    /// One of the kept windows, if it is for a block of this length and the launcher is done with it. It stays among
+    /// them, so that a child of fork disowns it from here on; one that was forked before has nothing to write.
+    fn released_window(&self, capacity: usize) -> Option<Window> {
+        let released = self.kept.iter().flatten().find(|kept| kept.len() == capacity && kept.is_released());
+        released.copied().filter(|_| lifecycle::is_recording())
     }
 
     /// In [`Mode::Buffered`], writes out what the open block holds. The thread of the lane may go on writing.

@@ -1,11 +1,13 @@
-//! Finished blocks become small and move down: each is compressed into the first free space, and where it was there is
-//! free space then. Called by the log, block by block, while the program writes further ones.
+//! Finished blocks become small and move down: each is compressed into the first free space. Where it was there is free
+//! space then, or, when its writer has kept the window, the place of a later block of the same lane. Called by the log,
+//! block by block, while the program writes further ones.
 //!
 //! ```text
 //!     ┌───────────────────────────────────────────┐
 //!     ▼                                           │
-//!  ├─┼─ free ─ ─┼───────┼─ ─ free ─ ─ ─ ─ ─ ─ ─┼──┴────┼───────┼───────┤
-//!  packed        of an idle                     closed   open    open
+//!  ├─┼─ free ─ ─┼───────┼───────┼─ ─ free ─ ─ ─┼──┴────┼───────┼───────┤
+//!  packed        of an   released                closed   kept    open
+//!                idle
 //!                thread
 //! ```
 //!
@@ -14,11 +16,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::mem::offset_of;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use memtrace_format::{
-    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, MAX_COMPRESSED_RAW_LEN, PACKED_ALIGN, block_kind, block_state, codec,
+    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, LAUNCHER_IMAGE, MAX_COMPRESSED_RAW_LEN, PACKED_ALIGN, block_kind,
+    block_state, codec,
 };
 use nix::fcntl::{FallocateFlags, fallocate};
 use zerocopy::IntoBytes;
@@ -28,6 +32,8 @@ use super::count;
 use super::space::FreeSpace;
 use crate::capture::blocks::{Found, find_header, read_header};
 
+/// What is taken from the end of the file when no free space is left, in bytes.
+const ROOM_LEN: u64 = 1 << 20;
 /// Bytes of records with which a log is short.
 const FIRST_LEN: u64 = 1 << 20;
 
@@ -51,10 +57,18 @@ fn level(kind: u8, ratio: usize, raw_len: u64) -> i32 {
 /// Puts the blocks of one log in order.
 pub struct Compactor {
     space: FreeSpace,
+    /// Where the first packed block is.
+    start: u64,
     /// Blocks in front of this are known…
     frontier: u64,
-    /// …but for those that had been taken and not begun when it passed them.
+    /// …and behind it some that are packed, in these ranges.
+    rooms: VecDeque<Range<u64>>,
+    /// Ranges in front of it that had been taken and not begun when it passed them.
     unbegun: Vec<Range<u64>>,
+    /// Blocks that are packed, where their writers may begin others.
+    released: Vec<Place>,
+    /// The last image that has begun a block: what earlier ones kept is nobody's.
+    image: u16,
     /// The last known block of each lane: the one that its thread may write to.
     last_by_lane: HashMap<(u8, u16, u32), Place>,
     /// Blocks whose writer has gone on to another.
@@ -79,6 +93,9 @@ struct Place {
     header: BlockHeader,
 }
 
+/// Takes bytes at the end of the file; where they start.
+type Take<'a> = &'a mut dyn FnMut(u64) -> u64;
+
 /// What came out.
 pub struct Compacted {
     /// Where the last block ends.
@@ -95,8 +112,12 @@ impl Compactor {
         space.give(free_start, start);
         Compactor {
             space,
+            start: free_start,
             frontier: start,
+            rooms: VecDeque::new(),
             unbegun: Vec::new(),
+            released: Vec::new(),
+            image: 0,
             last_by_lane: HashMap::new(),
             closed: VecDeque::new(),
             left: Vec::new(),
@@ -118,7 +139,35 @@ impl Compactor {
                 self.unbegun.push(rest);
             }
         }
+        while let Some(room) = self.rooms.front().filter(|room| room.start < end).cloned() {
+            let rest = self.meet_all(file, self.frontier..room.start)?..room.start;
+            if !rest.is_empty() {
+                self.unbegun.push(rest);
+            }
+            self.frontier = self.frontier.max(room.end);
+            self.rooms.pop_front();
+        }
         self.frontier = self.meet_all(file, self.frontier..end)?;
+        self.meet_again(file)
+    }
+
+    /// Notes the blocks that were begun in released places.
+    fn meet_again(&mut self, file: &File) -> io::Result<()> {
+        let mut index = 0;
+        while let Some(&place) = self.released.get(index) {
+            let header = read_header(file, place.offset)?;
+            if header.is_some_and(|it| it.state == block_state::RELEASED) && place.header.image == self.image {
+                index += 1;
+                continue;
+            }
+            self.released.swap_remove(index);
+            match header {
+                Some(header) if header.state == block_state::RELEASED => self.give_up(file, &place),
+                // Whatever else is there, the program has put it there.
+                Some(header) if header.capacity == place.header.capacity => self.meet(Place { header, ..place }),
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -130,13 +179,18 @@ impl Compactor {
             if offset > start {
                 self.unbegun.push(start..offset);
             }
-            self.meet(Place { offset, header });
+            if matches!(header.state, block_state::OPEN | block_state::CLOSED | block_state::KEPT) {
+                self.meet(Place { offset, header });
+            }
             start = offset + u64::from(header.capacity);
         }
         Ok(start)
     }
 
     fn meet(&mut self, place: Place) {
+        if place.header.image != LAUNCHER_IMAGE {
+            self.image = self.image.max(place.header.image);
+        }
         let lane = (place.header.kind, place.header.image, place.header.lane);
         let Some(other) = self.last_by_lane.insert(lane, place) else { return };
         if other.header.sequence > place.header.sequence {
@@ -153,9 +207,9 @@ impl Compactor {
     }
 
     /// Packs the block that was closed first.
-    pub fn step(&mut self, file: &File) -> io::Result<()> {
+    pub fn step(&mut self, file: &File, take: Take<'_>) -> io::Result<()> {
         let Some(place) = self.closed.pop_front() else { return Ok(()) };
-        let packed = self.pack(file, &place, false);
+        let packed = self.pack(file, &place, Some(take));
         if !matches!(packed, Ok(true)) {
             self.left.push(place);
         }
@@ -169,9 +223,12 @@ impl Compactor {
         file: &File,
         end: u64,
         packs: bool,
-        mut is_enough: impl FnMut() -> bool,
+        is_enough: &mut dyn FnMut() -> bool,
     ) -> io::Result<Compacted> {
         self.look(file, end)?;
+        for place in std::mem::take(&mut self.released) {
+            self.give_up(file, &place);
+        }
         let mut rest: Vec<Place> = self.closed.drain(..).chain(self.left.drain(..)).collect();
         rest.extend(self.last_by_lane.drain().map(|(_, place)| place));
         rest.sort_by_key(|place| place.offset);
@@ -181,37 +238,40 @@ impl Compactor {
                 self.leave(file, place)?;
                 continue;
             }
-            if packs && self.pack(file, place, true).unwrap_or(false) {
+            if packs && self.pack(file, place, None).unwrap_or(false) {
                 continue;
             }
             if let Some(sealed) = self.seal(file, place)? {
                 last_in_place = Some(sealed);
             }
         }
+        if packs {
+            self.move_down(file, is_enough)?;
+        }
         if let Some(mut last) = last_in_place.filter(|last| last.end() == self.end) {
             last.header.capacity = last.used_len() as u32;
-            last.header.header_crc = last.header.computed_crc();
+            last.header = last.header.checked();
             file.write_all_at(last.header.as_bytes(), last.offset)?;
             self.end = last.end();
         }
         Ok(Compacted { end: self.end, raw_len: self.raw_len, n_events: self.n_events })
     }
 
-    /// Moves a block, compressed if that helps, into the first free space. `false` when there is not enough, when the
-    /// block is too long, or when somebody may write to it.
-    fn pack(&mut self, file: &File, place: &Place, may_be_open: bool) -> io::Result<bool> {
+    /// Moves a block, compressed if that helps, into the first free space. While the program runs, more of it can be
+    /// taken. `false` when there is not enough, when the block is too long, or when somebody may write to it.
+    fn pack(&mut self, file: &File, place: &Place, take: Option<Take<'_>>) -> io::Result<bool> {
         let Some(mut place) = place.now(file)? else { return Ok(false) };
+        let is_running = take.is_some();
         let is_open = place.header.state == block_state::OPEN;
-        if is_open && !may_be_open || place.header.committed as usize > MAX_COMPRESSED_RAW_LEN {
+        if is_open && is_running || place.header.committed as usize > MAX_COMPRESSED_RAW_LEN {
             return Ok(false);
         }
         self.read_payload(file, &mut place)?;
         self.compress(place.header.kind)?;
-        let is_shorter = self.compressed.len() < self.payload.len();
-        let (codec, bytes) = if is_shorter { (codec::ZSTD, &self.compressed) } else { (codec::RAW, &self.payload) };
-        let len = (BLOCK_HEADER_LEN + bytes.len()).next_multiple_of(PACKED_ALIGN) as u64;
-        let Some(offset) = self.space.take(len) else { return Ok(false) };
-        let mut header = BlockHeader {
+        let len = packed_len(self.packed().1.len());
+        let Some(offset) = self.take_space(len, take) else { return Ok(false) };
+        let (codec, bytes) = self.packed();
+        let header = BlockHeader {
             codec,
             capacity: len as u32,
             committed: bytes.len() as u32,
@@ -220,22 +280,88 @@ impl Compactor {
             raw_len: self.payload.len() as u32,
             ..place.header
         };
-        header.header_crc = header.computed_crc();
-        // The header last: until it is there, nobody sees the block.
-        let written = file
-            .write_all_at(bytes, offset + BLOCK_HEADER_LEN as u64)
-            .and_then(|()| file.write_all_at(header.as_bytes(), offset));
-        if let Err(error) = written {
-            if clear(file, offset, len).is_ok() {
-                self.space.give(offset, offset + len);
-            }
+        let packed = Place { offset, header: header.checked() };
+        if let Err(error) = packed.write(file, bytes) {
+            self.give_up(file, &packed);
             return Err(error);
         }
-        self.done(&place, offset + len);
+        self.done(&place, packed.end());
+        let is_kept = is_running && place.header.state == block_state::KEPT && place.header.image == self.image;
+        if is_kept && place.release(file).is_ok() {
+            self.released.push(place);
+        } else {
+            self.give_up(file, &place);
+        }
+        Ok(true)
+    }
+
+    /// The codec and the bytes that the payload became.
+    fn packed(&self) -> (u8, &[u8]) {
+        let is_shorter = self.compressed.len() < self.payload.len();
+        if is_shorter { (codec::ZSTD, &self.compressed) } else { (codec::RAW, &self.payload) }
+    }
+
+    /// The first free space of that length.
+    fn take_space(&mut self, len: u64, take: Option<Take<'_>>) -> Option<u64> {
+        self.space.take(len).or_else(|| {
+            let room_len = len.max(ROOM_LEN).next_multiple_of(BLOCK_ALIGN as u64);
+            let start = take?(room_len);
+            self.rooms.push_back(start..start + room_len);
+            self.space.give(start, start + room_len);
+            self.space.take(len)
+        })
+    }
+
+    /// Has a place be free space.
+    fn give_up(&mut self, file: &File, place: &Place) {
         if clear(file, place.offset, u64::from(place.header.capacity)).is_ok() {
             self.space.give(place.offset, place.end());
         }
-        Ok(true)
+    }
+
+    /// Moves the last blocks into free space in front of them, as long as there is some.
+    fn move_down(&mut self, file: &File, is_enough: &mut dyn FnMut() -> bool) -> io::Result<()> {
+        let mut blocks = Vec::new();
+        let mut start = self.start;
+        while start < self.end
+            && let Found { offset, header: Some(header), .. } = find_header(file, start, self.end)?
+        {
+            let place = Place { offset, header };
+            start = place.end();
+            blocks.push(place);
+        }
+        self.end = self.start;
+        while let Some(last) = blocks.pop() {
+            let moved = if is_enough() { None } else { self.moved_down(file, &last).unwrap_or(None) };
+            self.end = self.end.max(moved.unwrap_or(last).end());
+            if moved.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a sealed block is after it was moved down; `None` when it was not.
+    fn moved_down(&mut self, file: &File, place: &Place) -> io::Result<Option<Place>> {
+        let committed = place.header.committed as usize;
+        if place.header.state != block_state::SEALED || committed > MAX_COMPRESSED_RAW_LEN {
+            return Ok(None);
+        }
+        let len = packed_len(committed);
+        let Some(offset) = self.space.take(len) else { return Ok(None) };
+        let moved = Place { offset, header: BlockHeader { capacity: len as u32, ..place.header }.checked() };
+        if offset > place.offset {
+            self.space.give(offset, moved.end());
+            return Ok(None);
+        }
+        self.payload.resize(committed, 0);
+        let is_read = file.read_exact_at(&mut self.payload, place.offset + BLOCK_HEADER_LEN as u64);
+        if let Err(error) = is_read.and_then(|()| moved.write(file, &self.payload)) {
+            self.give_up(file, &moved);
+            return Err(error);
+        }
+        self.give_up(file, place);
+        Ok(Some(moved))
     }
 
     fn compress(&mut self, kind: u8) -> io::Result<()> {
@@ -317,11 +443,29 @@ impl Place {
         self.offset + u64::from(self.header.capacity)
     }
 
+    /// Puts a block where nothing is. The header comes last: until it is there, readers pass by.
+    fn write(&self, file: &File, payload: &[u8]) -> io::Result<()> {
+        let empty = BlockHeader { state: block_state::RELEASED, ..self.header };
+        file.write_all_at(empty.as_bytes(), self.offset)?;
+        file.write_all_at(payload, self.offset + BLOCK_HEADER_LEN as u64)?;
+        file.write_all_at(self.header.as_bytes(), self.offset)
+    }
+
+    /// Tells its writer that it may begin another block there.
+    fn release(&self, file: &File) -> io::Result<()> {
+        file.write_all_at(&block_state::RELEASED.to_le_bytes(), self.offset + offset_of!(BlockHeader, state) as u64)
+    }
+
     /// The least capacity that holds what was committed.
     fn used_len(&self) -> u64 {
         let len = BLOCK_HEADER_LEN as u64 + u64::from(self.header.committed);
         len.next_multiple_of(BLOCK_ALIGN as u64).min(u64::from(self.header.capacity))
     }
+}
+
+/// The capacity of a packed block.
+fn packed_len(committed: usize) -> u64 {
+    (BLOCK_HEADER_LEN + committed).next_multiple_of(PACKED_ALIGN) as u64
 }
 
 /// Has a range of the file hold zeros, if possible without taking space.
@@ -351,11 +495,13 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
 
-    use memtrace_format::{BLOCK_MAGIC, HEADER_LEN};
+    use memtrace_format::HEADER_LEN;
     use proptest::prelude::*;
+    use zerocopy::FromBytes;
 
     use super::*;
     use crate::capture::blocks;
+    use crate::model::Facts;
 
     const START: u64 = HEADER_LEN as u64;
 
@@ -364,9 +510,15 @@ mod tests {
         path: PathBuf,
         file: File,
         next_offset: u64,
+        image: u16,
         lanes: Vec<Lane>,
-        payloads: BTreeMap<(u32, u32), Vec<u8>>,
+        payloads: BTreeMap<Key, Vec<u8>>,
     }
+
+    /// Image, lane and sequence.
+    type Key = (u16, u32, u32);
+
+    const N_KEPT: usize = 2;
 
     #[derive(Default)]
     struct Lane {
@@ -374,6 +526,8 @@ mod tests {
         /// Taken and, when the header is there, begun.
         open: Option<Place>,
         is_begun: bool,
+        /// Offset and capacity of windows that may be used again.
+        kept: Vec<(u64, u32)>,
     }
 
     impl Writers {
@@ -386,35 +540,53 @@ mod tests {
                 path,
                 file,
                 next_offset: start,
+                image: 0,
                 lanes: (0..4).map(|_| Lane::default()).collect(),
                 payloads: BTreeMap::new(),
             }
         }
 
+        /// Of a window that is used again, the new header is there but for its state.
         fn take(&mut self, lane: u32, capacity: usize) {
             self.close(lane);
             let it = &mut self.lanes[lane as usize];
-            let mut header = BlockHeader {
-                magic: BLOCK_MAGIC,
+            let header = BlockHeader {
                 kind: block_kind::EVENTS,
+                image: self.image,
                 capacity: capacity as u32,
                 lane,
                 sequence: it.n_blocks,
                 thread: lane + 1,
-                ..zerocopy::FromZeros::new_zeroed()
+                ..BlockHeader::OPEN
             };
-            header.header_crc = header.computed_crc();
+            let header = header.checked();
+            let is_released = |offset| {
+                let mut state = [0; 4];
+                self.file.read_exact_at(&mut state, offset + offset_of!(BlockHeader, state) as u64).unwrap();
+                u32::from_le_bytes(state) == block_state::RELEASED
+            };
+            let released = it.kept.iter().find(|kept| kept.1 == header.capacity && is_released(kept.0));
+            let offset = match released {
+                Some(&(offset, _)) => {
+                    let beginning = BlockHeader { state: block_state::RELEASED, ..header };
+                    self.file.write_all_at(beginning.as_bytes(), offset).unwrap();
+                    offset
+                }
+                None => {
+                    self.next_offset += capacity as u64;
+                    self.next_offset - capacity as u64
+                }
+            };
             it.n_blocks += 1;
-            it.open = Some(Place { offset: self.next_offset, header });
+            it.open = Some(Place { offset, header });
             it.is_begun = false;
-            self.next_offset += capacity as u64;
         }
 
         fn begin(&mut self, lane: u32) {
             let it = &mut self.lanes[lane as usize];
             if let Some(place) = it.open.filter(|_| !it.is_begun) {
                 self.file.write_all_at(place.header.as_bytes(), place.offset).unwrap();
-                self.payloads.insert((lane, place.header.sequence), Vec::new());
+                self.payloads.insert((self.image, lane, place.header.sequence), Vec::new());
                 it.is_begun = true;
             }
         }
@@ -422,7 +594,7 @@ mod tests {
         fn append(&mut self, lane: u32, bytes: &[u8]) {
             self.begin(lane);
             let Some(place) = &mut self.lanes[lane as usize].open else { return };
-            let payload = self.payloads.get_mut(&(lane, place.header.sequence)).unwrap();
+            let payload = self.payloads.get_mut(&(self.image, lane, place.header.sequence)).unwrap();
             let room = place.header.capacity as usize - BLOCK_HEADER_LEN - payload.len();
             let bytes = &bytes[..bytes.len().min(room)];
             let at = place.offset + (BLOCK_HEADER_LEN + payload.len()) as u64;
@@ -435,15 +607,35 @@ mod tests {
         fn close(&mut self, lane: u32) {
             let it = &mut self.lanes[lane as usize];
             if let Some(mut place) = it.open.take().filter(|_| it.is_begun) {
-                place.header.state = block_state::CLOSED;
+                let window = (place.offset, place.header.capacity);
+                if !it.kept.contains(&window) && it.kept.len() < N_KEPT {
+                    it.kept.push(window);
+                }
+                place.header.state = if it.kept.contains(&window) { block_state::KEPT } else { block_state::CLOSED };
                 self.file.write_all_at(place.header.as_bytes(), place.offset).unwrap();
             }
+        }
+
+        /// The next program of the process knows nothing of the blocks of this one.
+        fn exec(&mut self) {
+            self.image += 1;
+            self.lanes.fill_with(Lane::default);
+        }
+
+        fn pack(&mut self, compactor: &mut Compactor) {
+            let next_offset = &mut self.next_offset;
+            let mut take = |len: u64| {
+                *next_offset += len;
+                *next_offset - len
+            };
+            compactor.step(&self.file, &mut take).unwrap();
         }
 
         /// Every block that was begun is there once, with all that was committed to it.
         fn check(&self) {
             let mut found = BTreeMap::new();
-            for block in blocks::scan(&self.file, None).unwrap() {
+            let mut facts = Facts::default();
+            for block in blocks::scan(&self.file, Some(&mut facts)).unwrap() {
                 let mut bytes = vec![0; block.payload_len as usize];
                 self.file.read_exact_at(&mut bytes, block.payload_offset).unwrap();
                 if let Some(crc) = block.payload_crc {
@@ -452,8 +644,12 @@ mod tests {
                 if block.codec == codec::ZSTD {
                     bytes = zstd::bulk::decompress(&bytes, block.raw_len as usize).unwrap();
                 }
-                assert!(found.insert((block.lane, block.sequence), bytes).is_none(), "{block:?} is there twice");
+                assert!(
+                    found.insert((block.image, block.lane, block.sequence), bytes).is_none(),
+                    "{block:?} is there twice"
+                );
             }
+            assert_eq!(facts.damage, []);
             assert!(found == self.payloads, "found {:?}, wrote {:?}", lengths(&found), lengths(&self.payloads));
         }
     }
@@ -464,41 +660,62 @@ mod tests {
         }
     }
 
-    fn lengths(payloads: &BTreeMap<(u32, u32), Vec<u8>>) -> Vec<((u32, u32), usize)> {
+    fn lengths(payloads: &BTreeMap<Key, Vec<u8>>) -> Vec<(Key, usize)> {
         payloads.iter().map(|(key, bytes)| (*key, bytes.len())).collect()
     }
 
-    /// Bytes that compress well, or hardly at all.
-    fn bytes(len: usize, is_random: bool, seed: u32) -> Vec<u8> {
-        let mut state = seed | 1;
-        let mut next = || {
+    /// What a payload is made of.
+    #[derive(Clone, Copy, Debug)]
+    enum Text {
+        /// It compresses well.
+        Plain,
+        /// It compresses hardly at all.
+        Random(u32),
+        /// Whoever takes a part of it for a block finds one.
+        Headers,
+    }
+
+    fn bytes(len: usize, text: Text) -> Vec<u8> {
+        let header = BlockHeader { kind: block_kind::EVENTS, capacity: 64, lane: 99, ..BlockHeader::OPEN }.checked();
+        let mut state = if let Text::Random(seed) = text { seed | 1 } else { 0 };
+        let mut random = || {
             state ^= state << 13;
             state ^= state >> 17;
             state ^= state << 5;
             state as u8
         };
-        (0..len).map(|at| if is_random { next() } else { (at % 7) as u8 }).collect()
+        let byte = |at| match text {
+            Text::Plain => (at % 7) as u8,
+            Text::Random(_) => random(),
+            Text::Headers => header.as_bytes()[at % BLOCK_HEADER_LEN],
+        };
+        (0..len).map(byte).collect()
     }
 
     #[derive(Clone, Debug)]
     enum Step {
         Take { lane: u32, n_pages: usize },
         Begin { lane: u32 },
-        Append { lane: u32, len: usize, is_random: bool, seed: u32 },
+        Append { lane: u32, len: usize, text: Text },
         Close { lane: u32 },
+        Exec,
         Look,
         Pack,
     }
 
+    fn a_text() -> impl Strategy<Value = Text> {
+        prop_oneof![Just(Text::Plain), any::<u32>().prop_map(Text::Random), Just(Text::Headers)]
+    }
+
     fn a_step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            2 => (0u32..4, 1usize..5).prop_map(|(lane, n_pages)| Step::Take { lane, n_pages }),
-            1 => (0u32..4).prop_map(|lane| Step::Begin { lane }),
-            4 => (0u32..4, 0usize..9000, any::<bool>(), any::<u32>())
-                .prop_map(|(lane, len, is_random, seed)| Step::Append { lane, len, is_random, seed }),
-            1 => (0u32..4).prop_map(|lane| Step::Close { lane }),
-            2 => Just(Step::Look),
-            3 => Just(Step::Pack),
+            20 => (0u32..4, 1usize..4).prop_map(|(lane, n_pages)| Step::Take { lane, n_pages }),
+            10 => (0u32..4).prop_map(|lane| Step::Begin { lane }),
+            40 => (0u32..4, 0usize..9000, a_text()).prop_map(|(lane, len, text)| Step::Append { lane, len, text }),
+            10 => (0u32..4).prop_map(|lane| Step::Close { lane }),
+            1 => Just(Step::Exec),
+            20 => Just(Step::Look),
+            30 => Just(Step::Pack),
         ]
     }
 
@@ -511,19 +728,20 @@ mod tests {
             match *step {
                 Step::Take { lane, n_pages } => log.take(lane, n_pages * BLOCK_ALIGN),
                 Step::Begin { lane } => log.begin(lane),
-                Step::Append { lane, len, is_random, seed } => log.append(lane, &bytes(len, is_random, seed)),
+                Step::Append { lane, len, text } => log.append(lane, &bytes(len, text)),
                 Step::Close { lane } => log.close(lane),
+                Step::Exec => log.exec(),
                 Step::Look => compactor.look(&log.file, log.next_offset).unwrap(),
-                Step::Pack => compactor.step(&log.file).unwrap(),
+                Step::Pack => log.pack(&mut compactor),
             }
             log.check();
         }
         let mut n_left = n_before_enough;
-        let is_enough = || {
+        let mut is_enough = || {
             n_left = n_left.saturating_sub(1);
             n_left == 0
         };
-        let compacted = compactor.finish(&log.file, log.next_offset, packs_at_end, is_enough).unwrap();
+        let compacted = compactor.finish(&log.file, log.next_offset, packs_at_end, &mut is_enough).unwrap();
         log.check();
         log.file.set_len(compacted.end).unwrap();
         log.check();
@@ -536,7 +754,7 @@ mod tests {
 
         #[test]
         fn whatever_happens_in_between_every_record_is_there_once(
-            steps in proptest::collection::vec(a_step(), 1..60),
+            steps in proptest::collection::vec(a_step(), 1..120),
             n_free in 0u64..600,
             packs_at_end in any::<bool>(),
             n_before_enough in prop_oneof![Just(usize::MAX), 1usize..5],
@@ -549,8 +767,19 @@ mod tests {
     fn write_blocks(log: &mut Writers, n_blocks: u32) {
         for number in 0..n_blocks {
             log.take(number % 4, 16 * BLOCK_ALIGN);
-            log.append(number % 4, &bytes(16 * BLOCK_ALIGN, false, 0));
+            log.append(number % 4, &bytes(16 * BLOCK_ALIGN, Text::Plain));
         }
+    }
+
+    fn pack_all(log: &mut Writers, compactor: &mut Compactor) {
+        compactor.look(&log.file, log.next_offset).unwrap();
+        while compactor.has_work() {
+            log.pack(compactor);
+        }
+    }
+
+    fn bytes_on_disk(log: &Writers) -> u64 {
+        std::os::unix::fs::MetadataExt::blocks(&log.file.metadata().unwrap()) * 512
     }
 
     #[test]
@@ -560,16 +789,53 @@ mod tests {
         let mut compactor = Compactor::new(START, start);
         for _ in 0..10 {
             write_blocks(&mut log, 40);
-            compactor.look(&log.file, log.next_offset).unwrap();
-            while compactor.has_work() {
-                compactor.step(&log.file).unwrap();
-            }
-            // Four blocks are open.
-            let on_disk = std::os::unix::fs::MetadataExt::blocks(&log.file.metadata().unwrap()) * 512;
-            assert!(on_disk < 5 * 64 * 1024 + 100 * 1024, "{on_disk} bytes");
+            pack_all(&mut log, &mut compactor);
+            // Of each lane one block is open and its kept windows wait.
+            let on_disk = bytes_on_disk(&log);
+            assert!(on_disk < 4 * (1 + N_KEPT as u64) * 64 * 1024 + 100 * 1024, "{on_disk} bytes");
         }
-        let compacted = compactor.finish(&log.file, log.next_offset, true, || false).unwrap();
+        let compacted = compactor.finish(&log.file, log.next_offset, true, &mut || false).unwrap();
         assert!(compacted.end < START + 400 * 256, "{} bytes", compacted.end);
+    }
+
+    #[test]
+    fn a_writer_that_is_kept_up_with_takes_no_further_windows() {
+        let start = START + 256 * 1024;
+        let mut log = Writers::new(start);
+        let mut compactor = Compactor::new(START, start);
+        for number in 0..600 {
+            log.take(number % 4, 16 * BLOCK_ALIGN);
+            log.append(number % 4, &bytes(5000, Text::Random(number)));
+            log.append(number % 4, &bytes(15 * BLOCK_ALIGN, Text::Plain));
+            pack_all(&mut log, &mut compactor);
+        }
+        let n_rooms = (log.next_offset - start - 4 * N_KEPT as u64 * 64 * 1024) as f64 / ROOM_LEN as f64;
+        assert!(n_rooms.fract() == 0.0 && n_rooms > 0.0 && n_rooms <= 3.0, "{n_rooms} pieces for packed blocks");
+        // What is packed moves to where the windows were.
+        let compacted = compactor.finish(&log.file, log.next_offset, true, &mut || false).unwrap();
+        log.check();
+        log.file.set_len(compacted.end).unwrap();
+        log.check();
+        let (len, on_disk) = (compacted.end - START, bytes_on_disk(&log));
+        assert!(len < on_disk + on_disk / 50, "{len} bytes, of which {on_disk} hold something");
+    }
+
+    #[test]
+    fn a_program_that_replaces_itself_leaves_no_windows_behind() {
+        let start = START + 256 * 1024;
+        let mut log = Writers::new(start);
+        let mut compactor = Compactor::new(START, start);
+        for _ in 0..100 {
+            write_blocks(&mut log, 12);
+            pack_all(&mut log, &mut compactor);
+            log.exec();
+        }
+        write_blocks(&mut log, 12);
+        pack_all(&mut log, &mut compactor);
+        // The last block of each lane stays until the end, and the last image's windows.
+        let on_disk = bytes_on_disk(&log);
+        assert!(on_disk < (100 * 4 + 4 * (1 + N_KEPT as u64)) * 64 * 1024 + 200 * 1024, "{on_disk} bytes");
+        log.check();
     }
 
     #[test]
@@ -580,22 +846,49 @@ mod tests {
         let mut compactor = Compactor::new(START, start);
         compactor.look(&log.file, log.next_offset).unwrap();
         let before = fs::read(&log.path).unwrap();
-        compactor.step(&log.file).unwrap();
+        log.pack(&mut compactor);
         let after = fs::read(&log.path).unwrap();
-        // As a launcher that is killed leaves it: first the payload is there, then the header, then the hole.
-        let (header, payload) = (START as usize, START as usize + BLOCK_HEADER_LEN);
-        for len in [0, 1, 10] {
-            let mut torn = before.clone();
+        // As a launcher that is killed leaves it: first there is a place, then the payload, the header, the release.
+        let place = START as usize..start as usize;
+        let header = BlockHeader::read_from_bytes(&after[place.start..][..BLOCK_HEADER_LEN]).unwrap();
+        let empty = BlockHeader { state: block_state::RELEASED, ..header };
+        let mut torn = before.clone();
+        torn[place.start..][..BLOCK_HEADER_LEN].copy_from_slice(empty.as_bytes());
+        for len in [0, 1, 10, header.committed as usize] {
+            let payload = place.start + BLOCK_HEADER_LEN;
             torn[payload..payload + len].copy_from_slice(&after[payload..payload + len]);
             log.file.write_all_at(&torn, 0).unwrap();
             log.check();
         }
+        torn[place.clone()].copy_from_slice(&after[place]);
+        log.file.write_all_at(&torn, 0).unwrap();
+        log.check();
+        let state = start as usize + offset_of!(BlockHeader, state);
+        torn[state] = block_state::RELEASED as u8;
+        assert_eq!(torn, after);
+    }
+
+    #[test]
+    fn a_place_that_was_not_quite_cleared_hides_no_block() {
+        let start = START + 256 * 1024;
+        let mut log = Writers::new(start);
+        write_blocks(&mut log, 8);
+        let mut compactor = Compactor::new(START, start);
+        compactor.look(&log.file, log.next_offset).unwrap();
+        let before = fs::read(&log.path).unwrap();
+        // Nobody waits for the places of an earlier image.
+        compactor.image = 1;
+        log.pack(&mut compactor);
+        let after = fs::read(&log.path).unwrap();
         let mut both = before;
-        both[header..start as usize].copy_from_slice(&after[header..start as usize]);
+        both[..start as usize].copy_from_slice(&after[..start as usize]);
         for cleared in [0, BLOCK_ALIGN, 16 * BLOCK_ALIGN] {
             both[start as usize..start as usize + cleared].fill(0);
             log.file.write_all_at(&both, 0).unwrap();
-            log.check();
+            // What is left of the payload is damage to a reader, and hides nothing.
+            if cleared != BLOCK_ALIGN {
+                log.check();
+            }
         }
         assert_eq!(both, after);
     }

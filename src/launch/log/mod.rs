@@ -120,6 +120,9 @@ impl Log {
     fn start(file: File, path: &Path, compression: Compression, pid: u32, info: &CaptureInfo) -> anyhow::Result<Log> {
         let failed = || format!("cannot write {}", path.display());
         let info = description::fitting(info);
+        // Elsewhere blocks are not there at once, so nobody can tell that they are whole.
+        let is_mapped = fstatfs(&file).is_ok_and(|found| MAPPABLE_FILE_SYSTEMS.contains(&found.filesystem_type().0));
+        let is_compacting = compression == Compression::WhileRunning && is_mapped;
         let first_block = if compression == Compression::Never { END_OFFSET + BLOCK_ALIGN as u64 } else { FIRST_BLOCK };
         let header = FileHeader {
             magic: MAGIC,
@@ -140,6 +143,8 @@ impl Log {
             start_mono_nanos: clock::mono_nanos(),
             info_len: info.len() as u32,
             info_crc: format::crc32c(&info),
+            releases_windows: u32::from(is_compacting),
+            reserved: 0,
         };
         let mut page = vec![0; HEADER_LEN];
         page[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
@@ -152,8 +157,6 @@ impl Log {
             _ => error.into(),
         });
         let shared = shared.with_context(failed)?;
-        // Elsewhere blocks are not there at once, so nobody can tell that they are whole.
-        let is_mapped = fstatfs(&file).is_ok_and(|found| MAPPABLE_FILE_SYSTEMS.contains(&found.filesystem_type().0));
         Ok(Log {
             file,
             path: path.to_owned(),
@@ -161,7 +164,7 @@ impl Log {
             samples: Some(Samples::default()),
             compactor: Compactor::new(PACKED_START, first_block),
             compression,
-            is_compacting: compression == Compression::WhileRunning && is_mapped,
+            is_compacting,
         })
     }
 
@@ -216,7 +219,7 @@ impl Log {
         let start = Instant::now();
         let mut stepped = Ok(());
         while self.compactor.has_work() && stepped.is_ok() && start.elapsed() < LONGEST_STEP {
-            stepped = self.compactor.step(&self.file);
+            stepped = self.compactor.step(&self.file, &mut |len| self.shared.take_block(len));
         }
         self.file.unlock()?;
         stepped.map(|()| if self.compactor.has_work() { Progress::Behind } else { Progress::CaughtUp })
@@ -231,7 +234,7 @@ impl Log {
     /// Puts the log in order once the program has ended: compresses or seals its blocks, says how it ended, cuts off
     /// what is unused. When `is_enough`, blocks stay as they are.
     /// An error says what is wrong with the file; it is then left as it is.
-    pub fn finish(self, end: &CaptureEnd, is_enough: impl FnMut() -> bool) -> anyhow::Result<Finished> {
+    pub fn finish(self, end: &CaptureEnd, mut is_enough: impl FnMut() -> bool) -> anyhow::Result<Finished> {
         let path = self.path.clone();
         let in_file = |message: &str| format!("{}: {message}", path.display());
         let len = self.file.metadata().with_context(|| in_file("cannot read"))?.len();
@@ -246,7 +249,7 @@ impl Log {
         let Some(header) = header.filter(|header| header.magic == MAGIC && header.version == VERSION) else {
             bail!("{}", in_file("the program has overwritten the file"));
         };
-        self.put_in_order(header, len, end, is_enough).with_context(|| in_file("cannot finish the file"))
+        self.put_in_order(header, len, end, &mut is_enough).with_context(|| in_file("cannot finish the file"))
     }
 
     fn put_in_order(
@@ -254,7 +257,7 @@ impl Log {
         header: FileHeader,
         len: u64,
         end: &CaptureEnd,
-        is_enough: impl FnMut() -> bool,
+        is_enough: &mut dyn FnMut() -> bool,
     ) -> io::Result<Finished> {
         let file = &self.file;
         let packs = self.compression != Compression::Never && file.try_lock().is_ok();
@@ -278,7 +281,7 @@ fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_turn: Turn) ->
         first_turn: first_turn.to_bits(),
         ..BlockHeader::OPEN
     };
-    header.header_crc = header.computed_crc();
+    header = header.checked();
     header
 }
 
@@ -286,7 +289,7 @@ fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_turn: Turn) ->
 fn end_block(payload: &[u8]) -> Vec<u8> {
     let mut header = launcher_block(block_kind::END, END_CAPACITY, 0, Turn::default());
     header.lane = END_LANE;
-    header.header_crc = header.computed_crc();
+    header = header.checked();
     if !payload.is_empty() {
         header.committed = payload.len() as u32;
         header.state = block_state::SEALED;

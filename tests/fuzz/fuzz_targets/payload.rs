@@ -35,7 +35,7 @@ fuzz_target!(|bytes: &[u8]| {
             (block.codec, block.raw_len) = (codec::ZSTD, u32::from(shape) << 8);
         }
         block.committed = payload.len() as u32;
-        block.header_crc = block.computed_crc();
+        block = block.checked();
         let start = file.len();
         file.extend_from_slice(block.as_bytes());
         file.extend_from_slice(payload);

@@ -35,7 +35,7 @@ pub fn repair(bytes: &mut [u8]) {
         if header.magic != BLOCK_MAGIC {
             continue;
         }
-        header.header_crc = header.computed_crc();
+        header = header.checked();
         let payload = bytes.get(at + BLOCK_HEADER_LEN..at + BLOCK_HEADER_LEN + header.committed as usize);
         if let (block_state::SEALED, Some(payload)) = (header.state, payload) {
             header.payload_crc = crc32c(payload);
