@@ -262,7 +262,7 @@ fn a_capture_can_be_read_while_it_grows() {
     file.write_all_at(&[0xff; 16], block as u64 + (BLOCK_HEADER_LEN as u64) + committed as u64).unwrap();
     for share in [0, 1, 10, 50, 99, 100] {
         // Writers store the length after each record, so any end of a record is one that a reader may see.
-        let mut deltas = encode::Deltas::at_block_start(turn::Turn::default());
+        let mut deltas = encode::Deltas::at_block_start(turn::Turn::default(), 0);
         let mut decoder = decode::Decoder::new(&bytes[block + BLOCK_HEADER_LEN..][..committed as usize], &mut deltas);
         while decoder.offset() < committed as usize * share / 100 {
             decoder.next().unwrap();

@@ -107,6 +107,13 @@ impl<'a> Fields<'a> {
         u32::try_from(self.varint()?).map_err(|_| Problem::Invalid)
     }
 
+    /// A number as the difference to the one before.
+    #[inline]
+    fn u32_after(&mut self, last: u32) -> Result<u32, Problem> {
+        let number = (last as i64).checked_add(unzigzag(self.varint()?));
+        number.and_then(|number| u32::try_from(number).ok()).ok_or(Problem::Invalid)
+    }
+
     fn take(&mut self, len: u64) -> Result<&'a [u8], Problem> {
         let len = usize::try_from(len).map_err(|_| Problem::CutOff)?;
         let (taken, rest) = self.bytes.split_at_checked(len).ok_or(Problem::CutOff)?;
@@ -174,17 +181,20 @@ fn decode<'a>(fields: &mut Fields<'a>, deltas: &mut Deltas) -> Result<Record<'a>
     }
     let size = fields.varint()?;
     if tag & hot::SAME_STACK == 0 {
-        let stack = (deltas.stack as i64).checked_add(unzigzag(fields.varint()?));
-        deltas.stack = stack.and_then(|stack| u32::try_from(stack).ok()).ok_or(Problem::Invalid)?;
+        deltas.stack = fields.u32_after(deltas.stack)?;
     }
     deltas.touch(address);
     Ok(Record::Alloc(Alloc { kind, address, size, stack: deltas.stack }))
 }
 
 /// The hot records that are not about a block of memory.
-#[cold]
 fn without_kind<'a>(tag: u8, fields: &mut Fields<'a>, deltas: &mut Deltas) -> Result<Record<'a>, Problem> {
     match tag {
+        hot::NODE => {
+            let (back, code, offset) = (fields.u32()?, fields.u32_after(deltas.code)?, fields.u32()?);
+            (deltas.node, deltas.code) = (deltas.node.wrapping_add(1), code);
+            Ok(Record::Node(Node { parent: deltas.node.wrapping_sub(back), code, offset: offset.rotate_left(1) }))
+        }
         hot::RESTORE => {
             fields.ticks(deltas)?;
             Ok(Record::Restore(Restore))
@@ -203,7 +213,6 @@ fn with_length<'a>(tag: u8, body: &mut Fields<'a>, deltas: &mut Deltas) -> Resul
         body.ticks(deltas)?;
     }
     Ok(match tag {
-        tag::NODE => Record::Node(Node { parent: body.u32()?, code: body.u32()?, offset: body.u32()? }),
         tag::THREAD => Record::Thread(Thread { thread: body.u32()?, os_tid: body.u32()?, pthread: body.varint()? }),
         tag::THREAD_NAME => Record::ThreadName(ThreadName { pthread: body.varint()?, name: body.text()? }),
         tag::MMAP => Record::Mmap(Mmap {
@@ -342,6 +351,7 @@ mod tests {
     }
 
     const START: Turn = Turn { number: 1_000, is_shared: false };
+    const FIRST_NODE: u32 = 40;
 
     proptest! {
         #[test]
@@ -349,7 +359,7 @@ mod tests {
             mut sequence in proptest::collection::vec((records(), 0u64..1 << 40), 1..60),
         ) {
             let mut buf = vec![0u8; 64 * 1024];
-            let mut deltas = Deltas::at_block_start(START);
+            let mut deltas = Deltas::at_block_start(START, FIRST_NODE);
             let mut ends = Vec::new();
             let (mut len, mut now) = (0, 0);
             let mut moments = Vec::new();
@@ -363,7 +373,7 @@ mod tests {
                 ends.push(len);
             }
             for cut in [len, len - 1, len / 2, ends[0]] {
-                let mut read = Deltas::at_block_start(START);
+                let mut read = Deltas::at_block_start(START, FIRST_NODE);
                 let mut decoder = Decoder::new(&buf[..cut], &mut read);
                 let whole = ends.iter().filter(|&&end| end <= cut).count();
                 for ((expected, _), (turn, ticks)) in sequence.iter().zip(&moments).take(whole) {
@@ -384,7 +394,7 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_end_in_a_record_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut deltas = Deltas::at_block_start(START);
+            let mut deltas = Deltas::at_block_start(START, FIRST_NODE);
             let mut decoder = Decoder::new(&bytes, &mut deltas);
             while let Ok(Some(_)) = decoder.next() {}
             prop_assert!(decoder.offset() <= bytes.len());
@@ -393,7 +403,7 @@ mod tests {
         #[test]
         fn what_does_not_fit_is_refused_and_changes_nothing(record in records(), room in 0usize..16, shared: bool) {
             let mut buf = vec![0u8; room];
-            let mut deltas = Deltas::at_block_start(Turn { number: 5, is_shared: shared });
+            let mut deltas = Deltas::at_block_start(Turn { number: 5, is_shared: shared }, FIRST_NODE);
             let before = deltas.clone();
             if encode::record(&mut buf, &mut deltas, 77, &record).is_none() {
                 prop_assert_eq!(deltas, before);
@@ -403,7 +413,7 @@ mod tests {
 
     #[test]
     fn an_address_takes_few_bytes_when_its_region_is_known() {
-        let mut deltas = Deltas::at_block_start(START);
+        let mut deltas = Deltas::at_block_start(START, FIRST_NODE);
         let mut len_of = |address| {
             let mut out = [0; encode::HOT_ROOM];
             encode::free(&mut out, &mut deltas, 0, &Free { kind: AllocatorKind::Free, address }) - 1
@@ -414,9 +424,18 @@ mod tests {
     }
 
     #[test]
+    fn a_node_on_top_of_the_last_one_takes_four_bytes() {
+        let mut deltas = Deltas::at_block_start(START, FIRST_NODE);
+        let mut out = [0; encode::HOT_ROOM];
+        let mut len_of = |node| encode::node(&mut out, &mut deltas, &node).unwrap();
+        assert_eq!(len_of(Node { parent: FIRST_NODE, code: 1 << 10, offset: 0x80 }), 5);
+        assert_eq!(len_of(Node { parent: FIRST_NODE + 1, code: (1 << 10) + 63, offset: 0xfe }), 4);
+    }
+
+    #[test]
     fn an_unknown_record_is_skipped_by_its_length() {
         let bytes = [0xff, 2 << 1 | 1, 9, 9, hot::RESTORE];
-        let mut deltas = Deltas::at_block_start(START);
+        let mut deltas = Deltas::at_block_start(START, FIRST_NODE);
         let mut decoder = Decoder::new(&bytes, &mut deltas);
         assert_eq!(decoder.next(), Ok(Some(Record::Unknown(0xff))));
         assert_eq!(decoder.next(), Ok(Some(Record::Restore(Restore))));
@@ -425,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_payload_is_not_believed() {
-        let mut deltas = Deltas::at_block_start(START);
+        let mut deltas = Deltas::at_block_start(START, FIRST_NODE);
         let mut decoder = Decoder::new(&[0xff, 0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], &mut deltas);
         assert_eq!(decoder.next(), Err(DecodeError { offset: 0, problem: Problem::CutOff }));
     }

@@ -7,7 +7,7 @@ use crate::varint::{self, unzigzag, zigzag};
 
 /// Room that a hot record is given: more than the most bytes it takes, because numbers are written as whole words.
 pub const HOT_ROOM: usize = 64;
-/// The most bytes of a [`Node`] record, and of every other record without strings.
+/// The most bytes of a record without strings.
 pub const MAX_PLAIN_LEN: usize = 5 + 9 * varint::MAX_LEN;
 /// Places in the table of regions.
 pub const N_REGIONS: usize = 1 << REGION_BITS;
@@ -25,14 +25,18 @@ pub struct Deltas {
     pub ticks: u64,
     pub address: u64,
     pub stack: u32,
+    /// The number of the lane's last [`Node`], and its code object.
+    pub node: u32,
+    pub code: u32,
     /// The last address in the region of each place, a whole number of units.
     regions: [u64; N_REGIONS],
 }
 
 impl Deltas {
-    /// The state at the start of a block.
-    pub const fn at_block_start(first_turn: Turn) -> Deltas {
-        Deltas { turn: first_turn, ticks: 0, address: 0, stack: 0, regions: [0; N_REGIONS] }
+    /// The state at the start of a block that says so in its header.
+    pub const fn at_block_start(first_turn: Turn, first_node: u32) -> Deltas {
+        let regions = [0; N_REGIONS];
+        Deltas { turn: first_turn, ticks: 0, address: 0, stack: 0, node: first_node, code: 0, regions }
     }
 
     /// The address that a number with [`hot::REGION`] stands for.
@@ -125,12 +129,25 @@ pub fn turn(out: &mut [u8], deltas: &mut Deltas, turn: Turn) -> Option<usize> {
     Some(len)
 }
 
+/// Writes a stack node; its length. `None` when it does not fit.
+pub fn node(out: &mut [u8], deltas: &mut Deltas, node: &Node) -> Option<usize> {
+    let room = out.first_chunk_mut::<HOT_ROOM>()?;
+    room[0] = hot::NODE;
+    deltas.node = deltas.node.wrapping_add(1);
+    let len = varint::write(room, 1, deltas.node.wrapping_sub(node.parent) as u64);
+    let len = varint::write(room, len, zigzag(node.code as i64 - deltas.code as i64));
+    deltas.code = node.code;
+    // Instructions are two bytes long: the lowest bit is the rare one.
+    Some(varint::write(room, len, node.offset.rotate_right(1) as u64))
+}
+
 /// Writes any record. Returns its length, or `None` when it did not fit; `deltas` is unchanged then.
 pub fn record(out: &mut [u8], deltas: &mut Deltas, now: u64, record: &Record<'_>) -> Option<usize> {
     match record {
         Record::Alloc(it) => Some(alloc(out.first_chunk_mut()?, deltas, now, it)),
         Record::Free(it) => Some(free(out.first_chunk_mut()?, deltas, now, it)),
         Record::Turn(it) => turn(out, deltas, *it),
+        Record::Node(it) => node(out, deltas, it),
         Record::Restore(_) => {
             let room = out.first_chunk_mut::<HOT_ROOM>()?;
             room[0] = hot::RESTORE;
@@ -167,7 +184,7 @@ fn with_length(out: &mut [u8], deltas: &mut Deltas, now: u64, record: &Record<'_
         head.get_mut(1..)?.copy_from_slice(&word);
         return Some(1 + LENGTH_LEN + len as usize);
     }
-    // Short bodies, nodes above all, move up behind a length of one byte.
+    // Short bodies move up behind a length of one byte.
     // (Byte by byte, because `copy_within` may panic, and the recorder must hold no panic.)
     for index in 0..len {
         let byte = *out.get(1 + LENGTH_LEN + index)?;
@@ -225,12 +242,6 @@ impl Body<'_> {
 /// Writes the fields of a record with a length; its tag.
 fn fields(out: &mut Body<'_>, record: &Record<'_>) -> Option<u8> {
     Some(match record {
-        Record::Node(it) => {
-            out.number(it.parent as u64);
-            out.number(it.code as u64);
-            out.number(it.offset as u64);
-            tag::NODE
-        }
         Record::Thread(it) => {
             out.number(it.thread as u64);
             out.number(it.os_tid as u64);
@@ -304,6 +315,7 @@ fn fields(out: &mut Body<'_>, record: &Record<'_>) -> Option<u8> {
             out.number(it.bytes);
             tag::RSS
         }
-        Record::Alloc(_) | Record::Free(_) | Record::Restore(_) | Record::Turn(_) | Record::Unknown(_) => return None,
+        Record::Alloc(_) | Record::Free(_) | Record::Restore(_) | Record::Turn(_) | Record::Node(_) => return None,
+        Record::Unknown(_) => return None,
     })
 }

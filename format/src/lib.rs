@@ -75,6 +75,7 @@
 //! Free     tag  [ticks]  [address]
 //! Restore  tag  [ticks]
 //! Turn     tag  number
+//! Node     tag  parent  code:zigzag  offset
 //! ```
 //!
 //! With the top bit set the tag is followed by the length of its body, so that a reader skips kinds it does not know;
@@ -88,6 +89,8 @@
 //!   same *region* of 16 KiB, in units, above the seven bits of the region's [`encode::region_place`] in a table of
 //!   [`encode::N_REGIONS`]. Reader and writer keep that table in the same way: each address of a hot record, rounded
 //!   down to a unit, goes to the place of its region; the table is zero at a block's start.
+//! * `parent`: how many nodes of the lane before this one; `code`: the difference to the previous node's (0 at a block's
+//!   start); `offset`: rotated by one bit to the right, because instructions are two bytes long.
 //! * `stack`: the difference to the previous stack of the block (0 at its start), absent with `SAME_STACK`.
 //!
 //! # Time and order

@@ -99,11 +99,12 @@ pub mod hot {
     /// The tags of a [`Turn`](super::Record::Turn): of the lane's own, and a shared one.
     pub const TURN: u8 = 0x10;
     pub const SHARED_TURN: u8 = 0x20;
+    /// The tag of a [`Node`](super::Record::Node).
+    pub const NODE: u8 = 0x30;
 }
 
 /// Tags of records with a length.
 pub mod tag {
-    pub const NODE: u8 = 0x81;
     pub const THREAD: u8 = 0x82;
     pub const THREAD_NAME: u8 = 0x83;
     pub const MMAP: u8 = 0x84;

@@ -47,7 +47,7 @@ impl Payload {
             start: 0,
             file_offset: block.payload_offset,
             unread: block.payload_len,
-            deltas: Deltas::at_block_start(block.first_turn),
+            deltas: Deltas::at_block_start(block.first_turn, block.first_node),
             compressed: None,
         };
         if block.codec == codec::RAW {

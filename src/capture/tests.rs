@@ -149,7 +149,7 @@ fn a_damaged_block_costs_only_itself() {
     let (model, events) = read("damaged", &bytes);
     assert_eq!(shown(&model, &events)[1..], ["0 alloc 0 [f0:x.py:1]", "20 alloc 2 [f2:x.py:1]"]);
     let damage: Vec<_> = model.facts.damage.iter().map(ToString::to_string).collect();
-    assert_eq!(damage, [format!("a block fails its checksum at byte {} (12 bytes lost)", second + BLOCK_HEADER_LEN)]);
+    assert_eq!(damage, [format!("a block fails its checksum at byte {} (11 bytes lost)", second + BLOCK_HEADER_LEN)]);
 
     bytes[second] = b'?';
     let (model, events) = read("damaged", &bytes);

@@ -142,7 +142,7 @@ impl Log {
             ..BlockHeader::OPEN
         };
         self.blocks.push((header, Vec::new()));
-        let deltas = Deltas::at_block_start(turn);
+        let deltas = Deltas::at_block_start(turn, n_nodes);
         self.lanes
             .insert((kind, image, lane), Lane { block: self.blocks.len() - 1, deltas, n_nodes, sequence, thread });
     }

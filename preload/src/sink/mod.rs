@@ -72,7 +72,7 @@ impl Writer {
             committed: 0,
             n_events: 0,
             turns: Turns::new(),
-            deltas: Deltas::at_block_start(Turn { number: 0, is_shared: false }),
+            deltas: Deltas::at_block_start(Turn { number: 0, is_shared: false }, 0),
             next_len: FIRST_BLOCK_LEN,
         }
     }
@@ -200,7 +200,7 @@ impl Writer {
         window.write_header(&header.checked());
         self.sequence += 1;
         (self.committed, self.n_events) = (0, 0);
-        self.deltas = Deltas::at_block_start(turn);
+        self.deltas = Deltas::at_block_start(turn, self.n_nodes);
         self.next_len = (self.next_len * 2).min(MAX_BLOCK_LEN);
         self.window = Some(window);
         // In a child that was forked out of the middle of this, the window is the parent's.

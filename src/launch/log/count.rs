@@ -10,7 +10,7 @@ pub fn events(block: &BlockHeader, payload: &[u8]) -> u32 {
     if block.kind != block_kind::EVENTS {
         return 0;
     }
-    let mut deltas = Deltas::at_block_start(Turn::from_bits(block.first_turn));
+    let mut deltas = Deltas::at_block_start(Turn::from_bits(block.first_turn), block.first_node);
     let mut decoder = Decoder::new(payload, &mut deltas);
     let mut n_events = 0;
     while let Ok(Some(record)) = decoder.next() {

@@ -54,7 +54,7 @@ fn take_block(file: &File, shared: &SharedHeader, sequence: u32, turn: Turn) -> 
     let mut bytes = vec![0; capacity];
     bytes[..BLOCK_HEADER_LEN].copy_from_slice(header.as_bytes());
     file.write_all_at(&bytes, offset)?;
-    Ok(Block { offset, header, deltas: Deltas::at_block_start(turn) })
+    Ok(Block { offset, header, deltas: Deltas::at_block_start(turn, 0) })
 }
 
 impl Block {

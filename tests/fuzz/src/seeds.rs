@@ -73,7 +73,7 @@ fn cut(folder: &Path, name: &str, bytes: &[u8], payload_len: usize) {
 
 /// The records that end before so many bytes.
 fn whole_records(payload: &[u8], max_len: usize) -> &[u8] {
-    let mut deltas = Deltas::at_block_start(Turn::default());
+    let mut deltas = Deltas::at_block_start(Turn::default(), 0);
     let mut decoder = Decoder::new(payload, &mut deltas);
     let mut len = 0;
     while let Ok(Some(_)) = decoder.next() {
