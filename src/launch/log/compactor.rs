@@ -21,38 +21,19 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use memtrace_format::{
-    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, LAUNCHER_IMAGE, MAX_COMPRESSED_RAW_LEN, PACKED_ALIGN, block_kind,
-    block_state, codec,
+    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, LAUNCHER_IMAGE, MAX_COMPRESSED_RAW_LEN, PACKED_ALIGN, block_state,
+    codec,
 };
 use nix::fcntl::{FallocateFlags, fallocate};
 use zerocopy::IntoBytes;
-use zstd::bulk::Compressor;
 
+use super::codec::Codec;
 use super::count;
 use super::space::FreeSpace;
 use crate::capture::blocks::{Found, find_header, read_header};
 
 /// What is taken from the end of the file when no free space is left, in bytes.
 const ROOM_LEN: u64 = 1 << 20;
-/// Bytes of records with which a log is short.
-const FIRST_LEN: u64 = 1 << 20;
-
-/// The codec's level for a block of this kind, when the last block of events became `ratio` times shorter and there
-/// were `raw_len` bytes before.
-fn level(kind: u8, ratio: usize, raw_len: u64) -> i32 {
-    match (kind, ratio, raw_len) {
-        // Code objects come once, and are most of a log without Python objects.
-        (block_kind::META, ..) => 3,
-        // What repeats itself costs next to nothing at any level, …
-        (_, 8.., _) => 4,
-        (_, 3.., _) => 2,
-        // … and most logs are short.
-        (.., ..FIRST_LEN) => 3,
-        // 8 ns an event of json. A level less saves 1 ns and leaves an eighth more, two more take 4 ns and leave a
-        // tenth less.
-        _ => 1,
-    }
-}
 
 /// Puts the blocks of one log in order.
 pub struct Compactor {
@@ -79,9 +60,7 @@ pub struct Compactor {
     end: u64,
     n_events: u64,
     raw_len: u64,
-    compressor: Option<Compressor<'static>>,
-    /// How many times shorter the last block of events became.
-    ratio: usize,
+    codec: Codec,
     payload: Vec<u8>,
     compressed: Vec<u8>,
 }
@@ -124,8 +103,7 @@ impl Compactor {
             end: free_start,
             n_events: 0,
             raw_len: 0,
-            compressor: None,
-            ratio: 1,
+            codec: Codec::default(),
             payload: Vec::new(),
             compressed: Vec::new(),
         }
@@ -267,7 +245,7 @@ impl Compactor {
             return Ok(false);
         }
         self.read_payload(file, &mut place)?;
-        self.compress(place.header.kind)?;
+        self.codec.compress(place.header.kind, self.raw_len, &self.payload, &mut self.compressed)?;
         let len = packed_len(self.packed().1.len());
         let Some(offset) = self.take_space(len, take) else { return Ok(false) };
         let (codec, bytes) = self.packed();
@@ -362,22 +340,6 @@ impl Compactor {
         }
         self.give_up(file, place);
         Ok(Some(moved))
-    }
-
-    fn compress(&mut self, kind: u8) -> io::Result<()> {
-        let level = level(kind, self.ratio, self.raw_len);
-        let compressor = match &mut self.compressor {
-            Some(compressor) => compressor,
-            None => self.compressor.insert(Compressor::new(level)?),
-        };
-        compressor.set_compression_level(level)?;
-        self.compressed.clear();
-        self.compressed.reserve(zstd::zstd_safe::compress_bound(self.payload.len()));
-        compressor.compress_to_buffer(&self.payload, &mut self.compressed)?;
-        if kind == block_kind::EVENTS {
-            self.ratio = self.payload.len() / self.compressed.len().max(1);
-        }
-        Ok(())
     }
 
     /// Stores the checksum of a block where it is, and gives its unused part back to the file system. `None` when it is
@@ -495,7 +457,7 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
 
-    use memtrace_format::HEADER_LEN;
+    use memtrace_format::{HEADER_LEN, block_kind};
     use proptest::prelude::*;
     use zerocopy::FromBytes;
 

@@ -2,6 +2,7 @@
 //! putting it in order at the end. The recorder writes to the same file at the same time. Whatever the program does to
 //! the file, this must never fail the run: it only ends the sampling, or leaves the log larger than it could be.
 
+mod codec;
 mod compactor;
 mod count;
 mod description;
