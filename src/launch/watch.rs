@@ -26,7 +26,7 @@ const SAMPLES_PER_AGE: u32 = 6000;
 
 /// Between two looks for blocks to compress, when the last one found some…
 const SHORTEST_LOOK: Duration = Duration::from_millis(5);
-/// …and twice as long whenever there was none, up to this.
+/// …and twice as long whenever there was none, up to this; but whoever samples looks too.
 const LONGEST_LOOK: Duration = Duration::from_millis(320);
 /// While there are more, time for signals, and for whoever waits to read the log.
 const BETWEEN_STEPS: Duration = Duration::from_micros(100);
@@ -53,6 +53,7 @@ pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>) -> anyhow::
         if now >= next_sample {
             watch.sample();
             next_sample = now + ((now - start) / SAMPLES_PER_AGE).clamp(SHORTEST, LONGEST);
+            next_look = now;
         }
         if now >= next_look {
             pause = match watch.compact() {

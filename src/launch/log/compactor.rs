@@ -309,17 +309,23 @@ impl Compactor {
             blocks.push(place);
         }
         self.end = self.start;
+        let mut left = Vec::new();
         while let Some(last) = blocks.pop() {
             let moved = if is_enough() { None } else { self.moved_down(file, &last).unwrap_or(None) };
             self.end = self.end.max(moved.unwrap_or(last).end());
             if moved.is_none() {
                 break;
             }
+            left.push(last);
+        }
+        // Most are behind the end now, and go with the rest of the file.
+        for place in left.iter().filter(|place| place.offset < self.end) {
+            let _ = clear(file, place.offset, u64::from(place.header.capacity));
         }
         Ok(())
     }
 
-    /// Where a sealed block is after it was moved down; `None` when it was not.
+    /// A second, lower copy of a sealed block; `None` when there is no space for one.
     fn moved_down(&mut self, file: &File, place: &Place) -> io::Result<Option<Place>> {
         let committed = place.header.committed as usize;
         if place.header.state != block_state::SEALED || committed > MAX_COMPRESSED_RAW_LEN {
@@ -338,7 +344,6 @@ impl Compactor {
             self.give_up(file, &moved);
             return Err(error);
         }
-        self.give_up(file, place);
         Ok(Some(moved))
     }
 
