@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const MAGIC: [u8; 8] = *b"MEMTRACE";
 /// The version of the log described by this crate. Readers accept this one and older ones that a release wrote.
 pub const VERSION: u32 = 1;
-/// Bytes in front of the first block: the file header and the capture's description.
+/// The page that writers map: the file header and the capture's description. The first blocks may begin in it.
 pub const HEADER_LEN: usize = 4096;
 /// Blocks that are mapped while they are written start at multiples of this, and their lengths are multiples of it.
 pub const BLOCK_ALIGN: usize = 4096;
@@ -76,7 +76,7 @@ pub struct FileHeader {
     pub magic: [u8; 8],
     /// [`VERSION`]
     pub version: u32,
-    /// [`HEADER_LEN`]
+    /// Bytes in front of the first block, at most [`HEADER_LEN`] and a multiple of [`PACKED_ALIGN`].
     pub header_len: u32,
     /// One of [`clock`].
     pub clock: u32,

@@ -7,7 +7,7 @@
 //! # The file
 //!
 //! ```text
-//! 0          4096                                                        next_offset
+//! 0          header_len                                                  next_offset
 //! ├──────────┼───────────────┬──────────┬───────────────┬────── ─ ─ ─ ──┤
 //! │FileHeader│ block         │ block    │ block         │               │
 //! │CaptureInfo               │          │               │               │
@@ -16,9 +16,9 @@
 //!             └─payload: records, `committed` bytes of them
 //! ```
 //!
-//! All numbers are little-endian. The first [`HEADER_LEN`] bytes hold the [`FileHeader`] and, behind it,
-//! the capture's description in postcard encoding (`CaptureInfo` in the reader's `capture::info`;
-//! the recorder never touches it). Then come blocks; each says its own length (`capacity`). The place of the next block
+//! All numbers are little-endian. The first [`header_len`](FileHeader::header_len) bytes, at most a page, hold the
+//! [`FileHeader`] and, behind it, the capture's description in postcard encoding (`CaptureInfo` in the reader's
+//! `capture::info`; the recorder never touches it). Then come blocks; each says its own length (`capacity`). The place of the next block
 //! is [`FileHeader::next_offset`], which every writer advances atomically by the length of the block it takes, a
 //! multiple of [`BLOCK_ALIGN`], *before* the file is grown for it. A reader therefore meets blocks that are not there
 //! yet (all zero, or past the end of the file), and gaps that finished blocks left behind: knowing that blocks start at

@@ -8,8 +8,8 @@ use std::io;
 use anyhow::Result;
 use memtrace_format::turn::Turn;
 use memtrace_format::{
-    BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, HEADER_LEN, MAX_COMPRESSED_RAW_LEN, PACKED_ALIGN, block_kind,
-    block_state, codec,
+    BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, FileHeader, HEADER_LEN, MAX_COMPRESSED_RAW_LEN, PACKED_ALIGN,
+    block_kind, block_state, codec,
 };
 use nix::unistd::{Whence, lseek};
 use zerocopy::{FromZeros, IntoBytes};
@@ -71,7 +71,7 @@ pub fn scan_lanes(file: &File, facts: &mut Facts) -> Result<Vec<Block>> {
 pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
     let file_len = file.metadata()?.len();
     let mut blocks = Vec::new();
-    let mut offset = HEADER_LEN as u64;
+    let mut offset = first_offset(file)?;
     let mut lost = |start: u64, end: u64, what: &str| {
         if let Some(facts) = facts.as_deref_mut() {
             facts.add_damage(start, end - start, what);
@@ -117,6 +117,13 @@ pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
     blocks.sort_by_key(|block| (block.place(), block.payload_crc.is_none()));
     blocks.dedup_by_key(|block| block.place());
     Ok(blocks)
+}
+
+/// Where the first block may begin.
+fn first_offset(file: &File) -> io::Result<u64> {
+    let mut header = FileHeader::new_zeroed();
+    read_at(file, header.as_mut_bytes(), 0)?;
+    Ok((header.header_len as usize).clamp(size_of::<FileHeader>(), HEADER_LEN).next_multiple_of(PACKED_ALIGN) as u64)
 }
 
 fn is_known(header: &BlockHeader) -> bool {

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use memtrace_format::record::*;
-use memtrace_format::{AllocatorKind, BLOCK_HEADER_LEN, HEADER_LEN, LAUNCHER_IMAGE, block_kind};
+use memtrace_format::{
+    AllocatorKind, BLOCK_HEADER_LEN, FileHeader, HEADER_LEN, LAUNCHER_IMAGE, PACKED_ALIGN, block_kind,
+};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::Capture;
 use crate::model::{Action, Event, Model};
@@ -165,6 +168,20 @@ fn a_damaged_block_costs_only_itself() {
             ),
         ]
     );
+}
+
+#[test]
+fn blocks_begin_where_the_header_says() {
+    let mut log = Log::new();
+    log.alloc(0, 10, 0x1000, 1, 0);
+    let bytes = log.bytes();
+    let (mut header, behind) = FileHeader::read_from_prefix(&bytes).unwrap();
+    let len = (size_of::<FileHeader>() + header.info_len as usize).next_multiple_of(PACKED_ALIGN);
+    header.header_len = len as u32;
+    let in_front = &behind[..len - size_of::<FileHeader>()];
+    let (model, events) = read("first-page", &[header.as_bytes(), in_front, &bytes[HEADER_LEN..]].concat());
+    assert_eq!(shown(&model, &events), ["10 ImageStart", "10 alloc 1 []"]);
+    assert!(model.facts.damage.is_empty());
 }
 
 #[test]

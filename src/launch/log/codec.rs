@@ -7,8 +7,10 @@ use memtrace_format::block_kind;
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CParameter, compress_bound};
 
-/// Bytes of records with which a log is short, as most are.
-const FIRST_LEN: u64 = 256 << 10;
+/// Bytes of records with which a log is tiny: what starts an interpreter and not much more…
+const TINY_LEN: u64 = 64 << 10;
+/// …or short, as most are.
+const SHORT_LEN: u64 = 256 << 10;
 
 /// The codec over the blocks of one log.
 #[derive(Default)]
@@ -47,11 +49,13 @@ impl Codec {
 fn effort(kind: u8, ratio: usize, raw_len: u64) -> Effort {
     let at_level = |level| Effort { level, is_hasty: false };
     match (kind, ratio, raw_len) {
+        // Half a millisecond for every program, and a thirtieth less of what is all that some write.
+        (.., ..TINY_LEN) => at_level(6),
         // Code objects come once, and are most of a short log.
         (block_kind::META, ..) => at_level(3),
         // What repeats itself costs no more here than below.
         (_, 8.., _) => at_level(2),
-        (.., ..FIRST_LEN) => at_level(3),
+        (.., ..SHORT_LEN) => at_level(3),
         (_, 4.., _) => at_level(1),
         // 5 ns an event of Django. At level 1 it would be 9, and leave a quarter less.
         _ => Effort { level: 1, is_hasty: true },

@@ -33,15 +33,12 @@ use crate::launch::sys::{self, SharedHeader};
 use compactor::Compactor;
 use samples::Samples;
 
-/// The block of the end stands in front of all others.
-const END_OFFSET: u64 = HEADER_LEN as u64;
 /// Samples are lane 0 of the launcher.
 const END_LANE: u32 = 1;
 const END_CAPACITY: usize = 4 * PACKED_ALIGN;
-/// Behind it there is a hole for the first blocks that are packed…
-const PACKED_START: u64 = END_OFFSET + END_CAPACITY as u64;
-/// …in front of the first of the recorder's. That is as long as the hole is at least, and becomes shorter.
-const FIRST_BLOCK: u64 = END_OFFSET + 260 * 1024;
+/// Between the block of the end, which stands in front of all others, and the recorder's first there is a hole for the
+/// first blocks that are packed. That is as long as the first of them is at least, and becomes shorter.
+const FIRST_BLOCK: u64 = HEADER_LEN as u64 + 260 * 1024;
 /// How long signals and samples may wait for the compression.
 const LONGEST_STEP: Duration = Duration::from_millis(4);
 
@@ -70,6 +67,8 @@ pub struct Log {
     shared: SharedHeader,
     /// `None` once sampling has ended.
     samples: Option<Samples>,
+    /// Where the block of the end is.
+    end_offset: u64,
     compactor: Compactor,
     compression: Compression,
     /// Whether blocks can be compressed before the program has ended.
@@ -124,11 +123,18 @@ impl Log {
         // Elsewhere blocks are not there at once, so nobody can tell that they are whole.
         let is_mapped = fstatfs(&file).is_ok_and(|found| MAPPABLE_FILE_SYSTEMS.contains(&found.filesystem_type().0));
         let is_compacting = compression == Compression::WhileRunning && is_mapped;
-        let first_block = if compression == Compression::Never { END_OFFSET + BLOCK_ALIGN as u64 } else { FIRST_BLOCK };
+        // Elsewhere what is written beside a mapped word may be lost when the page is written back.
+        let header_len = if is_mapped { size_of::<FileHeader>() + info.len() } else { HEADER_LEN };
+        let header_len = header_len.next_multiple_of(PACKED_ALIGN);
+        let packed_start = (header_len + END_CAPACITY) as u64;
+        let first_block = match compression {
+            Compression::Never => packed_start.next_multiple_of(BLOCK_ALIGN as u64),
+            _ => FIRST_BLOCK,
+        };
         let header = FileHeader {
             magic: MAGIC,
             version: VERSION,
-            header_len: HEADER_LEN as u32,
+            header_len: header_len as u32,
             clock: clock::choose(),
             pid,
             state: state::CREATED,
@@ -151,7 +157,8 @@ impl Log {
         page[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
         page[size_of::<FileHeader>()..][..info.len()].copy_from_slice(&info);
         // The place of the end is taken now, because the disk may be full when it comes.
-        page.extend_from_slice(&end_block(&[]));
+        page.resize(page.len().max(header_len + END_CAPACITY), 0);
+        page[header_len..][..END_CAPACITY].copy_from_slice(&end_block(&[]));
         file.write_all_at(&page, 0).with_context(failed)?;
         let shared = SharedHeader::map(&file).map_err(|error| match error.raw_os_error() {
             Some(libc::ENODEV) => anyhow!("its file system has no shared mappings; choose another folder with -o"),
@@ -163,7 +170,8 @@ impl Log {
             path: path.to_owned(),
             shared,
             samples: Some(Samples::default()),
-            compactor: Compactor::new(PACKED_START, first_block),
+            end_offset: header_len as u64,
+            compactor: Compactor::new(packed_start, first_block),
             compression,
             is_compacting,
         })
@@ -263,9 +271,9 @@ impl Log {
         let file = &self.file;
         let packs = self.compression != Compression::Never && file.try_lock().is_ok();
         let compacted = self.compactor.finish(file, header.next_offset.min(len), packs, is_enough)?;
-        let len = compacted.end;
+        let len = compacted.end.max(HEADER_LEN as u64);
         file.set_len(len)?;
-        file.write_all_at(&end_block(&info::to_bytes(end)), END_OFFSET)?;
+        file.write_all_at(&end_block(&info::to_bytes(end)), self.end_offset)?;
         // Last, so that the state is true whenever it is read.
         let ended = FileHeader { state: state::ENDED, next_offset: len, ..header };
         file.write_all_at(ended.as_bytes(), 0)?;

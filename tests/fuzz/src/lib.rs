@@ -24,13 +24,15 @@ pub fn consume(bytes: &[u8]) {
 
 /// Gives every block header, the description and every sealed payload the checksum that it needs to be believed.
 pub fn repair(bytes: &mut [u8]) {
+    let mut first = HEADER_LEN;
     if let Ok((mut header, rest)) = FileHeader::read_from_prefix(bytes) {
+        first = (header.header_len as usize).next_multiple_of(PACKED_ALIGN);
         if let Some(info) = rest.get(..header.info_len as usize) {
             header.info_crc = crc32c(info);
             let _ = header.write_to_prefix(bytes);
         }
     }
-    for at in (HEADER_LEN..bytes.len()).step_by(PACKED_ALIGN) {
+    for at in (first..bytes.len()).step_by(PACKED_ALIGN) {
         let Ok((mut header, _)) = BlockHeader::read_from_prefix(&bytes[at..]) else { continue };
         if header.magic != BLOCK_MAGIC {
             continue;

@@ -6,7 +6,9 @@ use std::path::Path;
 use memtrace_format::decode::Decoder;
 use memtrace_format::encode::Deltas;
 use memtrace_format::turn::Turn;
-use memtrace_format::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, HEADER_LEN, PACKED_ALIGN, block_kind, codec};
+use memtrace_format::{
+    BLOCK_HEADER_LEN, BLOCK_MAGIC, BlockHeader, FileHeader, HEADER_LEN, PACKED_ALIGN, block_kind, codec,
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 const MAX_BLOCKS_OF_A_KIND: usize = 4;
@@ -25,8 +27,8 @@ pub fn write(captures: &Path, folder: &Path) {
 }
 
 fn cut(folder: &Path, name: &str, bytes: &[u8], payload_len: usize) {
-    let mut file = bytes[..HEADER_LEN].to_vec();
-    let mut at = HEADER_LEN;
+    let mut at = FileHeader::read_from_prefix(bytes).unwrap().0.header_len as usize;
+    let mut file = bytes[..at].to_vec();
     let mut n_blocks = [0; 256];
     while let Some(Ok((header, rest))) = bytes.get(at..).map(BlockHeader::read_from_prefix) {
         if header.magic != BLOCK_MAGIC {
@@ -67,6 +69,7 @@ fn cut(folder: &Path, name: &str, bytes: &[u8], payload_len: usize) {
         file.extend_from_slice(stored);
         file.resize(start + short.capacity as usize, 0);
     }
+    file.resize(file.len().max(HEADER_LEN), 0);
     crate::repair(&mut file);
     std::fs::write(folder.join("file").join(name), file).unwrap();
 }
