@@ -256,7 +256,7 @@ fn with_length<'a>(tag: u8, body: &mut Fields<'a>, deltas: &mut Deltas) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode;
+    use crate::encode::{self, Hot};
     use proptest::prelude::*;
 
     fn kinds(free: bool) -> impl Strategy<Value = AllocatorKind> {
@@ -416,7 +416,7 @@ mod tests {
         let mut deltas = Deltas::at_block_start(START, FIRST_NODE);
         let mut len_of = |address| {
             let mut out = [0; encode::HOT_ROOM];
-            encode::free(&mut out, &mut deltas, 0, &Free { kind: AllocatorKind::Free, address }) - 1
+            Free { kind: AllocatorKind::Free, address }.encode(&mut out, &mut deltas, None) - 1
         };
         let far = 0x7fff_0000_0000;
         let addresses = [0x1000_0000, 0x1000_0020, far, 0x1000_0020, far, 0x1000_0030, 0x1000_3ff0, far, far];

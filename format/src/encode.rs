@@ -1,6 +1,8 @@
 //! Record → bytes, into a slice the caller owns. Called in the recorder's hot path and by the launcher; it must never
 //! allocate, panic or write past the slice.
 
+use core::hint::select_unpredictable;
+
 use crate::record::*;
 use crate::turn::Turn;
 use crate::varint::{self, unzigzag, zigzag};
@@ -17,6 +19,8 @@ const REGION_SHIFT: u32 = 14;
 /// Addresses are written in units of this many bytes where they are multiples of it, as nearly all are.
 const UNIT_SHIFT: u32 = 4;
 const IN_UNIT: u64 = (1 << UNIT_SHIFT) - 1;
+/// The bits of addresses that are whole numbers of units. (x86-64 has no program's addresses beyond.)
+const WHOLE_UNITS: u64 = ((1 << 56) - 1) & !IN_UNIT;
 
 /// What differences are relative to; starts anew in each block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,54 +74,66 @@ impl Deltas {
 /// The place of an address's region in the table.
 #[inline(always)]
 pub const fn region_place(address: u64) -> u64 {
-    (address >> REGION_SHIFT).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - REGION_BITS)
+    ((address >> REGION_SHIFT) as u32).wrapping_mul(0x9e37_79b9) as u64 >> (32 - REGION_BITS)
 }
 
-/// Writes an allocation; its length. `now` counts in a shared turn only, here and below.
-#[inline(always)]
-pub fn alloc(out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: u64, record: &Alloc) -> usize {
-    let is_same_stack = record.stack == deltas.stack;
-    let stack = zigzag(record.stack as i64 - deltas.stack as i64);
-    deltas.stack = record.stack;
-    let tag = record.kind as u8 | if is_same_stack { hot::SAME_STACK } else { 0 };
-    let len = tag_and_address(out, deltas, now, tag, record.address);
-    let len = varint::write(out, len, record.size);
-    if is_same_stack { len } else { varint::write(out, len, stack) }
+/// A record of the hot path.
+pub trait Hot: Copy {
+    /// Writes it; its length. `now` is there in a shared turn only.
+    fn encode(self, out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: Option<u64>) -> usize;
 }
 
-/// Writes a free; its length.
-#[inline(always)]
-pub fn free(out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: u64, record: &Free) -> usize {
-    tag_and_address(out, deltas, now, record.kind as u8, record.address)
+impl Hot for Alloc {
+    #[inline(always)]
+    fn encode(self, out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: Option<u64>) -> usize {
+        let is_same_stack = self.stack == deltas.stack;
+        let stack = zigzag(self.stack as i64 - deltas.stack as i64);
+        deltas.stack = self.stack;
+        let tag = self.kind as u8 | if is_same_stack { hot::SAME_STACK } else { 0 };
+        let len = tag_and_address(out, deltas, now, tag, self.address);
+        let len = varint::write_early(out, len, self.size);
+        if is_same_stack { len } else { varint::write_early(out, len, stack) }
+    }
+}
+
+impl Hot for Free {
+    #[inline(always)]
+    fn encode(self, out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: Option<u64>) -> usize {
+        tag_and_address(out, deltas, now, self.kind as u8, self.address)
+    }
 }
 
 #[inline(always)]
-fn tag_and_address(out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: u64, tag: u8, address: u64) -> usize {
+fn tag_and_address(out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: Option<u64>, tag: u8, address: u64) -> usize {
     let mut len = 1;
-    if deltas.turn.is_shared {
-        len = varint::write(out, len, deltas.advance(now));
+    if let Some(now) = now {
+        len = varint::write_early(out, len, deltas.advance(now));
     }
     let difference = address.wrapping_sub(deltas.address) as i64;
-    let in_units = zigzag(difference >> UNIT_SHIFT);
+    if difference == 0 {
+        // The table has it since the last time.
+        out[0] = tag | hot::SAME;
+        return len;
+    }
+    // Also where neither address is one of a program's, so that the numbers below are short.
+    if (address | deltas.address) & !WHOLE_UNITS != 0 {
+        deltas.touch(address);
+        out[0] = tag | hot::RAW_DIFFERENCE;
+        return varint::write_early(out, len, zigzag(difference));
+    }
     let last = deltas.touch(address);
     // (Wraps where the regions differ, and is not written then.)
     let in_region = zigzag(address.wrapping_sub(last) as i64 >> UNIT_SHIFT) << REGION_BITS | region_place(address);
     let is_same_region = (address ^ last) >> REGION_SHIFT == 0;
+    let in_units = zigzag(difference >> UNIT_SHIFT);
     // A program goes through several regions at once, with steps that repeat in each, and those from one to another
     // don't. But no number takes a byte more for that.
-    let takes_as_much = if in_region < 1 << 14 { 1 << 7 } else { 1 << 14 };
-    let (mode, number) = if difference == 0 {
-        (hot::SAME, 0)
-    } else if (difference as u64 | address) & IN_UNIT != 0 {
-        (hot::RAW_DIFFERENCE, zigzag(difference))
-    } else if is_same_region && in_units >= takes_as_much {
-        (hot::REGION, in_region)
-    } else {
-        (hot::DIFFERENCE, in_units)
-    };
-    out[0] = tag | mode;
-    let end = varint::write(out, len, number);
-    if difference == 0 { len } else { end }
+    let takes_as_much = select_unpredictable(in_region < 1 << 14, 1 << 7, 1 << 14);
+    // Which of the ways it is depends on the program's data: no branch would be foreseen.
+    let takes_region = is_same_region & (in_units >= takes_as_much);
+    const { assert!(hot::DIFFERENCE == 0) };
+    out[0] = tag | (takes_region as u8 * hot::REGION);
+    varint::write_early_short(out, len, select_unpredictable(takes_region, in_region, in_units))
 }
 
 /// Writes the beginning of a turn; its length. `None` when it does not fit.
@@ -144,8 +160,8 @@ pub fn node(out: &mut [u8], deltas: &mut Deltas, node: &Node) -> Option<usize> {
 /// Writes any record. Returns its length, or `None` when it did not fit; `deltas` is unchanged then.
 pub fn record(out: &mut [u8], deltas: &mut Deltas, now: u64, record: &Record<'_>) -> Option<usize> {
     match record {
-        Record::Alloc(it) => Some(alloc(out.first_chunk_mut()?, deltas, now, it)),
-        Record::Free(it) => Some(free(out.first_chunk_mut()?, deltas, now, it)),
+        Record::Alloc(it) => Some(it.encode(out.first_chunk_mut()?, deltas, deltas.turn.is_shared.then_some(now))),
+        Record::Free(it) => Some(it.encode(out.first_chunk_mut()?, deltas, deltas.turn.is_shared.then_some(now))),
         Record::Turn(it) => turn(out, deltas, *it),
         Record::Node(it) => node(out, deltas, it),
         Record::Restore(_) => {

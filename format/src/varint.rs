@@ -9,6 +9,8 @@
 //!
 //! The first byte's trailing zeros say how many bytes follow, so that neither side has a loop.
 
+use crate::encode::HOT_ROOM;
+
 /// The most bytes that a varint takes.
 pub const MAX_LEN: usize = 9;
 
@@ -61,6 +63,28 @@ pub fn write(out: &mut [u8], place: usize, value: u64) -> usize {
         write_word(out, place + 1, value);
         place + MAX_LEN
     }
+}
+
+/// [`write`] at one of the first places of a large buffer, without a question about room.
+#[inline(always)]
+pub fn write_early(out: &mut [u8; HOT_ROOM], place: usize, value: u64) -> usize {
+    if is_short(value) {
+        write_early_short(out, place, value)
+    } else {
+        write_word(out, place % N_EARLY, 0);
+        write_word(out, place % N_EARLY + 1, value);
+        place + MAX_LEN
+    }
+}
+
+const N_EARLY: usize = 32;
+const _: () = assert!(N_EARLY + MAX_LEN <= HOT_ROOM);
+
+/// The same for a number that is known to have at most 56 bits.
+#[inline(always)]
+pub fn write_early_short(out: &mut [u8; HOT_ROOM], place: usize, value: u64) -> usize {
+    write_word(out, place % N_EARLY, short(value));
+    place + n_more(value) as usize + 1
 }
 
 #[inline(always)]

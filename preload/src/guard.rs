@@ -10,7 +10,8 @@
 
 use core::arch::{asm, global_asm};
 use core::cell::Cell;
-use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
+use core::ops::Deref;
 
 use crate::lane::Lane;
 use crate::{environment, lifecycle, sys};
@@ -29,7 +30,7 @@ global_asm!(
 
 /// What a thread has of ours.
 struct Local {
-    /// 0, or the stack address at which the guard was taken, with [`ALLOCATOR`] in its lowest bit.
+    /// 0, or the stack address at which the guard was taken, with [`NOTES`] in its lowest bits.
     holder: Cell<usize>,
     lane: Cell<*mut Lane>,
 }
@@ -38,6 +39,9 @@ const _: () = assert!(size_of::<Local>() == 16);
 
 /// Set in `holder` while the wrapped allocator runs: what it maps is recorded, what it allocates is not.
 const ALLOCATOR: usize = 1;
+/// Set in `holder` in a hook of mappings.
+const MAPPING: usize = 2;
+const NOTES: usize = ALLOCATOR | MAPPING;
 
 #[inline(always)]
 fn local() -> *const Local {
@@ -58,14 +62,16 @@ fn stack_pointer() -> usize {
     address
 }
 
-/// Proof that this thread entered memtrace and has not left.
+/// Proof that this thread entered memtrace and has not left. Dropped, it leaves.
 pub struct Guard {
     local: *const Local,
-    /// What `holder` becomes again.
+}
+
+/// The guard of a hook of mappings.
+pub struct MappingGuard {
+    guard: ManuallyDrop<Guard>,
+    /// What `holder` becomes again: not 0 when an allocator is making the mapping for itself.
     previous: usize,
-    /// Taken for a mapping, which an allocator of the interpreter may be making for itself.
-    is_for_mapping: bool,
-    not_send: PhantomData<*mut ()>,
 }
 
 impl Guard {
@@ -81,29 +87,14 @@ impl Guard {
         if held != 0 && !unsafe { may_enter_again(&*local, held, here) } {
             return None;
         }
-        holder.set(here & !ALLOCATOR);
-        Some(Guard { local, previous: 0, is_for_mapping: false, not_send: PhantomData })
-    }
-
-    /// Like [`Guard::enter`], but also when the guard is held round a wrapped allocator's own work. The second value
-    /// says whether it is.
-    pub fn enter_for_mapping() -> Option<(Guard, bool)> {
-        let local = local();
-        // SAFETY: the thread's own storage.
-        let holder = unsafe { &(*local).holder };
-        let held = holder.get();
-        if held & ALLOCATOR == 0 || is_stale(held, stack_pointer()) {
-            let mut guard = Guard::enter()?;
-            guard.is_for_mapping = true;
-            return Some((guard, false));
-        }
-        holder.set(held & !ALLOCATOR);
-        Some((Guard { local, previous: held, is_for_mapping: true, not_send: PhantomData }, true))
+        holder.set(here & !NOTES);
+        Some(Guard { local })
     }
 
     /// Whether the interpreter's allocators may be in the middle of their work.
     pub fn is_for_mapping(&self) -> bool {
-        self.is_for_mapping
+        // SAFETY: the thread's own storage.
+        unsafe { (*self.local).holder.get() & MAPPING != 0 }
     }
 
     /// Runs the wrapped allocator under the guard: what it does inside is not recorded, but for mappings.
@@ -135,7 +126,45 @@ impl Drop for Guard {
     #[inline(always)]
     fn drop(&mut self) {
         // SAFETY: the thread's own storage.
-        unsafe { (*self.local).holder.set(self.previous) }
+        unsafe { (*self.local).holder.set(0) }
+    }
+}
+
+impl MappingGuard {
+    /// Like [`Guard::enter`], but also when the guard is held round a wrapped allocator's own work.
+    pub fn enter() -> Option<MappingGuard> {
+        let local = local();
+        // SAFETY: the thread's own storage.
+        let holder = unsafe { &(*local).holder };
+        let held = holder.get();
+        let (guard, previous) = if held & ALLOCATOR == 0 || is_stale(held, stack_pointer()) {
+            (Guard::enter()?, 0)
+        } else {
+            holder.set(held & !ALLOCATOR);
+            (Guard { local }, held)
+        };
+        holder.set(holder.get() | MAPPING);
+        Some(MappingGuard { guard: ManuallyDrop::new(guard), previous })
+    }
+
+    /// Whether an allocator is making the mapping for itself.
+    pub fn is_arena(&self) -> bool {
+        self.previous != 0
+    }
+}
+
+impl Deref for MappingGuard {
+    type Target = Guard;
+
+    fn deref(&self) -> &Guard {
+        &self.guard
+    }
+}
+
+impl Drop for MappingGuard {
+    fn drop(&mut self) {
+        // SAFETY: the thread's own storage.
+        unsafe { (*self.guard.local).holder.set(self.previous) }
     }
 }
 
@@ -148,7 +177,7 @@ pub fn is_held() -> bool {
 /// Whether the guard was left set by a jump that we did not see ([`leave_by_jump`] sees the usual ones): then the frame
 /// that took it is gone, and we stand above it on the same stack. A handler on its own signal stack may stand anywhere.
 fn is_stale(held: usize, here: usize) -> bool {
-    here >= (held & !ALLOCATOR) && sys::signal_stack_in_use().is_none()
+    here >= (held & !NOTES) && sys::signal_stack_in_use().is_none()
 }
 
 /// Whether a thread that seems to be inside may enter nevertheless.
@@ -178,7 +207,7 @@ pub fn leave_by_jump(target: usize) {
     if held == 0 {
         return;
     }
-    let place = held & !ALLOCATOR;
+    let place = held & !NOTES;
     let is_discarded = match sys::signal_stack_in_use() {
         // A handler on a stack of its own may jump about on it and return to us; or leave it, with us on it or below.
         Some(stack) if stack.contains(&target) => stack.contains(&place) && target > place,

@@ -77,6 +77,13 @@ impl<T: Plain> Array<T> {
         if index < self.capacity { Some(unsafe { *self.start.add(index) }) } else { None }
     }
 
+    /// The element, to be changed.
+    #[inline(always)]
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        // SAFETY: the index was checked, and the array is borrowed exclusively.
+        if index < self.capacity { Some(unsafe { &mut *self.start.add(index) }) } else { None }
+    }
+
     #[inline(always)]
     pub fn set(&mut self, index: usize, value: T) {
         if index < self.capacity {
@@ -93,6 +100,19 @@ impl<T: Plain> Array<T> {
         }
         // SAFETY: within the capacity every element exists.
         unsafe { core::slice::from_raw_parts(self.start, len.min(self.capacity)) }
+    }
+
+    /// The first `len` elements.
+    ///
+    /// # Safety
+    /// There are as many.
+    #[inline(always)]
+    pub unsafe fn first(&self, len: usize) -> &[T] {
+        if len == 0 {
+            return &[];
+        }
+        // SAFETY: within the capacity every element exists.
+        unsafe { core::slice::from_raw_parts(self.start, len) }
     }
 
     /// As [`Array::slice`], to change them.

@@ -12,7 +12,7 @@ use memtrace_format::AllocatorKind as Kind;
 use crate::abi;
 use crate::lifecycle::{self, enter};
 use crate::real::{self, Real};
-use crate::{guard::Guard, install, recorder};
+use crate::{guard::MappingGuard, install, recorder};
 
 type Pointer = *mut c_void;
 
@@ -215,8 +215,8 @@ pub unsafe extern "C" fn pvalloc(size: usize) -> Pointer {
 }
 
 /// The way into hooks of mappings: allocators map memory too, and that is recorded as theirs.
-fn enter_for_mapping() -> Option<(Guard, bool)> {
-    if lifecycle::is_recording() { Guard::enter_for_mapping() } else { enter().map(|guard| (guard, false)) }
+fn enter_for_mapping() -> Option<MappingGuard> {
+    if lifecycle::is_recording_or_starts() { MappingGuard::enter() } else { None }
 }
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
@@ -231,9 +231,9 @@ pub unsafe extern "C" fn mmap(
     // SAFETY: as in `malloc`.
     let result = unsafe { real::mmap(address, len, prot, flags, fd, offset) };
     if result != abi::MAP_FAILED
-        && let Some((guard, is_arena)) = enter_for_mapping()
+        && let Some(guard) = enter_for_mapping()
     {
-        recorder::mapped(&guard, result, len, prot, flags, is_arena);
+        recorder::mapped(&guard, result, len, prot, flags, guard.is_arena());
     }
     result
 }
@@ -253,7 +253,7 @@ pub unsafe extern "C" fn mmap64(
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn mremap(old: Pointer, old_len: usize, len: usize, flags: c_int, new: Pointer) -> Pointer {
-    let Some((guard, is_arena)) = enter_for_mapping() else {
+    let Some(guard) = enter_for_mapping() else {
         // SAFETY: as in `malloc`. The fifth argument is only read when the flags say that it is there.
         return unsafe { real::mremap(old, old_len, len, flags, new) };
     };
@@ -265,7 +265,7 @@ pub unsafe extern "C" fn mremap(old: Pointer, old_len: usize, len: usize, flags:
     // SAFETY: as above.
     let result = guard.in_allocator(|| unsafe { real::mremap(old, old_len, len, flags, new) });
     if result != abi::MAP_FAILED {
-        recorder::remapped(&guard, old, result, len, flags, is_arena);
+        recorder::remapped(&guard, old, result, len, flags, guard.is_arena());
     } else if is_given_up {
         recorder::restored(&guard);
     }
@@ -274,7 +274,7 @@ pub unsafe extern "C" fn mremap(old: Pointer, old_len: usize, len: usize, flags:
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn munmap(address: Pointer, len: usize) -> c_int {
-    let Some((guard, _)) = enter_for_mapping() else {
+    let Some(guard) = enter_for_mapping() else {
         // SAFETY: as in `malloc`.
         return unsafe { real::munmap(address, len) };
     };

@@ -49,12 +49,17 @@ impl Lane {
     }
 }
 
-/// The lane of this thread; `None` when there is no memory for one.
+/// The lane that this thread has.
 #[inline(always)]
-pub fn of_this_thread(guard: &Guard) -> Option<&'static mut Lane> {
+pub fn at_hand(guard: &Guard) -> Option<&'static mut Lane> {
     let lane = guard.lane();
     // SAFETY: the lane of this thread has one user, and the guard proves that this is it.
-    if !lane.is_null() { Some(unsafe { &mut *lane }) } else { take(guard) }
+    if lane.is_null() { None } else { Some(unsafe { &mut *lane }) }
+}
+
+/// The lane of this thread, a new one if it has none; `None` when there is no memory for it.
+pub fn of_this_thread(guard: &Guard) -> Option<&'static mut Lane> {
+    at_hand(guard).or_else(|| take(guard))
 }
 
 #[cold]

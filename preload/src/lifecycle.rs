@@ -43,7 +43,12 @@ pub fn is_recording() -> bool {
 /// The way into every hook: a guard, when this event is to be recorded.
 #[inline(always)]
 pub fn enter() -> Option<Guard> {
-    if is_recording() || start_early() { Guard::enter() } else { None }
+    if is_recording_or_starts() { Guard::enter() } else { None }
+}
+
+#[inline(always)]
+pub fn is_recording_or_starts() -> bool {
+    is_recording() || start_early()
 }
 
 /// How to record.

@@ -9,7 +9,7 @@
 
 use core::ffi::c_void;
 
-use memtrace_format::record::{Alloc, Free, Mmap, Mremap, Munmap, Restore, ThreadName};
+use memtrace_format::record::{Mmap, Mremap, Munmap, Restore, ThreadName};
 use memtrace_format::{AllocatorKind, Record};
 
 use crate::guard::Guard;
@@ -17,30 +17,65 @@ use crate::lane::{self, Lane};
 use crate::python;
 
 /// A block was handed out.
-#[inline(always)]
+// This and what follows is not inlined: there is one for all hooks, which stays in the processor's cache. Each function
+// goes on to the next with the same arguments, so that the usual cases have little to save.
+#[inline(never)]
 pub fn allocated(guard: &Guard, kind: AllocatorKind, block: *mut c_void, size: usize) {
-    if block.is_null() {
-        return;
+    if let Some(lane) = lane::at_hand(guard)
+        && !block.is_null()
+        && !python::is_there()
+    {
+        lane.writer.alloc(guard, kind, block as u64, size as u64, 0);
+    } else {
+        allocated_beside_python(guard, kind, block, size);
     }
-    let Some(lane) = lane::of_this_thread(guard) else {
-        return;
-    };
-    python::notice_changes(guard);
-    let stack = lane.stacks.current(guard, &mut lane.writer);
-    lane.writer.alloc(guard, &Alloc { kind, address: block as u64, size: size as u64, stack });
+}
+
+#[inline(never)]
+fn allocated_beside_python(guard: &Guard, kind: AllocatorKind, block: *mut c_void, size: usize) {
+    if let Some(lane) = lane::at_hand(guard)
+        && !block.is_null()
+        && python::new_initialisation().is_none()
+        && let Some(stack) = lane.stacks.at_hand()
+    {
+        lane.writer.alloc(guard, kind, block as u64, size as u64, stack);
+    } else {
+        allocated_otherwise(guard, kind, block, size);
+    }
+}
+
+#[inline(never)]
+fn allocated_otherwise(guard: &Guard, kind: AllocatorKind, block: *mut c_void, size: usize) {
+    if !block.is_null()
+        && let Some(lane) = lane::of_this_thread(guard)
+    {
+        python::notice_changes(guard);
+        let stack = lane.stacks.current(guard, &mut lane.writer);
+        lane.writer.alloc(guard, kind, block as u64, size as u64, stack);
+    }
 }
 
 /// A block is about to be given back.
-#[inline(always)]
+#[inline(never)]
 pub fn freeing(guard: &Guard, kind: AllocatorKind, block: *mut c_void) {
-    if block.is_null() {
-        return;
+    if let Some(lane) = lane::at_hand(guard)
+        && !block.is_null()
+        && python::new_finalizing().is_none()
+    {
+        lane.writer.free(guard, kind, block as u64);
+    } else {
+        freeing_otherwise(guard, kind, block);
     }
-    let Some(lane) = lane::of_this_thread(guard) else {
-        return;
-    };
-    python::notice_end(guard);
-    lane.writer.free(guard, &Free { kind, address: block as u64 });
+}
+
+#[inline(never)]
+fn freeing_otherwise(guard: &Guard, kind: AllocatorKind, block: *mut c_void) {
+    if !block.is_null()
+        && let Some(lane) = lane::of_this_thread(guard)
+    {
+        python::notice_end(guard);
+        lane.writer.free(guard, kind, block as u64);
+    }
 }
 
 /// The last `freeing` or `unmapping` did not happen.
@@ -65,7 +100,7 @@ pub fn mapped(guard: &Guard, address: *mut c_void, len: usize, prot: i32, flags:
 pub fn unmapping(guard: &Guard, address: *mut c_void, len: usize, is_remap: bool) {
     python::notice_end(guard);
     if let Some(lane) = lane::of_this_thread(guard) {
-        lane.stacks.chunks.unmapped(address as usize);
+        lane.stacks.unmapped(address as usize);
         lane.writer.record(guard, &Record::Munmap(Munmap { address: address as u64, len: len as u64, is_remap }));
     }
 }

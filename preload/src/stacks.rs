@@ -11,7 +11,7 @@ use memtrace_format::record::Node;
 use crate::environment;
 use crate::guard::Guard;
 use crate::heap::{Array, Plain, spread};
-use crate::python::{self, Chain, Chunks, Frame, code};
+use crate::python::{self, Chain, Chunks, Seen, code};
 use crate::sink::Writer;
 
 /// A frame as it is read: address of the code object, address of the running instruction.
@@ -35,9 +35,12 @@ pub struct Stacks {
     chain: Chain,
     /// The node of each frame of the chain, root first.
     nodes: Array<u32>,
+    /// The node of the top frame, and the one that it hangs on.
+    top: u32,
+    below_top: u32,
     /// The death count of code objects that the nodes were found under.
     epoch: u64,
-    memo: Memo,
+    rings: Rings,
     tree: Tree,
     /// Set while the interpreter's frames are read; see `python::notice_end`.
     is_reading: AtomicBool,
@@ -49,8 +52,10 @@ impl Stacks {
             chunks: Chunks::new(),
             chain: Chain::new(),
             nodes: Array::new(),
+            top: 0,
+            below_top: 0,
             epoch: 0,
-            memo: Memo { entries: Array::new() },
+            rings: Rings { nodes: Array::new() },
             tree: Tree::new(),
             is_reading: AtomicBool::new(false),
         }
@@ -61,40 +66,86 @@ impl Stacks {
         self.is_reading.load(Ordering::Acquire)
     }
 
-    /// The number of this thread's Python stack now; 0 when it has none.
+    /// The thread has given a mapping up.
+    pub fn unmapped(&mut self, address: usize) {
+        self.chunks.unmapped(address);
+        self.chain.forget_floor();
+    }
+
+    /// The number of this thread's Python stack now, 0 when it has none; `None` in unusual cases, which are for
+    /// [`Stacks::current`].
     #[inline(always)]
+    pub fn at_hand(&mut self) -> Option<u32> {
+        self.while_reading(|stacks| stacks.compare(python::state_at_hand()?, code::epoch_at_hand()?))
+    }
+
+    /// The number of this thread's Python stack now; 0 when it has none.
     pub fn current(&mut self, guard: &Guard, writer: &mut Writer) -> u32 {
-        self.is_reading.store(true, Ordering::Relaxed);
-        // Whoever wants to know passes a barrier in all threads first, so the compiler's order is enough here.
-        compiler_fence(Ordering::SeqCst);
-        let node = self.read(guard, writer);
-        self.is_reading.store(false, Ordering::Release);
-        node
+        self.while_reading(|stacks| {
+            let state = python::state_to_read(guard);
+            let node = stacks.compare(state, code::epoch()).or_else(|| stacks.read(guard, writer, state));
+            if environment::is_self_check() && state != 0 {
+                python::self_check(guard, state, &stacks.chain);
+                stacks.compare_with_slow_twin(guard, writer);
+            }
+            node.unwrap_or(0)
+        })
     }
 
     #[inline(always)]
-    fn read(&mut self, guard: &Guard, writer: &mut Writer) -> u32 {
+    fn while_reading<T>(&mut self, read: impl FnOnce(&mut Stacks) -> T) -> T {
+        self.is_reading.store(true, Ordering::Relaxed);
+        // Whoever wants to know passes a barrier in all threads first, so the compiler's order is enough here.
+        compiler_fence(Ordering::SeqCst);
+        let result = read(self);
+        self.is_reading.store(false, Ordering::Release);
+        result
+    }
+
+    /// The node of a stack that is what it was, or has another frame on top that is known; otherwise `None`, and nothing
+    /// has changed.
+    #[inline(always)]
+    fn compare(&mut self, state: usize, epoch: u64) -> Option<u32> {
+        if state == 0 {
+            return Some(0);
+        }
+        if epoch != self.epoch {
+            return None;
+        }
+        // SAFETY: the state is what `python` said.
+        match unsafe { python::compare(state, &self.chain)? } {
+            Seen::Same => {}
+            Seen::OtherTop(frame) => {
+                self.top = match python::shown(&frame) {
+                    Some(shown) => self.rings.find(self.below_top, shown, epoch)?,
+                    None => self.below_top,
+                };
+                self.chain.set_top(frame);
+                self.nodes.set(self.chain.frames().len().wrapping_sub(1), self.top);
+            }
+        }
+        Some(self.top)
+    }
+
+    /// Reads the frames, and finds the nodes of those that are new. `None` when memory or the log has run out.
+    fn read(&mut self, guard: &Guard, writer: &mut Writer, state: usize) -> Option<u32> {
         let epoch = code::epoch();
-        let Some(unchanged) = python::refresh(guard, &mut self.chain, &self.chunks) else {
-            return 0;
-        };
+        // SAFETY: the state is what `python` said.
+        let unchanged = unsafe { python::refresh(state, &mut self.chain, &self.chunks)? };
         let depth = self.chain.frames().len();
         if (unchanged < depth || epoch != self.epoch) && !self.extend(guard, writer, unchanged, epoch) {
-            return 0;
+            return None;
         }
-        if environment::is_self_check() {
-            self.compare_with_slow_twin(guard, writer);
-        }
-        self.nodes.get(depth.wrapping_sub(1)).unwrap_or(0)
+        let node = |depth: usize| depth.checked_sub(1).and_then(|level| self.nodes.get(level)).unwrap_or(0);
+        (self.top, self.below_top) = (node(depth), node(depth.saturating_sub(1)));
+        Some(self.top)
     }
 
     /// Finds the nodes of the frames from `known` up, or of all when code objects have died. `false` when memory or the
     /// log has run out.
-    #[inline(never)]
     fn extend(&mut self, guard: &Guard, writer: &mut Writer, known: usize, epoch: u64) -> bool {
         let mut known = known;
         if epoch != self.epoch {
-            self.memo.forget();
             known = 0;
         }
         // Holds when everything below is done.
@@ -104,14 +155,18 @@ impl Stacks {
         }
         let mut node = if known == 0 { 0 } else { self.nodes.get(known - 1).unwrap_or(0) };
         for (level, frame) in self.chain.frames().iter().enumerate().skip(known) {
-            match self.memo.find(node, frame) {
-                Some(child) => node = child,
-                None => {
-                    let Some(child) = self.tree.node_of(guard, writer, node, frame) else {
-                        return false;
-                    };
-                    self.memo.keep(node, frame, child);
-                    node = child;
+            if let Some(shown) = python::shown(frame) {
+                match self.rings.find(node, shown, epoch) {
+                    Some(child) => node = child,
+                    None => {
+                        let Some(child) = self.tree.node_of(guard, writer, node, shown) else {
+                            return false;
+                        };
+                        if child != node {
+                            self.rings.keep(node, shown, epoch, child);
+                        }
+                        node = child;
+                    }
                 }
             }
             self.nodes.set(level, node);
@@ -125,7 +180,9 @@ impl Stacks {
     fn compare_with_slow_twin(&mut self, guard: &Guard, writer: &mut Writer) {
         let mut node = Some(0);
         for (level, frame) in self.chain.frames().iter().enumerate() {
-            node = node.and_then(|node| self.tree.node_of(guard, writer, node, frame));
+            if let Some(shown) = python::shown(frame) {
+                node = node.and_then(|node| self.tree.node_of(guard, writer, node, shown));
+            }
             if node.is_some() && node != self.nodes.get(level) {
                 python::fail_self_check(guard, b"memtrace: self-check: the remembered stack is not the current one\n");
             }
@@ -133,82 +190,103 @@ impl Stacks {
     }
 }
 
-/// The child that a frame led to lately, by parent and raw frame: spares the look-ups of code object and node. True as
-/// long as no code object dies.
-struct Memo {
-    entries: Array<MemoEntry>,
+/// The nodes by number, each with a ring of its children in the order in which they came up first. A program that does
+/// the same again meets them in the same order: the child that is looked for is mostly the last one that was, or the one
+/// behind it, and lies near. It spares the look-ups of code object and node.
+struct Rings {
+    nodes: Array<RingNode>,
 }
 
-/// Zero, and so no frame, when it is empty.
 #[derive(Clone, Copy, Default)]
-struct MemoEntry {
+#[repr(C)]
+struct RingNode {
+    /// The frame, as it is read.
     code: u64,
     instruction: u64,
-    /// Parent, and in the upper half the owner of the frame.
-    parent: u64,
-    child: u32,
+    /// The lower half of the death count under which that frame led here.
+    epoch: u32,
+    /// The last child that was looked for, and the next one of the same parent; 0 when there is none.
+    last_child: u32,
+    sibling: u32,
+    reserved: u32,
 }
 
 // SAFETY: numbers.
-unsafe impl Plain for MemoEntry {}
+unsafe impl Plain for RingNode {}
 
-impl Memo {
-    const LEN: usize = 512;
+impl Rings {
+    /// How many children are looked at.
+    const N_LOOKS: usize = 8;
 
+    /// The child of `parent` that a frame leads to, if it is near.
     #[inline(always)]
-    fn place(parent: u32, frame: &Frame) -> usize {
-        spread(frame.code ^ frame.instruction.rotate_left(23) ^ parent as u64) % Memo::LEN
-    }
-
-    #[inline(always)]
-    fn parent_of(parent: u32, frame: &Frame) -> u64 {
-        frame.owner << 32 | parent as u64
-    }
-
-    #[inline(always)]
-    fn find(&self, parent: u32, frame: &Frame) -> Option<u32> {
-        let found = self.entries.get(Memo::place(parent, frame))?;
-        let is_it = found.code == frame.code
-            && found.instruction == frame.instruction
-            && found.parent == Memo::parent_of(parent, frame)
-            && frame.code != 0;
-        is_it.then_some(found.child)
-    }
-
-    fn keep(&mut self, parent: u32, frame: &Frame, child: u32) {
-        if self.entries.grow(Memo::LEN) {
-            let entry = MemoEntry {
-                code: frame.code,
-                instruction: frame.instruction,
-                parent: Memo::parent_of(parent, frame),
-                child,
-            };
-            self.entries.set(Memo::place(parent, frame), entry);
+    fn find(&mut self, parent: u32, frame: RawFrame, epoch: u64) -> Option<u32> {
+        let start = self.nodes.get(parent as usize)?.last_child;
+        let mut child = start;
+        for _ in 0..Rings::N_LOOKS {
+            let node = self.nodes.get(child as usize)?;
+            if node.code == frame.code && node.instruction == frame.instruction && node.epoch == epoch as u32 {
+                if child != start {
+                    self.nodes.get_mut(parent as usize)?.last_child = child;
+                }
+                return Some(child);
+            }
+            child = node.sibling;
         }
+        None
     }
 
-    fn forget(&mut self) {
-        self.entries.slice_mut(Memo::LEN).fill(MemoEntry::default());
+    /// Remembers that a frame leads from `parent` to `child`.
+    fn keep(&mut self, parent: u32, frame: RawFrame, epoch: u64, child: u32) {
+        if child == 0 || !self.nodes.grow(child.max(parent) as usize + 1) {
+            return;
+        }
+        let last_child = self.nodes.get(parent as usize).map_or(0, |parent| parent.last_child);
+        let behind_last = self.nodes.get(last_child as usize).map_or(0, |node| node.sibling);
+        if let Some(node) = self.nodes.get_mut(child as usize) {
+            let is_new = node.sibling == 0;
+            if is_new {
+                node.sibling = if last_child == 0 { child } else { behind_last };
+            }
+            (node.code, node.instruction, node.epoch) = (frame.code, frame.instruction, epoch as u32);
+            if is_new && let Some(last) = self.nodes.get_mut(last_child as usize).filter(|_| last_child != 0) {
+                last.sibling = child;
+            }
+        }
+        if let Some(parent) = self.nodes.get_mut(parent as usize) {
+            parent.last_child = child;
+        }
     }
 }
 
 /// Node → number, by open addressing.
 struct Tree {
-    /// Parent and code of each entry, and offset and number: 0 is an empty place.
-    keys: Array<u64>,
-    values: Array<u64>,
+    entries: Array<Entry>,
     len: usize,
 }
 
+/// A node and its number, 0 in an empty place.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Entry {
+    parent: u32,
+    code: u32,
+    offset: u32,
+    number: u32,
+}
+
+// SAFETY: numbers.
+unsafe impl Plain for Entry {}
+
 impl Tree {
     const fn new() -> Tree {
-        Tree { keys: Array::new(), values: Array::new(), len: 0 }
+        Tree { entries: Array::new(), len: 0 }
     }
 
-    /// The node that a frame leads to from `parent`: `parent` itself when the frame is not shown. `None` when it is new
+    /// The node that a frame leads to from `parent`: `parent` itself when the frame has not begun. `None` when it is new
     /// and can't be introduced.
-    fn node_of(&mut self, guard: &Guard, writer: &mut Writer, parent: u32, frame: &Frame) -> Option<u32> {
-        match python::shown(frame).and_then(|raw| code::resolve(guard, raw)) {
+    fn node_of(&mut self, guard: &Guard, writer: &mut Writer, parent: u32, frame: RawFrame) -> Option<u32> {
+        match code::resolve(guard, frame) {
             None => Some(parent),
             Some((code, offset)) => match self.child(guard, writer, &Node { parent, code, offset }) {
                 0 => None,
@@ -219,44 +297,34 @@ impl Tree {
 
     /// The number of a node, introducing it if it is new; 0 when it can't be.
     fn child(&mut self, guard: &Guard, writer: &mut Writer, node: &Node) -> u32 {
-        if self.len * 2 >= self.keys.capacity() && !self.grow() {
+        if self.len * 2 >= self.entries.capacity() && !self.grow() {
             return 0;
         }
-        let key = (node.parent as u64) << 32 | node.code as u64;
-        let place = match find(&self.keys, &self.values, key, node.offset) {
+        let place = match find(&self.entries, node) {
             Found::Number(number) => return number,
             Found::Place(place) => place,
         };
         // The number is written before it is known here: a thread thrown out in between only wastes it.
         let number = writer.node(guard, node);
         if number != 0 {
-            self.keys.set(place, key);
-            self.values.set(place, (node.offset as u64) << 32 | number as u64);
+            self.entries.set(place, Entry { parent: node.parent, code: node.code, offset: node.offset, number });
             self.len += 1;
         }
         number
     }
 
     fn grow(&mut self) -> bool {
-        let capacity = (self.keys.capacity() * 2).max(512);
-        let (Some(mut keys), Some(mut values)) = (Array::with_capacity(capacity), Array::with_capacity(capacity))
-        else {
+        let Some(mut larger) = Array::with_capacity((self.entries.capacity() * 2).max(512)) else {
             return false;
         };
-        for index in 0..self.keys.capacity() {
-            let (Some(key), Some(value)) = (self.keys.get(index), self.values.get(index)) else {
-                break;
-            };
-            if value != 0
-                && let Found::Place(place) = find(&keys, &values, key, (value >> 32) as u32)
-            {
-                keys.set(place, key);
-                values.set(place, value);
+        for entry in self.entries.slice(self.entries.capacity()).iter().filter(|entry| entry.number != 0) {
+            let node = Node { parent: entry.parent, code: entry.code, offset: entry.offset };
+            if let Found::Place(place) = find(&larger, &node) {
+                larger.set(place, *entry);
             }
         }
-        self.keys.release();
-        self.values.release();
-        (self.keys, self.values) = (keys, values);
+        self.entries.release();
+        self.entries = larger;
         true
     }
 }
@@ -267,18 +335,64 @@ enum Found {
 }
 
 #[inline(always)]
-fn find(keys: &Array<u64>, values: &Array<u64>, key: u64, offset: u32) -> Found {
-    let mask = keys.capacity() - 1;
-    let mut place = spread(key ^ (offset as u64).rotate_left(40)) & mask;
+fn find(entries: &Array<Entry>, node: &Node) -> Found {
+    let mask = entries.capacity() - 1;
+    let key = (node.parent as u64) << 32 | node.code as u64;
+    let mut place = spread(key ^ (node.offset as u64).rotate_left(40)) & mask;
     loop {
-        match (keys.get(place), values.get(place)) {
-            (Some(found), Some(value)) if value != 0 => {
-                if found == key && (value >> 32) as u32 == offset {
-                    return Found::Number(value as u32);
+        match entries.get(place) {
+            Some(found) if found.number != 0 => {
+                if (found.parent, found.code, found.offset) == (node.parent, node.code, node.offset) {
+                    return Found::Number(found.number);
                 }
             }
             _ => return Found::Place(place),
         }
         place = (place + 1) & mask;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn frame(number: u64) -> RawFrame {
+        RawFrame { code: 0x1000 + number / 4, instruction: number }
+    }
+
+    #[test]
+    fn a_ring_holds_all_children_and_finds_those_that_come_again_in_order() {
+        let mut rings = Rings { nodes: Array::new() };
+        let mut known = HashMap::new();
+        let (mut random, mut n_found) = (7u64, 0);
+        for step in 0..20_000u64 {
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            let parent = (step / 500 % 16) as u32;
+            // Mostly one after the other.
+            let number = if random >> 40 & 7 == 0 { random >> 50 & 63 } else { step % 6 };
+            let n_known = known.len() as u32;
+            let child = *known.entry((parent, number)).or_insert(16 + n_known);
+            match rings.find(parent, frame(number), 1) {
+                Some(found) => {
+                    assert_eq!(found, child);
+                    n_found += 1;
+                }
+                None => rings.keep(parent, frame(number), 1, child),
+            }
+            assert_eq!(rings.find(parent, frame(number), 1), Some(child));
+        }
+        assert!(n_found > 5_000, "{n_found} were found");
+        for (parent, number) in known.keys() {
+            let first = rings.nodes.get(*parent as usize).unwrap().last_child;
+            let ring = std::iter::successors(Some(first), |&child| {
+                Some(rings.nodes.get(child as usize).unwrap().sibling).filter(|&next| next != first)
+            });
+            let n_children = known.keys().filter(|(other, _)| other == parent).count();
+            assert_eq!(ring.count(), n_children);
+            // Under another count of deaths nothing is believed.
+            assert_eq!(rings.find(*parent, frame(*number), 2), None);
+        }
     }
 }

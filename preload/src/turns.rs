@@ -32,6 +32,8 @@ const QUICK_TICKS: u64 = 200_000;
 /// The turn that a lane has.
 pub struct Turns {
     word: TurnWord,
+    /// The same, or [`TurnWord::NONE`] when the turn is shared.
+    alone: TurnWord,
     /// When the lane took its last turn, and how many it took in quick succession.
     last_taken: u64,
     n_quick: u32,
@@ -39,7 +41,7 @@ pub struct Turns {
 
 impl Turns {
     pub const fn new() -> Turns {
-        Turns { word: TurnWord::NONE, last_taken: 0, n_quick: 0 }
+        Turns { word: TurnWord::NONE, alone: TurnWord::NONE, last_taken: 0, n_quick: 0 }
     }
 
     /// The turn that the lane has; turn 0 before it takes its first.
@@ -54,12 +56,23 @@ impl Turns {
         word.look() == self.word
     }
 
+    /// Whether the lane may write, and nobody else.
+    #[inline(always)]
+    pub fn is_ours_alone(&self, word: &impl Word) -> bool {
+        word.look() == self.alone
+    }
+
+    fn have(&mut self, word: TurnWord) {
+        self.word = word;
+        self.alone = if word.is_shared() { TurnWord::NONE } else { word };
+    }
+
     /// Takes the next turn for `lane`, or takes part in the shared one. `now` is the time stamp counter.
     pub fn take(&mut self, word: &impl Word, lane: u32, now: u64) {
         let mut seen = word.look();
         loop {
             if seen.is_shared() {
-                self.word = seen;
+                self.have(seen);
                 return;
             }
             let is_quick = now.wrapping_sub(self.last_taken) < QUICK_TICKS;
@@ -69,7 +82,7 @@ impl Turns {
                 Ok(()) => {
                     self.n_quick = if is_quick && !is_contended { self.n_quick + 1 } else { 0 };
                     self.last_taken = now;
-                    self.word = next;
+                    self.have(next);
                     return;
                 }
                 Err(newer) => seen = newer,
@@ -84,7 +97,7 @@ impl Turns {
         }
         let next = self.word.next_of(lane);
         word.exchange(self.word, next).ok()?;
-        self.word = next;
+        self.have(next);
         Some(next.turn())
     }
 }

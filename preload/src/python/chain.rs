@@ -40,7 +40,15 @@ struct Floor {
 }
 
 impl Floor {
-    const UNKNOWN: Floor = Floor { place: Place::NONE, level: 0 };
+    const UNKNOWN: Floor = Floor { place: Place::NOWHERE, level: 0 };
+}
+
+/// How the frames compare with what they were, in the usual cases.
+pub enum Seen {
+    /// Nothing has changed.
+    Same,
+    /// The top frame has gone on, or another one has come in its place; this is it.
+    OtherTop(Frame),
 }
 
 /// Places in the table of levels. Those who share one are found again by walking on.
@@ -60,25 +68,47 @@ impl Chain {
     }
 
     /// All frames, root first.
+    #[inline(always)]
     pub fn frames(&self) -> &[Frame] {
-        self.frames.slice(self.depth)
+        // SAFETY: there is room for as many as there are.
+        unsafe { self.frames.first(self.depth) }
+    }
+
+    /// Compares the frames with what they were; `None` in unusual cases, which are for [`Chain::refresh`].
+    ///
+    /// # Safety
+    /// `top` is 0 or the top frame of the running thread, and `place` where its data stack is.
+    #[inline(always)]
+    pub unsafe fn compare(&self, layout: &Layout, top: usize, place: Place) -> Option<Seen> {
+        let (last, below) = self.frames().split_last()?;
+        if last.address != top || place != self.floor.place {
+            return None;
+        }
+        // SAFETY: the caller says so of the top frame, and that leads to the one below.
+        unsafe {
+            match layout.instruction_unit {
+                None => compare::<false>(layout, last, below, self.floor.level),
+                Some(_) => compare::<true>(layout, last, below, self.floor.level),
+            }
+        }
+    }
+
+    /// Puts another frame on top.
+    #[inline(always)]
+    pub fn set_top(&mut self, frame: Frame) {
+        self.frames.set(self.depth.wrapping_sub(1), frame);
     }
 
     /// Brings the memory up to date. How many frames, from the root on, are what they were; `None` when there is no
     /// memory.
     ///
     /// # Safety
-    /// `top` is 0 or the top frame of the running thread, and `place` where its data stack is.
-    #[inline(always)]
+    /// As for [`Chain::compare`].
     pub unsafe fn refresh(&mut self, layout: &Layout, top: usize, place: Place, chunks: &Chunks) -> Option<usize> {
         let is_place_known = place == self.floor.place;
         let floor = if is_place_known { self.floor.level } else { 0 };
         // SAFETY: as the caller says.
-        let unchanged = match unsafe { self.go_on(layout, top, floor) } {
-            Some(unchanged) => unchanged,
-            // SAFETY: as the caller says.
-            None => unsafe { self.follow(layout, top, floor)? },
-        };
+        let unchanged = unsafe { self.follow(layout, top, floor)? };
         if !is_place_known {
             // SAFETY: as the caller says.
             unsafe { self.find_floor(place, chunks) };
@@ -86,40 +116,13 @@ impl Chain {
         Some(unchanged)
     }
 
-    /// The usual cases: nothing has changed, or the top frame has gone on. How many frames are what they were; `None` in
-    /// all other cases.
-    ///
-    /// # Safety
-    /// As for `refresh`.
-    #[inline(always)]
-    unsafe fn go_on(&mut self, layout: &Layout, top: usize, floor: usize) -> Option<usize> {
-        let (last, below) = self.frames().split_last().filter(|(last, _)| last.address == top)?;
-        // SAFETY: the caller says so of the top frame, and that leads to the one below.
-        unsafe {
-            let is_last_same = last.is_unchanged::<true>(layout);
-            if !is_last_same && !last.is_linked_as_before(layout) {
-                return None;
-            }
-            let looked_at = below.get(floor..).unwrap_or(&[]);
-            let are_same = match layout.instruction_unit {
-                None => are_unchanged::<false>(layout, looked_at),
-                Some(_) => are_unchanged::<true>(layout, looked_at),
-            };
-            if !are_same {
-                return None;
-            }
-            if is_last_same {
-                return Some(self.depth);
-            }
-            self.frames.set(self.depth - 1, Frame::read(layout, top));
-            Some(self.depth - 1)
-        }
+    /// To be told when the thread has given a mapping up: a chunk of its data stack may be gone.
+    pub fn forget_floor(&mut self) {
+        self.floor = Floor::UNKNOWN;
     }
 
     /// # Safety
     /// `place` is the running thread's.
-    #[cold]
-    #[inline(never)]
     unsafe fn find_floor(&mut self, place: Place, chunks: &Chunks) {
         let level = self.level_of(place.first_frame(), self.depth);
         // SAFETY: as the caller says.
@@ -134,7 +137,6 @@ impl Chain {
 
     /// # Safety
     /// As for `refresh`.
-    #[inline(never)]
     unsafe fn follow(&mut self, layout: &Layout, top: usize, floor: usize) -> Option<usize> {
         let mut known = self.depth;
         let mut n_fresh = 0;
@@ -165,7 +167,7 @@ impl Chain {
                 }
             }
         };
-        if n_kept <= floor {
+        if floor > 0 && n_kept <= floor {
             self.floor = Floor::UNKNOWN;
         }
         let depth = n_kept + n_fresh;
@@ -220,19 +222,28 @@ impl Chain {
     }
 }
 
-/// Whether all frames are what they were, asked from the last one on.
+/// Compares the top frame, and from there on those down to level `floor`.
 ///
 /// # Safety
-/// The chain leads to the last frame.
+/// The chain leads to the top frame.
 #[inline(always)]
-unsafe fn are_unchanged<const WITH_CODE: bool>(layout: &Layout, frames: &[Frame]) -> bool {
-    for frame in frames.iter().rev() {
-        // SAFETY: the chain leads to the first that is asked, and each that is unchanged leads to the next.
-        if !unsafe { frame.is_unchanged::<WITH_CODE>(layout) } {
-            return false;
+unsafe fn compare<const WITH_CODE: bool>(layout: &Layout, top: &Frame, below: &[Frame], floor: usize) -> Option<Seen> {
+    // SAFETY: the chain leads to the first that is asked, and each that is linked as before leads to the next.
+    unsafe {
+        if !top.is_linked_as_before(layout) {
+            return None;
         }
+        let mut frame = below.as_ptr_range().end;
+        let floor = below.as_ptr().wrapping_add(floor);
+        while frame > floor {
+            frame = frame.sub(1);
+            if !(*frame).is_unchanged::<WITH_CODE>(layout) {
+                return None;
+            }
+        }
+        let is_same = top.is_unchanged::<WITH_CODE>(layout);
+        Some(if is_same { Seen::Same } else { Seen::OtherTop(Frame::read(layout, top.address)) })
     }
-    true
 }
 
 #[inline(always)]
@@ -294,6 +305,24 @@ mod tests {
         }
     }
 
+    /// What an event does; how many frames are what they were.
+    ///
+    /// # Safety
+    /// The frames lie in `memory`.
+    unsafe fn go_on(chain: &mut Chain, memory: &Memory, top: usize, place: Place, chunks: &Chunks) -> usize {
+        let depth = chain.frames().len();
+        // SAFETY: as the caller says.
+        match unsafe { chain.compare(&memory.layout, top, place) } {
+            Some(Seen::Same) => depth,
+            Some(Seen::OtherTop(frame)) => {
+                chain.set_top(frame);
+                depth - 1
+            }
+            // SAFETY: as the caller says.
+            None => unsafe { chain.refresh(&memory.layout, top, place, chunks) }.unwrap(),
+        }
+    }
+
     /// Refreshes, and compares with a walk and with what was there before.
     fn check(chain: &mut Chain, memory: &Memory, top: usize) {
         check_in(chain, memory, top, Place::NONE, &Chunks::new());
@@ -302,7 +331,7 @@ mod tests {
     fn check_in(chain: &mut Chain, memory: &Memory, top: usize, place: Place, chunks: &Chunks) {
         let before = chain.frames().to_vec();
         // SAFETY: the frames lie in `memory`.
-        let unchanged = unsafe { chain.refresh(&memory.layout, top, place, chunks) }.unwrap();
+        let unchanged = unsafe { go_on(chain, memory, top, place, chunks) };
         let mut walked = Array::<RawFrame>::new();
         // SAFETY: as above.
         let depth = unsafe { walk::frames(&memory.layout, top, &mut walked) };
@@ -356,10 +385,10 @@ mod tests {
         let top = memory.link(&stack);
         check(&mut chain, &memory, top);
         // SAFETY: the frames lie in `memory`.
-        let mut refresh = |memory: &Memory| unsafe { chain.refresh(&memory.layout, top, Place::NONE, &Chunks::new()) };
-        assert_eq!(refresh(&memory), Some(40));
+        let mut refresh = |memory: &Memory| unsafe { go_on(&mut chain, memory, top, Place::NONE, &Chunks::new()) };
+        assert_eq!(refresh(&memory), 40);
         *memory.word(3, offsets::NONE.frame_instruction) += 2;
-        assert_eq!(refresh(&memory), Some(3));
+        assert_eq!(refresh(&memory), 3);
         check(&mut chain, &memory, top);
     }
 
@@ -387,6 +416,7 @@ mod tests {
                     for _ in 0..memory.below(4) {
                         if stack.pop() == Some(BORDER) {
                             chunks.unmapped(second);
+                            chain.forget_floor();
                         }
                     }
                 }
@@ -395,7 +425,7 @@ mod tests {
             if let Some(&slot) = stack.last() {
                 memory.change(slot);
             }
-            let place = chunks.place(if stack.len() > BORDER { second } else { 4096 });
+            let place = Place::in_chunk(if stack.len() > BORDER { second } else { 4096 });
             n_skipped += chain.floor.level;
             let top = memory.link(&stack);
             check_in(&mut chain, &memory, top, place, &chunks);
@@ -406,7 +436,7 @@ mod tests {
     #[test]
     fn a_chunk_that_nobody_was_seen_to_map_is_not_trusted() {
         let mut memory = Memory::new(4);
-        let place = Chunks::new().place(memory.address(2) - Place::NONE.first_frame());
+        let place = Place::in_chunk(memory.address(2) - Place::NONE.first_frame());
         let mut chain = Chain::new();
         let top = memory.link(&[0, 1, 2, 3]);
         check_in(&mut chain, &memory, top, place, &Chunks::new());

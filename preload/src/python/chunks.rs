@@ -14,48 +14,48 @@
 
 use super::walk::word;
 
-/// What a thread has mapped and unmapped.
+/// The last mappings that a thread made.
 pub struct Chunks {
-    /// The last mappings it made.
     mapped: [usize; 8],
     n_mapped: usize,
-    /// Mappings it gave up.
-    n_unmapped: u64,
 }
 
 /// Where the thread's frames are being put.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The chunk's address, 0 when nothing can be told from it.
-    chunk: usize,
-    n_unmapped: u64,
-}
+pub struct Place(usize);
 
 impl Place {
-    pub const NONE: Place = Place { chunk: 0, n_unmapped: 0 };
+    /// Nothing can be told from it.
+    pub const NONE: Place = Place(0);
+    /// No chunk is there.
+    pub const NOWHERE: Place = Place(usize::MAX);
+
+    /// In the chunk at this address.
+    #[inline(always)]
+    pub const fn in_chunk(address: usize) -> Place {
+        Place(address)
+    }
 
     /// The address of the chunk's first frame.
     pub fn first_frame(self) -> usize {
         /// `offsetof(_PyStackChunk, data)` in 3.11 to 3.14.
         const DATA: usize = 24;
-        self.chunk + DATA
+        self.0.wrapping_add(DATA)
     }
-}
 
-impl Place {
     /// Whether it is the thread's first chunk, which has no frames below it.
     ///
     /// # Safety
     /// The running thread is at this place.
     pub unsafe fn is_in_first_chunk(self) -> bool {
         // SAFETY: the chunk is in use; it begins with the address of the one before it.
-        self.chunk != 0 && unsafe { word(self.chunk) } == 0
+        self != Place::NONE && unsafe { word(self.0) } == 0
     }
 }
 
 impl Chunks {
     pub const fn new() -> Chunks {
-        Chunks { mapped: [0; 8], n_mapped: 0, n_unmapped: 0 }
+        Chunks { mapped: [0; 8], n_mapped: 0 }
     }
 
     /// The thread has made a mapping.
@@ -68,18 +68,11 @@ impl Chunks {
 
     /// The thread gives a mapping up.
     pub fn unmapped(&mut self, address: usize) {
-        self.n_unmapped += 1;
         self.mapped.iter_mut().filter(|mapped| **mapped == address).for_each(|mapped| *mapped = 0);
-    }
-
-    /// The place in this chunk now. Equal to an earlier one when the chunk has been there ever since.
-    #[inline(always)]
-    pub fn place(&self, chunk: usize) -> Place {
-        Place { chunk, n_unmapped: self.n_unmapped }
     }
 
     /// Whether the thread was seen to map the chunk.
     pub fn has_mapped(&self, place: Place) -> bool {
-        place.chunk != 0 && self.mapped.contains(&place.chunk)
+        place != Place::NONE && self.mapped.contains(&place.0)
     }
 }

@@ -63,15 +63,18 @@ pub fn watch_discards(main: usize, count: usize) {
     MAIN.store(main, Ordering::Release);
 }
 
-/// Grows when copies of threads that have ended are discarded: their addresses may then belong to others.
+/// Whether there are copies at all.
 #[inline(always)]
-pub fn discards() -> u64 {
-    let main = MAIN.load(Ordering::Acquire);
-    if main == 0 { 0 } else { count_of(main) }
+pub fn are_watched() -> bool {
+    MAIN.load(Ordering::Acquire) != 0
 }
 
-#[inline(never)]
-fn count_of(main: usize) -> u64 {
+/// Grows when copies of threads that have ended are discarded: their addresses may then belong to others.
+pub fn discards() -> u64 {
+    let main = MAIN.load(Ordering::Acquire);
+    if main == 0 {
+        return 0;
+    }
     // SAFETY: a pointer of the runtime's static structure, null or to the main interpreter, which is a part of that
     // structure; then a 32-bit count.
     unsafe {

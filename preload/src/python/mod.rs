@@ -16,13 +16,13 @@ mod self_check;
 mod thread_state;
 mod walk;
 
-pub use chain::Chain;
+pub use chain::{Chain, Seen};
 pub use chunks::Chunks;
 pub use walk::Frame;
 
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use memtrace_format::record::{Python, notice};
 
@@ -62,19 +62,33 @@ static INTERPRETER: Adopted = Adopted(UnsafeCell::new(Interpreter {
 static WAS_FOUND: AtomicBool = AtomicBool::new(false);
 /// `PY_VERSION_HEX` of what was found.
 static VERSION: AtomicU32 = AtomicU32::new(0);
-/// Whether its frames are read: one of the three below.
+/// Whether its frames are read: one of the four below.
 static STACKS: AtomicU32 = AtomicU32::new(NOT_READ);
 const NOT_READ: u32 = 0;
-const READ_AND_CHECKED: u32 = 1;
+const READ_AND_CROSS_CHECKED: u32 = 1;
 const READ: u32 = 2;
-/// Address of the runtime's three flags of initialisation, or 0.
-static INITIALISATION: AtomicUsize = AtomicUsize::new(0);
-/// What they were when the allocators were looked at last.
-static SEEN_INITIALISATION: AtomicU64 = AtomicU64::new(0);
+const READ_AND_SELF_CHECKED: u32 = 3;
 
-/// Address of the runtime's pointer to the thread state that finalises it, or 0; and what it was at the last look.
-static FINALIZING: AtomicUsize = AtomicUsize::new(0);
+/// Words of the runtime's static structure that every event looks at; of this, as long as there is no runtime.
+static NOTHING: [usize; 2] = [0; 2];
+const NOTHING_PLACE: *mut usize = NOTHING.as_ptr().cast_mut();
+/// The three flags of initialisation…
+static INITIALISATION: AtomicPtr<usize> = AtomicPtr::new(NOTHING_PLACE);
+/// …and what they were when the allocators were looked at last.
+static SEEN_INITIALISATION: AtomicU64 = AtomicU64::new(0);
+/// The thread state that finalises the runtime; and what it was at the last look.
+static FINALIZING: AtomicPtr<usize> = AtomicPtr::new(NOTHING_PLACE);
 static SEEN_FINALIZING: AtomicUsize = AtomicUsize::new(0);
+/// The newest interpreter and the main one, where it matters whether there are others.
+static NEWEST: AtomicPtr<usize> = AtomicPtr::new(NOTHING_PLACE);
+static MAIN: AtomicPtr<usize> = AtomicPtr::new(NOTHING_PLACE);
+
+/// What lies at a watched place now.
+#[inline(always)]
+fn now(place: &AtomicPtr<usize>) -> usize {
+    // SAFETY: a word of the runtime's static structure, or of nothing.
+    unsafe { *place.load(Ordering::Relaxed) }
+}
 
 type ThreadStateGetter = unsafe extern "C" fn() -> usize;
 
@@ -83,31 +97,58 @@ fn interpreter() -> &'static Interpreter {
     unsafe { &*INTERPRETER.0.get() }
 }
 
-/// Brings a lane's memory of this thread's frames up to date. How many of them, from the root on, are what they were;
-/// `None` when the thread runs no Python.
+/// Whether there is an interpreter that concerns an allocation.
 #[inline(always)]
-pub fn refresh(guard: &Guard, chain: &mut Chain, chunks: &Chunks) -> Option<usize> {
+pub fn is_there() -> bool {
+    INITIALISATION.load(Ordering::Relaxed) != NOTHING_PLACE
+}
+
+/// In the usual cases the thread state that this thread runs and whose frames may be read, 0 when there is none.
+#[inline(always)]
+pub fn state_at_hand() -> Option<usize> {
+    let is_usual = STACKS.load(Ordering::Acquire) == READ && now(&FINALIZING) == 0 && now(&NEWEST) == now(&MAIN);
+    if is_usual { thread_state::own_at_hand() } else { None }
+}
+
+/// The thread state that this thread runs, and whose frames may be read; 0 when there is none.
+pub fn state_to_read(guard: &Guard) -> usize {
     match STACKS.load(Ordering::Acquire) {
-        READ => {}
-        NOT_READ => return None,
-        _ if passes_cross_check(guard) => {}
-        _ => return None,
+        NOT_READ => 0,
+        READ_AND_CROSS_CHECKED if !passes_cross_check(guard) => 0,
+        _ => thread_state(interpreter()),
     }
-    let interpreter = interpreter();
-    let layout = &interpreter.layout;
-    let state = thread_state(interpreter);
-    if state == 0 {
-        return None;
-    }
+}
+
+/// Compares a lane's memory of this thread's frames with what they are, in the usual cases.
+///
+/// # Safety
+/// `state` is what the functions above said.
+#[inline(always)]
+pub unsafe fn compare(state: usize, chain: &Chain) -> Option<Seen> {
+    let layout = &interpreter().layout;
     // SAFETY: the state is this thread's.
-    let unchanged = unsafe { chain.refresh(layout, walk::top(layout, state), place(layout, state, chunks), chunks) };
-    if environment::is_self_check() {
-        if thread_state::own(interpreter) != thread_state::by_function(interpreter) {
-            fail_self_check(guard, b"memtrace: self-check: the thread state is not what the interpreter says\n");
-        }
-        self_check::check(guard, layout, state, chain);
+    unsafe { chain.compare(layout, walk::top(layout, state), place(layout, state)) }
+}
+
+/// Brings a lane's memory of this thread's frames up to date. How many of them, from the root on, are what they were;
+/// `None` when there is no memory.
+///
+/// # Safety
+/// As for [`compare`].
+pub unsafe fn refresh(state: usize, chain: &mut Chain, chunks: &Chunks) -> Option<usize> {
+    let layout = &interpreter().layout;
+    // SAFETY: the state is this thread's.
+    unsafe { chain.refresh(layout, walk::top(layout, state), place(layout, state), chunks) }
+}
+
+/// Under the self-check, compares what was read with the interpreter's own account.
+#[cold]
+pub fn self_check(guard: &Guard, state: usize, chain: &Chain) {
+    let interpreter = interpreter();
+    if thread_state::own(interpreter) != thread_state::by_function(interpreter) {
+        fail_self_check(guard, b"memtrace: self-check: the thread state is not what the interpreter says\n");
     }
-    unchanged
+    self_check::check(guard, &interpreter.layout, state, chain);
 }
 
 /// Where the thread's data stack is.
@@ -115,11 +156,11 @@ pub fn refresh(guard: &Guard, chain: &mut Chain, chunks: &Chunks) -> Option<usiz
 /// # Safety
 /// `state` is this thread's.
 #[inline(always)]
-unsafe fn place(layout: &Layout, state: usize, chunks: &Chunks) -> Place {
+unsafe fn place(layout: &Layout, state: usize) -> Place {
     // SAFETY: fields of the state.
     match layout.state_stack_chunk {
         Some(chunk) if unsafe { *((state + layout.state_tracing) as *const i32) } == 0 => {
-            chunks.place(unsafe { walk::word(state + chunk) })
+            Place::in_chunk(unsafe { walk::word(state + chunk) })
         }
         _ => Place::NONE,
     }
@@ -141,6 +182,7 @@ fn passes_cross_check(guard: &Guard) -> bool {
         return false;
     }
     let next = match cross_check::stack(&interpreter.layout, interpreter.code_type, state) {
+        Ok(true) if environment::is_self_check() => READ_AND_SELF_CHECKED,
         Ok(true) => READ,
         Ok(false) => return true,
         Err(field) => {
@@ -150,38 +192,23 @@ fn passes_cross_check(guard: &Guard) -> bool {
             return false;
         }
     };
-    let _ = STACKS.compare_exchange(READ_AND_CHECKED, next, Ordering::AcqRel, Ordering::Relaxed);
+    let _ = STACKS.compare_exchange(READ_AND_CROSS_CHECKED, next, Ordering::AcqRel, Ordering::Relaxed);
     true
 }
 
 /// The thread state that this thread runs, with or without the GIL; 0 when it has none.
-#[inline(always)]
 fn thread_state(interpreter: &Interpreter) -> usize {
     let own = thread_state::own(interpreter);
-    // SAFETY: a word of the runtime's static structure.
-    let finalizing = unsafe { *((interpreter.runtime + interpreter.layout.runtime_finalizing) as *const usize) };
+    let finalizing = now(&FINALIZING);
     if finalizing != 0 && finalizing != own {
         // The finalising thread deletes the states of all others; what this thread remembers may be gone.
         return 0;
     }
-    if interpreter.layout.has_global_current { with_subinterpreters(interpreter, own) } else { own }
+    if now(&NEWEST) == now(&MAIN) { own } else { running_on_this_stack(interpreter, own) }
 }
 
 /// Up to 3.11 the thread's own state is not the running one inside a subinterpreter. The current state of the process
 /// is this thread's when its C frame lies on this thread's stack; for 3.9, which has no C frames, see `holder`.
-#[inline(always)]
-fn with_subinterpreters(interpreter: &Interpreter, own: usize) -> usize {
-    let runtime = interpreter.runtime;
-    // SAFETY: words of the runtime's static structure: the newest interpreter and the main one.
-    let (newest, main) = unsafe {
-        let layout = &interpreter.layout;
-        (*((runtime + layout.runtime_newest) as *const usize), *((runtime + layout.runtime_main) as *const usize))
-    };
-    if newest == main { own } else { running_on_this_stack(interpreter, own) }
-}
-
-#[cold]
-#[inline(never)]
 fn running_on_this_stack(interpreter: &Interpreter, own: usize) -> usize {
     // SAFETY: the function of this name and type; it reads a word.
     let current = unsafe { call(interpreter.current_thread_state) };
@@ -222,37 +249,35 @@ unsafe fn call(address: usize) -> usize {
     unsafe { core::mem::transmute::<usize, ThreadStateGetter>(address)() }
 }
 
-/// Whether an interpreter has been (re-)initialised since the last look: then its allocators may have been replaced.
+/// What the flags of initialisation have become when an interpreter has been (re-)initialised since the last look: then
+/// its allocators may have been replaced.
 #[inline(always)]
-pub fn notice_changes(guard: &Guard) {
+pub fn new_initialisation() -> Option<u64> {
     let flags = INITIALISATION.load(Ordering::Relaxed);
-    if flags != 0 {
-        // SAFETY: three 32-bit flags, 0 or 1, of the runtime's static structure.
-        let now = unsafe { (flags as *const u64).read_unaligned() | (*((flags + 8) as *const u32) as u64) << 1 };
-        if now != SEEN_INITIALISATION.load(Ordering::Relaxed) {
-            initialisation_changed(guard, now);
-        }
-    }
+    // SAFETY: three 32-bit flags, 0 or 1, of the runtime's static structure, or nothing.
+    let now = unsafe { flags.cast::<u64>().read_unaligned() | (*flags.byte_add(8).cast::<u32>() as u64) << 1 };
+    (now != SEEN_INITIALISATION.load(Ordering::Relaxed)).then_some(now)
 }
 
-#[cold]
-#[inline(never)]
-fn initialisation_changed(guard: &Guard, now: u64) {
-    SEEN_INITIALISATION.store(now, Ordering::Relaxed);
-    wrap_allocators(guard);
+/// Sees to it that the allocators are wrapped when they may have been replaced.
+pub fn notice_changes(guard: &Guard) {
+    if let Some(now) = new_initialisation() {
+        SEEN_INITIALISATION.store(now, Ordering::Relaxed);
+        wrap_allocators(guard);
+    }
 }
 
 /// Whether nobody else can be using the interpreter's allocators: it is not initialised yet, or this thread has the GIL
 /// of one that has a GIL.
 fn may_replace_allocators() -> bool {
     let flags = INITIALISATION.load(Ordering::Relaxed);
-    if flags == 0 {
+    if flags == NOTHING_PLACE {
         return true;
     }
     let interpreter = interpreter();
     // SAFETY: a flag of the runtime's static structure; then the functions of these names and types, which read a word.
     unsafe {
-        let is_initialised = *((flags + 4) as *const u32) != 0;
+        let is_initialised = *flags.byte_add(4).cast::<u32>() != 0;
         let current = if is_initialised { call(interpreter.current_thread_state) } else { 0 };
         let is_ours = !interpreter.layout.has_global_current || current == call(interpreter.this_thread_state);
         !is_initialised || current != 0 && is_ours && !interpreter.layout.is_free_threaded
@@ -273,24 +298,20 @@ fn wrap_allocators(guard: &Guard) {
     }
 }
 
+/// What the runtime's finalising thread state has become since the last look.
+#[inline(always)]
+pub fn new_finalizing() -> Option<usize> {
+    let now = now(&FINALIZING);
+    (now != SEEN_FINALIZING.load(Ordering::Relaxed)).then_some(now)
+}
+
 /// Called before memory is given back. The thread that finalises the interpreter deletes the thread states and frames
 /// of all others, while those may run on without the GIL: before the first block goes, it waits for reads of frames
 /// that have begun. Later ones find the runtime finalising and read nothing.
-#[inline(always)]
 pub fn notice_end(guard: &Guard) {
-    let place = FINALIZING.load(Ordering::Relaxed);
-    if place != 0 {
-        // SAFETY: a word of the runtime's static structure.
-        let now = unsafe { *(place as *const usize) };
-        if now != SEEN_FINALIZING.load(Ordering::Relaxed) {
-            finalizing_changed(guard, now);
-        }
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn finalizing_changed(guard: &Guard, now: usize) {
+    let Some(now) = new_finalizing() else {
+        return;
+    };
     if now != 0 && sys::barrier_in_all_threads() {
         lane::wait_for_readers(guard);
     }
@@ -407,14 +428,20 @@ fn use_layout(found: &Found, layout: Layout, code_type: usize) -> bool {
         }
         // SAFETY: `WAS_FOUND` was set by this call only, and nobody reads before the flags below are set.
         unsafe { *INTERPRETER.0.get() = interpreter };
-        INITIALISATION.store(found.runtime + layout.runtime_preinitialized, Ordering::Relaxed);
+        let watch =
+            |place: &AtomicPtr<usize>, offset| place.store((found.runtime + offset) as *mut usize, Ordering::Relaxed);
+        watch(&INITIALISATION, layout.runtime_preinitialized);
         sys::register_barrier();
-        FINALIZING.store(found.runtime + layout.runtime_finalizing, Ordering::Relaxed);
+        watch(&FINALIZING, layout.runtime_finalizing);
+        if layout.has_global_current {
+            watch(&NEWEST, layout.runtime_newest);
+            watch(&MAIN, layout.runtime_main);
+        }
         code::watch_deaths(&layout, code_type);
         if let Some(offset) = layout.interpreter_discards {
             copies::watch_discards(found.runtime + layout.runtime_main, offset);
         }
-        STACKS.store(READ_AND_CHECKED, Ordering::Release);
+        STACKS.store(READ_AND_CROSS_CHECKED, Ordering::Release);
     }
     is_whole
 }

@@ -1,6 +1,6 @@
 //! The thread state that belongs to this thread: what `PyGILState_GetThisThreadState` returns. Up to 3.13 it is kept
-//! under a key of `pthread_setspecific`, and we read it where glibc keeps it, which saves two calls per event. Once that
-//! was seen to differ from what the function says, the function is called.
+//! under a key of `pthread_setspecific`, and we read it where glibc keeps it, which saves two calls per event. As long as
+//! that was not seen to agree with what the function says, the function is called.
 //!
 //! # Safety
 //! Dangerous: reads glibc's thread control block. We rely on its address being the thread pointer, on it being longer
@@ -8,44 +8,41 @@
 //! 2.28 on (`struct pthread`, `specific_1stblock`, in `nptl/descr.h`) and is checked before it is used.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use super::walk::word;
-use super::{Interpreter, call};
+use super::{Interpreter, NOTHING, call};
 
-/// Whether glibc's table was compared with the function.
-static TABLE: AtomicU32 = AtomicU32::new(UNKNOWN);
-const UNKNOWN: u32 = 0;
-const USABLE: u32 = 1;
-const UNUSABLE: u32 = 2;
+/// Where the runtime keeps its key (`Py_tss_t`: whether there is one, and behind that the key), once glibc's table was
+/// seen to agree with the function; and what was there then. No key has the bits that are here at first.
+static KEY_PLACE: AtomicPtr<usize> = AtomicPtr::new(NOTHING.as_ptr().cast_mut());
+static KEY: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// The thread state of this thread, 0 when it has none.
+/// The thread state of this thread, 0 when it has none; `None` when it must be asked for.
 #[inline(always)]
-pub fn own(interpreter: &Interpreter) -> usize {
-    match interpreter.layout.runtime_tss_key {
-        // SAFETY: `Py_tss_t` in the runtime's static structure: whether there is a key, and behind it the key.
-        Some(offset) if TABLE.load(Ordering::Relaxed) == USABLE => {
-            match unsafe { word(interpreter.runtime + offset) } {
-                key if key as u32 == 0 => 0,
-                key if key >> 32 < N_KEYS => value(key >> 32),
-                _ => ask(interpreter),
-            }
-        }
-        _ => ask(interpreter),
-    }
+pub fn own_at_hand() -> Option<usize> {
+    // SAFETY: a word of the runtime's static structure, or of nothing.
+    let key = unsafe { *KEY_PLACE.load(Ordering::Acquire) };
+    (key == KEY.load(Ordering::Relaxed)).then(|| value(key >> 32))
 }
 
-#[inline(never)]
+/// The thread state of this thread, 0 when it has none.
+pub fn own(interpreter: &Interpreter) -> usize {
+    own_at_hand().unwrap_or_else(|| ask(interpreter))
+}
+
 fn ask(interpreter: &Interpreter) -> usize {
     let state = by_function(interpreter);
     if let Some(offset) = interpreter.layout.runtime_tss_key
         && state != 0
-        && TABLE.load(Ordering::Relaxed) == UNKNOWN
     {
-        // SAFETY: as in `own`.
-        let key = unsafe { word(interpreter.runtime + offset) };
-        let is_there = key as u32 != 0 && key >> 32 < N_KEYS && value(key >> 32) == state;
-        TABLE.store(if is_there { USABLE } else { UNUSABLE }, Ordering::Relaxed);
+        let place = interpreter.runtime + offset;
+        // SAFETY: as in `own_at_hand`.
+        let key = unsafe { word(place) };
+        if key as u32 != 0 && key >> 32 < N_KEYS && value(key >> 32) == state {
+            KEY.store(key, Ordering::Relaxed);
+            KEY_PLACE.store(place as *mut usize, Ordering::Release);
+        }
     }
     state
 }

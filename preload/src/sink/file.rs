@@ -299,6 +299,10 @@ impl Window {
         self.len
     }
 
+    pub fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
     /// The bytes behind the block's header.
     #[inline(always)]
     pub fn payload(&mut self) -> &mut [u8] {

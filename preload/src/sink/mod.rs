@@ -5,21 +5,23 @@
 //! Dangerous: at the exit of a program, writers of threads that still run are flushed. Their windows change under a lock
 //! only, and how far a window is filled is an atomic in it.
 
+mod cursor;
 pub mod file;
 
 pub use file::{LogHeader, Mode, header};
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use memtrace_format::encode::{self, Deltas, HOT_ROOM};
+use memtrace_format::encode::{self, Deltas, HOT_ROOM, Hot};
 use memtrace_format::record::{Alloc, Free, Node};
 use memtrace_format::turn::Turn;
-use memtrace_format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, Record, block_state};
+use memtrace_format::{AllocatorKind, BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, Record, block_state};
 
 use crate::guard::Guard;
 use crate::lock::Lock;
 use crate::turns::Turns;
 use crate::{clock, lifecycle};
+use cursor::Cursor;
 use file::Window;
 
 /// The first block of a writer is this long, in bytes, and each later one twice as long as the one before…
@@ -50,8 +52,7 @@ pub struct Writer {
     window: Option<Window>,
     /// Windows that stay mapped, the present one perhaps among them.
     kept: [Option<Window>; MAX_KEPT],
-    /// Bytes of payload that are whole.
-    committed: usize,
+    cursor: Cursor,
     /// Events in the block.
     n_events: u32,
     turns: Turns,
@@ -69,7 +70,7 @@ impl Writer {
             n_nodes: 0,
             window: None,
             kept: [None; MAX_KEPT],
-            committed: 0,
+            cursor: Cursor::NOWHERE,
             n_events: 0,
             turns: Turns::new(),
             deltas: Deltas::at_block_start(Turn { number: 0, is_shared: false }, 0),
@@ -77,29 +78,68 @@ impl Writer {
         }
     }
 
-    #[inline(always)]
-    pub fn alloc(&mut self, guard: &Guard, record: &Alloc) {
-        self.hot(guard, |out, deltas, now| encode::alloc(out, deltas, now, record));
+    /// Writes an allocation. (A function of its own, with no more arguments than there are registers for, and so is the
+    /// one that it calls.)
+    #[inline(never)]
+    pub fn alloc(&mut self, guard: &Guard, kind: AllocatorKind, address: u64, size: u64, stack: u32) {
+        if self.is_ready() {
+            // SAFETY: it is.
+            unsafe { self.write_hot(None, Alloc { kind, address, size, stack }) };
+        } else {
+            self.alloc_otherwise(guard, kind, address, size, stack);
+        }
     }
 
-    #[inline(always)]
-    pub fn free(&mut self, guard: &Guard, record: &Free) {
-        self.hot(guard, |out, deltas, now| encode::free(out, deltas, now, record));
+    #[inline(never)]
+    fn alloc_otherwise(&mut self, guard: &Guard, kind: AllocatorKind, address: u64, size: u64, stack: u32) {
+        self.hot_otherwise(guard, Alloc { kind, address, size, stack });
     }
 
+    /// Writes a free.
     #[inline(always)]
-    fn hot(&mut self, guard: &Guard, encode: impl FnOnce(&mut [u8; HOT_ROOM], &mut Deltas, u64) -> usize) {
+    pub fn free(&mut self, guard: &Guard, kind: AllocatorKind, address: u64) {
+        if self.is_ready() {
+            // SAFETY: it is.
+            unsafe { self.write_hot(None, Free { kind, address }) };
+        } else {
+            self.free_otherwise(guard, kind, address);
+        }
+    }
+
+    #[inline(never)]
+    fn free_otherwise(&mut self, guard: &Guard, kind: AllocatorKind, address: u64) {
+        self.hot_otherwise(guard, Free { kind, address });
+    }
+
+    /// Whether there is room for a hot record, and the lane has the turn alone.
+    #[inline(always)]
+    fn is_ready(&self) -> bool {
+        self.cursor.hot_turn().is_some_and(|turn| self.turns.is_ours_alone(turn))
+    }
+
+    /// At the end of a block, when the turn must be taken, or under a shared turn.
+    #[inline(always)]
+    fn hot_otherwise(&mut self, guard: &Guard, record: impl Hot) {
         let Some(now) = self.now(guard) else {
             return;
         };
-        if hot_room(&mut self.window, self.committed).is_none() && !self.next_block(guard, HOT_ROOM) {
+        if self.cursor.hot_turn().is_none() && !self.next_block(guard, HOT_ROOM) {
             return;
         }
-        if let Some(out) = hot_room(&mut self.window, self.committed) {
-            let len = encode(out, &mut self.deltas, now);
-            self.n_events += 1;
-            self.commit(len);
-        }
+        let now = self.deltas.turn.is_shared.then_some(now);
+        // SAFETY: there was room, or there is a new block.
+        unsafe { self.write_hot(now, record) };
+    }
+
+    /// # Safety
+    /// There is room for a hot record.
+    #[inline(always)]
+    unsafe fn write_hot(&mut self, now: Option<u64>, record: impl Hot) {
+        // SAFETY: as the caller says.
+        let out = unsafe { self.cursor.hot_room() };
+        let len = record.encode(out, &mut self.deltas, now);
+        self.n_events += 1;
+        self.cursor.commit(len);
     }
 
     /// Sees to it that the lane has a turn; the ticks now, if the turn needs any. `None` when recording has ended.
@@ -117,10 +157,9 @@ impl Writer {
     #[inline(never)]
     fn take_turn(&mut self, guard: &Guard, header: &LogHeader) -> bool {
         self.turns.take(header.turn(), self.lane, clock::cycles());
-        let room = room(&mut self.window, self.committed);
-        match room.and_then(|room| encode::turn(room, &mut self.deltas, self.turns.turn())) {
+        match encode::turn(self.cursor.room(), &mut self.deltas, self.turns.turn()) {
             Some(written) => {
-                self.commit(written);
+                self.cursor.commit(written);
                 true
             }
             // A block says in its header which turn it starts under.
@@ -146,10 +185,9 @@ impl Writer {
     fn write(&mut self, guard: &Guard, now: u64, record: &Record<'_>) -> bool {
         let mut len = HOT_ROOM;
         while len <= MAX_RECORD_LEN {
-            let room = room(&mut self.window, self.committed);
-            if let Some(written) = room.and_then(|room| encode::record(room, &mut self.deltas, now, record)) {
+            if let Some(written) = encode::record(self.cursor.room(), &mut self.deltas, now, record) {
                 self.n_events += record.is_counted() as u32;
-                self.commit(written);
+                self.cursor.commit(written);
                 return true;
             }
             if !self.next_block(guard, len) {
@@ -158,15 +196,6 @@ impl Writer {
             len = len.saturating_mul(8).max(FIRST_BLOCK_LEN);
         }
         false
-    }
-
-    /// Makes what was written part of the log.
-    #[inline(always)]
-    fn commit(&mut self, len: usize) {
-        self.committed += len;
-        if let Some(window) = &self.window {
-            window.committed().store(self.committed as u32, Ordering::Release);
-        }
     }
 
     /// Closes the block and opens one with room for `len` bytes of payload. `false` when recording has ended.
@@ -180,12 +209,14 @@ impl Writer {
         let _switching = (file::mode() == Mode::Buffered).then(|| SWITCHING.lock(guard));
         self.close(guard);
         let capacity = self.next_len.max((len + BLOCK_HEADER_LEN).next_multiple_of(BLOCK_ALIGN));
+        let Some(log) = header() else {
+            return false;
+        };
         let Some(mut window) = self.released_window(capacity).or_else(|| file::open_block(guard, capacity)) else {
             return false;
         };
         // Once a block, a lane that shares its turn tries whether it still must.
-        let turn = header().and_then(|header| self.turns.end_sharing(header.turn(), self.lane));
-        let turn = turn.unwrap_or(self.turns.turn());
+        let turn = self.turns.end_sharing(log.turn(), self.lane).unwrap_or(self.turns.turn());
         let header = BlockHeader {
             kind: self.kind,
             image: lifecycle::image(),
@@ -199,9 +230,10 @@ impl Writer {
         };
         window.write_header(&header.checked());
         self.sequence += 1;
-        (self.committed, self.n_events) = (0, 0);
+        self.n_events = 0;
         self.deltas = Deltas::at_block_start(turn, self.n_nodes);
         self.next_len = (self.next_len * 2).min(MAX_BLOCK_LEN);
+        self.cursor = Cursor::of(&mut window, &log);
         self.window = Some(window);
         // In a child that was forked out of the middle of this, the window is the parent's.
         lifecycle::is_recording()
@@ -215,6 +247,8 @@ impl Writer {
     }
 
     fn close(&mut self, guard: &Guard) {
+        let committed = self.cursor.committed();
+        self.cursor = Cursor::NOWHERE;
         let Some(window) = self.window.take() else {
             return;
         };
@@ -223,7 +257,7 @@ impl Writer {
             window.state().store(block_state::KEPT, Ordering::Release);
         } else {
             window.state().store(block_state::CLOSED, Ordering::Release);
-            window.close(guard, self.committed);
+            window.close(guard, committed);
         }
     }
 
@@ -262,18 +296,6 @@ impl Writer {
             window.flush(guard, window.committed().load(Ordering::Acquire) as usize);
         }
     }
-}
-
-/// The free end of a block's payload. (No method, because that would borrow the whole writer.)
-#[inline(always)]
-fn room(window: &mut Option<Window>, committed: usize) -> Option<&mut [u8]> {
-    window.as_mut()?.payload().get_mut(committed..)
-}
-
-/// The same, when there is room for a hot record.
-#[inline(always)]
-fn hot_room(window: &mut Option<Window>, committed: usize) -> Option<&mut [u8; HOT_ROOM]> {
-    room(window, committed)?.first_chunk_mut()
 }
 
 /// After a `siglongjmp` out of memtrace.
