@@ -16,19 +16,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::mem::offset_of;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use memtrace_format::{
-    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, LAUNCHER_IMAGE, MAX_COMPRESSED_RAW_LEN, PACKED_ALIGN, block_state,
-    codec,
+    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, LAUNCHER_IMAGE, MAX_COMPRESSED_RAW_LEN, block_state, codec,
 };
-use nix::fcntl::{FallocateFlags, fallocate};
 use zerocopy::IntoBytes;
 
 use super::codec::Codec;
 use super::count;
+use super::place::{Place, packed_len};
 use super::space::FreeSpace;
 use crate::capture::blocks::{Found, find_header, read_header};
 
@@ -63,13 +61,6 @@ pub struct Compactor {
     codec: Codec,
     payload: Vec<u8>,
     compressed: Vec<u8>,
-}
-
-/// A block as it was found.
-#[derive(Clone, Copy)]
-struct Place {
-    offset: u64,
-    header: BlockHeader,
 }
 
 /// Takes bytes at the end of the file; where they start.
@@ -292,7 +283,7 @@ impl Compactor {
 
     /// Has a place be free space.
     fn give_up(&mut self, file: &File, place: &Place) {
-        if clear(file, place.offset, u64::from(place.header.capacity)).is_ok() {
+        if place.clear(file).is_ok() {
             self.space.give(place.offset, place.end());
         }
     }
@@ -320,7 +311,7 @@ impl Compactor {
         }
         // Most are behind the end now, and go with the rest of the file.
         for place in left.iter().filter(|place| place.offset < self.end) {
-            let _ = clear(file, place.offset, u64::from(place.header.capacity));
+            let _ = place.clear(file);
         }
         Ok(())
     }
@@ -358,11 +349,7 @@ impl Compactor {
             file.write_all_at(place.header.as_bytes(), place.offset)?;
         }
         self.done(&place, place.end());
-        let unused = place.end() - place.offset - place.used_len();
-        if unused > 0 {
-            // Where there are no holes, what is there stays: it is inside the block.
-            let _ = punch_hole(file, place.offset + place.used_len(), unused);
-        }
+        place.trim(file);
         Ok(Some(place))
     }
 
@@ -394,75 +381,14 @@ impl Compactor {
     }
 }
 
-impl Place {
-    /// With its header as it is now; `None` when the program has destroyed it.
-    fn now(&self, file: &File) -> io::Result<Option<Place>> {
-        let file_len = file.metadata()?.len();
-        let is_same = |header: &BlockHeader| {
-            let payload = self.offset + BLOCK_HEADER_LEN as u64..self.end().min(file_len);
-            header.header_crc == self.header.header_crc && payload.start + u64::from(header.committed) <= payload.end
-        };
-        let header = read_header(file, self.offset)?.filter(is_same);
-        Ok(header.map(|header| Place { header, ..*self }))
-    }
-
-    fn end(&self) -> u64 {
-        self.offset + u64::from(self.header.capacity)
-    }
-
-    /// Puts a block where nothing is. The header comes last: until it is there, readers pass by.
-    fn write(&self, file: &File, payload: &[u8]) -> io::Result<()> {
-        let empty = BlockHeader { state: block_state::RELEASED, ..self.header };
-        file.write_all_at(empty.as_bytes(), self.offset)?;
-        file.write_all_at(payload, self.offset + BLOCK_HEADER_LEN as u64)?;
-        file.write_all_at(self.header.as_bytes(), self.offset)
-    }
-
-    /// Tells its writer that it may begin another block there.
-    fn release(&self, file: &File) -> io::Result<()> {
-        file.write_all_at(&block_state::RELEASED.to_le_bytes(), self.offset + offset_of!(BlockHeader, state) as u64)
-    }
-
-    /// The least capacity that holds what was committed.
-    fn used_len(&self) -> u64 {
-        let len = BLOCK_HEADER_LEN as u64 + u64::from(self.header.committed);
-        len.next_multiple_of(BLOCK_ALIGN as u64).min(u64::from(self.header.capacity))
-    }
-}
-
-/// The capacity of a packed block.
-fn packed_len(committed: usize) -> u64 {
-    (BLOCK_HEADER_LEN + committed).next_multiple_of(PACKED_ALIGN) as u64
-}
-
-/// Has a range of the file hold zeros, if possible without taking space.
-fn clear(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    punch_hole(file, offset, len).or_else(|_| {
-        // A file system without holes.
-        let zeros = [0; BLOCK_ALIGN];
-        let end = (offset + len).min(file.metadata()?.len());
-        let mut offset = offset;
-        while offset < end {
-            let n = (end - offset).min(zeros.len() as u64) as usize;
-            file.write_all_at(&zeros[..n], offset)?;
-            offset += n as u64;
-        }
-        Ok(())
-    })
-}
-
-fn punch_hole(file: &File, offset: u64, len: u64) -> nix::Result<()> {
-    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    fallocate(file, flags, offset as i64, len as i64)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
     use std::fs;
+    use std::mem::offset_of;
     use std::path::PathBuf;
 
-    use memtrace_format::{HEADER_LEN, block_kind};
+    use memtrace_format::{HEADER_LEN, PACKED_ALIGN, block_kind};
     use proptest::prelude::*;
     use zerocopy::FromBytes;
 

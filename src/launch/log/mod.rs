@@ -6,6 +6,7 @@ mod codec;
 mod compactor;
 mod count;
 mod description;
+mod place;
 mod samples;
 mod space;
 
