@@ -24,8 +24,8 @@ pub struct Layout {
     /// `_PyRuntimeState.interpreters.main`
     pub runtime_main: usize,
     /// `_PyRuntimeState.gilstate.autoTSSkey` (up to 3.11) or `.autoTSSkey`: an int that tells whether there is a key
-    /// (`_is_initialized`), and behind it the `pthread_key_t` under which each thread keeps its thread state. From 3.14
-    /// on there is no key to rely on.
+    /// (`_is_initialized`), and behind it the `pthread_key_t` under which each thread keeps its thread state. From 3.15
+    /// on there is none.
     pub runtime_tss_key: Option<usize>,
     /// `_PyRuntimeState.ceval.gil.last_holder`, in 3.9
     pub runtime_gil_holder: Option<usize>,
@@ -251,7 +251,7 @@ const PYTHON_3_14: Layout = Layout {
     runtime_finalizing: 784,
     runtime_newest: 808,
     runtime_main: 816,
-    runtime_tss_key: None,
+    runtime_tss_key: Some(2336),
     frame_owner: 74,
     code_first_traceable: Some(192),
     code_instructions: 208,
@@ -279,6 +279,7 @@ const PYTHON_3_15: Layout = Layout {
     runtime_finalizing: 912,
     runtime_newest: 936,
     runtime_main: 944,
+    runtime_tss_key: None,
     state_thread: 176,
     state_tracing: 64,
     ..PYTHON_3_14
