@@ -115,6 +115,19 @@ impl<T: Plain> Array<T> {
         unsafe { core::slice::from_raw_parts(self.start, len) }
     }
 
+    /// As [`Array::first`], to change them.
+    ///
+    /// # Safety
+    /// There are as many.
+    #[inline(always)]
+    pub unsafe fn first_mut(&mut self, len: usize) -> &mut [T] {
+        if len == 0 {
+            return &mut [];
+        }
+        // SAFETY: within the capacity every element exists, and the array is borrowed exclusively.
+        unsafe { core::slice::from_raw_parts_mut(self.start, len) }
+    }
+
     /// As [`Array::slice`], to change them.
     #[inline(always)]
     pub fn slice_mut(&mut self, len: usize) -> &mut [T] {

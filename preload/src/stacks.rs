@@ -11,7 +11,7 @@ use memtrace_format::record::Node;
 use crate::environment;
 use crate::guard::Guard;
 use crate::heap::{Array, Plain, spread};
-use crate::python::{self, Chain, Chunks, Seen, code};
+use crate::python::{self, Chain, Chunks, code};
 use crate::sink::Writer;
 
 /// A frame as it is read: address of the code object, address of the running instruction.
@@ -35,9 +35,8 @@ pub struct Stacks {
     chain: Chain,
     /// The node of each frame of the chain, root first.
     nodes: Array<u32>,
-    /// The node of the top frame, and the one that it hangs on.
+    /// The node of the top frame.
     top: u32,
-    below_top: u32,
     /// The death count of code objects that the nodes were found under.
     epoch: u64,
     rings: Rings,
@@ -53,7 +52,6 @@ impl Stacks {
             chain: Chain::new(),
             nodes: Array::new(),
             top: 0,
-            below_top: 0,
             epoch: 0,
             rings: Rings { nodes: Array::new() },
             tree: Tree::new(),
@@ -102,58 +100,72 @@ impl Stacks {
         result
     }
 
-    /// The node of a stack that is what it was, or has another frame on top that is known; otherwise `None`, and nothing
-    /// has changed.
+    /// The node of a stack whose frames lie where they lay, and run what they ran or something that is known here;
+    /// otherwise `None`.
     #[inline(always)]
     fn compare(&mut self, state: usize, epoch: u64) -> Option<u32> {
         if state == 0 {
             return Some(0);
         }
-        if epoch != self.epoch {
+        // SAFETY: the state is what `python` said.
+        if epoch != self.epoch || !unsafe { python::compare(state, &mut self.chain) } {
             return None;
         }
-        // SAFETY: the state is what `python` said.
-        match unsafe { python::compare(state, &self.chain)? } {
-            Seen::Same => {}
-            Seen::OtherTop(frame) => {
-                self.top = match python::shown(&frame) {
-                    Some(shown) => self.rings.find(self.below_top, shown, epoch)?,
-                    None => self.below_top,
+        let known = self.chain.n_unchanged();
+        if known < self.chain.frames().len() { self.extend_nearby(known, epoch) } else { Some(self.top) }
+    }
+
+    /// Finds the nodes of the frames from `known` up, if they are near.
+    #[inline(always)]
+    fn extend_nearby(&mut self, known: usize, epoch: u64) -> Option<u32> {
+        let mut node = self.node_below(known);
+        let depth = self.chain.frames().len();
+        for level in known..depth {
+            if let Some(frame) = self.chain.frames().get(level).and_then(python::shown) {
+                let Some(child) = self.rings.find(node, frame, epoch) else {
+                    self.chain.accept(level);
+                    return None;
                 };
-                self.chain.set_top(frame);
-                self.nodes.set(self.chain.frames().len().wrapping_sub(1), self.top);
+                node = child;
             }
+            self.nodes.set(level, node);
         }
-        Some(self.top)
+        self.chain.accept(depth);
+        self.top = node;
+        Some(node)
+    }
+
+    /// The node of the frame below this level.
+    #[inline(always)]
+    fn node_below(&self, level: usize) -> u32 {
+        level.checked_sub(1).and_then(|below| self.nodes.get(below)).unwrap_or(0)
     }
 
     /// Reads the frames, and finds the nodes of those that are new. `None` when memory or the log has run out.
     fn read(&mut self, guard: &Guard, writer: &mut Writer, state: usize) -> Option<u32> {
         let epoch = code::epoch();
         // SAFETY: the state is what `python` said.
-        let unchanged = unsafe { python::refresh(state, &mut self.chain, &self.chunks)? };
-        let depth = self.chain.frames().len();
-        if (unchanged < depth || epoch != self.epoch) && !self.extend(guard, writer, unchanged, epoch) {
+        if !unsafe { python::refresh(state, &mut self.chain, &self.chunks) } {
             return None;
         }
-        let node = |depth: usize| depth.checked_sub(1).and_then(|level| self.nodes.get(level)).unwrap_or(0);
-        (self.top, self.below_top) = (node(depth), node(depth.saturating_sub(1)));
+        let depth = self.chain.frames().len();
+        let known = if epoch == self.epoch { self.chain.n_unchanged() } else { 0 };
+        if (known < depth || epoch != self.epoch) && !self.extend(guard, writer, known, epoch) {
+            return None;
+        }
+        self.chain.accept(depth);
+        self.top = self.node_below(depth);
         Some(self.top)
     }
 
-    /// Finds the nodes of the frames from `known` up, or of all when code objects have died. `false` when memory or the
-    /// log has run out.
+    /// Finds the nodes of the frames from `known` up. `false` when memory or the log has run out.
     fn extend(&mut self, guard: &Guard, writer: &mut Writer, known: usize, epoch: u64) -> bool {
-        let mut known = known;
-        if epoch != self.epoch {
-            known = 0;
-        }
         // Holds when everything below is done.
         self.epoch = u64::MAX;
         if !self.nodes.grow(self.chain.frames().len()) {
             return false;
         }
-        let mut node = if known == 0 { 0 } else { self.nodes.get(known - 1).unwrap_or(0) };
+        let mut node = self.node_below(known);
         for (level, frame) in self.chain.frames().iter().enumerate().skip(known) {
             if let Some(shown) = python::shown(frame) {
                 match self.rings.find(node, shown, epoch) {

@@ -29,6 +29,8 @@ pub struct Chain {
     /// By address: a level where that frame may be remembered.
     levels: Array<u32>,
     floor: Floor,
+    /// How many frames, from the root on, are what they were when this was last set to all of them.
+    n_unchanged: usize,
 }
 
 /// What need not be looked at.
@@ -41,14 +43,6 @@ struct Floor {
 
 impl Floor {
     const UNKNOWN: Floor = Floor { place: Place::NOWHERE, level: 0 };
-}
-
-/// How the frames compare with what they were, in the usual cases.
-pub enum Seen {
-    /// Nothing has changed.
-    Same,
-    /// The top frame has gone on, or another one has come in its place; this is it.
-    OtherTop(Frame),
 }
 
 /// Places in the table of levels. Those who share one are found again by walking on.
@@ -64,7 +58,14 @@ enum Check {
 
 impl Chain {
     pub const fn new() -> Chain {
-        Chain { frames: Array::new(), depth: 0, fresh: Array::new(), levels: Array::new(), floor: Floor::UNKNOWN }
+        Chain {
+            frames: Array::new(),
+            depth: 0,
+            fresh: Array::new(),
+            levels: Array::new(),
+            floor: Floor::UNKNOWN,
+            n_unchanged: 0,
+        }
     }
 
     /// All frames, root first.
@@ -74,46 +75,90 @@ impl Chain {
         unsafe { self.frames.first(self.depth) }
     }
 
-    /// Compares the frames with what they were; `None` in unusual cases, which are for [`Chain::refresh`].
+    /// How many frames, from the root on, are what they were at the last [`Chain::accept`].
+    #[inline(always)]
+    pub fn n_unchanged(&self) -> usize {
+        self.n_unchanged
+    }
+
+    /// The caller knows the first `n` frames now.
+    #[inline(always)]
+    pub fn accept(&mut self, n: usize) {
+        self.n_unchanged = n;
+    }
+
+    /// Brings the memory up to date when the frames lie where they lay; `false` in other cases, which are for
+    /// [`Chain::refresh`].
     ///
     /// # Safety
     /// `top` is 0 or the top frame of the running thread, and `place` where its data stack is.
     #[inline(always)]
-    pub unsafe fn compare(&self, layout: &Layout, top: usize, place: Place) -> Option<Seen> {
-        let (last, below) = self.frames().split_last()?;
-        if last.address != top || place != self.floor.place {
-            return None;
-        }
-        // SAFETY: the caller says so of the top frame, and that leads to the one below.
+    pub unsafe fn compare(&mut self, layout: &Layout, top: usize, place: Place) -> bool {
+        let is_there = self.frames().last().is_some_and(|last| last.address == top) && place == self.floor.place;
+        // SAFETY: as the caller says.
+        is_there
+            && match layout.instruction_unit {
+                None => unsafe { self.compare_all::<false>(layout) },
+                Some(_) => unsafe { self.compare_all::<true>(layout) },
+            }
+    }
+
+    /// Compares the frames from the top down to the floor, and takes over what has changed; whether all are linked as
+    /// before.
+    ///
+    /// # Safety
+    /// The remembered top frame is that of the running thread.
+    #[inline(always)]
+    unsafe fn compare_all<const WITH_CODE: bool>(&mut self, layout: &Layout) -> bool {
+        // SAFETY: there is room for as many as there are.
+        let frames = unsafe { self.frames.first_mut(self.depth) }.as_mut_ptr_range();
+        let floor = frames.start.wrapping_add(self.floor.level);
+        let (mut frame, mut lowest) = (frames.end, frames.end);
+        let mut is_linked = true;
+        // SAFETY: the chain leads to the top frame, and each that is linked as before leads to the next.
         unsafe {
-            match layout.instruction_unit {
-                None => compare::<false>(layout, last, below, self.floor.level),
-                Some(_) => compare::<true>(layout, last, below, self.floor.level),
+            while frame > floor {
+                // Four at a time: of a deep stack, most of what an event costs.
+                let is_same = |nth| {
+                    let frame = &*frame.sub(nth);
+                    frame.is_linked_as_before(layout) && frame.runs_as_before::<WITH_CODE>(layout)
+                };
+                if frame >= floor.wrapping_add(4) && is_same(1) && is_same(2) && is_same(3) && is_same(4) {
+                    frame = frame.sub(4);
+                    continue;
+                }
+                frame = frame.sub(1);
+                is_linked = (*frame).is_linked_as_before(layout);
+                if !is_linked {
+                    break;
+                }
+                if !(*frame).runs_as_before::<WITH_CODE>(layout) {
+                    (*frame).read_again(layout);
+                    lowest = frame;
+                }
+            }
+            if lowest < frames.end {
+                self.n_unchanged = self.n_unchanged.min(lowest.offset_from_unsigned(frames.start));
             }
         }
+        is_linked
     }
 
-    /// Puts another frame on top.
-    #[inline(always)]
-    pub fn set_top(&mut self, frame: Frame) {
-        self.frames.set(self.depth.wrapping_sub(1), frame);
-    }
-
-    /// Brings the memory up to date. How many frames, from the root on, are what they were; `None` when there is no
-    /// memory.
+    /// Brings the memory up to date in any case. `false` when there is no memory.
     ///
     /// # Safety
     /// As for [`Chain::compare`].
-    pub unsafe fn refresh(&mut self, layout: &Layout, top: usize, place: Place, chunks: &Chunks) -> Option<usize> {
+    pub unsafe fn refresh(&mut self, layout: &Layout, top: usize, place: Place, chunks: &Chunks) -> bool {
         let is_place_known = place == self.floor.place;
         let floor = if is_place_known { self.floor.level } else { 0 };
         // SAFETY: as the caller says.
-        let unchanged = unsafe { self.follow(layout, top, floor)? };
+        let unchanged = unsafe { self.follow(layout, top, floor) };
+        self.n_unchanged = self.n_unchanged.min(unchanged.unwrap_or(0));
         if !is_place_known {
             // SAFETY: as the caller says.
             unsafe { self.find_floor(place, chunks) };
         }
-        Some(unchanged)
+        unchanged.is_some()
     }
 
     /// To be told when the thread has given a mapping up: a chunk of its data stack may be gone.
@@ -191,7 +236,7 @@ impl Chain {
         let mut unchanged = level + 1;
         for (at, frame) in self.frames.slice_mut(level + 1).iter_mut().enumerate().skip(floor).rev() {
             // SAFETY: the frame above, or the caller, has just led there.
-            if unsafe { frame.is_unchanged::<true>(layout) } {
+            if unsafe { frame.is_unchanged(layout) } {
                 continue;
             }
             let previous = frame.previous;
@@ -219,30 +264,6 @@ impl Chain {
         self.fresh.set(*n_fresh, frame);
         *n_fresh += 1;
         Some(())
-    }
-}
-
-/// Compares the top frame, and from there on those down to level `floor`.
-///
-/// # Safety
-/// The chain leads to the top frame.
-#[inline(always)]
-unsafe fn compare<const WITH_CODE: bool>(layout: &Layout, top: &Frame, below: &[Frame], floor: usize) -> Option<Seen> {
-    // SAFETY: the chain leads to the first that is asked, and each that is linked as before leads to the next.
-    unsafe {
-        if !top.is_linked_as_before(layout) {
-            return None;
-        }
-        let mut frame = below.as_ptr_range().end;
-        let floor = below.as_ptr().wrapping_add(floor);
-        while frame > floor {
-            frame = frame.sub(1);
-            if !(*frame).is_unchanged::<WITH_CODE>(layout) {
-                return None;
-            }
-        }
-        let is_same = top.is_unchanged::<WITH_CODE>(layout);
-        Some(if is_same { Seen::Same } else { Seen::OtherTop(Frame::read(layout, top.address)) })
     }
 }
 
@@ -310,17 +331,13 @@ mod tests {
     /// # Safety
     /// The frames lie in `memory`.
     unsafe fn go_on(chain: &mut Chain, memory: &Memory, top: usize, place: Place, chunks: &Chunks) -> usize {
-        let depth = chain.frames().len();
         // SAFETY: as the caller says.
-        match unsafe { chain.compare(&memory.layout, top, place) } {
-            Some(Seen::Same) => depth,
-            Some(Seen::OtherTop(frame)) => {
-                chain.set_top(frame);
-                depth - 1
-            }
-            // SAFETY: as the caller says.
-            None => unsafe { chain.refresh(&memory.layout, top, place, chunks) }.unwrap(),
-        }
+        let is_done =
+            unsafe { chain.compare(&memory.layout, top, place) || chain.refresh(&memory.layout, top, place, chunks) };
+        assert!(is_done);
+        let unchanged = chain.n_unchanged();
+        chain.accept(chain.frames().len());
+        unchanged
     }
 
     /// Refreshes, and compares with a walk and with what was there before.

@@ -16,7 +16,7 @@ mod self_check;
 mod thread_state;
 mod walk;
 
-pub use chain::{Chain, Seen};
+pub use chain::Chain;
 pub use chunks::Chunks;
 pub use walk::Frame;
 
@@ -119,23 +119,23 @@ pub fn state_to_read(guard: &Guard) -> usize {
     }
 }
 
-/// Compares a lane's memory of this thread's frames with what they are, in the usual cases.
+/// Brings a lane's memory of this thread's frames up to date when they lie where they lay; `false` in other cases, which
+/// are for [`refresh`].
 ///
 /// # Safety
 /// `state` is what the functions above said.
 #[inline(always)]
-pub unsafe fn compare(state: usize, chain: &Chain) -> Option<Seen> {
+pub unsafe fn compare(state: usize, chain: &mut Chain) -> bool {
     let layout = &interpreter().layout;
     // SAFETY: the state is this thread's.
     unsafe { chain.compare(layout, walk::top(layout, state), place(layout, state)) }
 }
 
-/// Brings a lane's memory of this thread's frames up to date. How many of them, from the root on, are what they were;
-/// `None` when there is no memory.
+/// Brings a lane's memory of this thread's frames up to date. `false` when there is no memory.
 ///
 /// # Safety
 /// As for [`compare`].
-pub unsafe fn refresh(state: usize, chain: &mut Chain, chunks: &Chunks) -> Option<usize> {
+pub unsafe fn refresh(state: usize, chain: &mut Chain, chunks: &Chunks) -> bool {
     let layout = &interpreter().layout;
     // SAFETY: the state is this thread's.
     unsafe { chain.refresh(layout, walk::top(layout, state), place(layout, state), chunks) }

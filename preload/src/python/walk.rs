@@ -44,22 +44,39 @@ impl Frame {
         }
     }
 
+    /// # Safety
+    /// As for [`Frame::read`], with the frame's own address.
+    // Not inlined: what compares frames in a loop keeps its registers.
+    #[inline(never)]
+    pub unsafe fn read_again(&mut self, layout: &Layout) {
+        // SAFETY: as the caller says.
+        *self = unsafe { Frame::read(layout, self.address) };
+    }
+
     /// Whether the frame is as it was.
+    ///
+    /// # Safety
+    /// As for [`Frame::read`], with the frame's own address.
+    #[inline(always)]
+    pub unsafe fn is_unchanged(&self, layout: &Layout) -> bool {
+        // SAFETY: as the caller says.
+        unsafe { self.is_linked_as_before(layout) && self.runs_as_before::<true>(layout) }
+    }
+
+    /// Whether it is the same frame as before, and where it was.
     ///
     /// Who owns it can't have changed: a frame never moves, and one that a generator owns does not lie where the thread's
     /// own ones do. Nor can its code, when the instruction is an address: instructions lie in their code object, or in a
     /// copy that belongs to one. When it is counted from the start of the code, `WITH_CODE` says that code is compared too.
     ///
     /// # Safety
-    /// As for [`Frame::read`], with the frame's own address.
+    /// As for [`Frame::is_unchanged`].
     #[inline(always)]
-    pub unsafe fn is_unchanged<const WITH_CODE: bool>(&self, layout: &Layout) -> bool {
+    pub unsafe fn runs_as_before<const WITH_CODE: bool>(&self, layout: &Layout) -> bool {
         // SAFETY: as the caller says.
         unsafe {
-            let previous = word(self.address + layout.frame_previous) ^ self.previous;
-            let instruction = word(self.address + layout.frame_instruction) ^ self.instruction as usize;
-            let code = if WITH_CODE { word(self.address + layout.frame_code) ^ self.code as usize } else { 0 };
-            previous | instruction | code == 0
+            word(self.address + layout.frame_instruction) == self.instruction as usize
+                && (!WITH_CODE || word(self.address + layout.frame_code) == self.code as usize)
         }
     }
 
