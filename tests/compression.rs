@@ -175,7 +175,8 @@ fn n_blocks(capture: &Path) -> [usize; 4] {
     let file = File::open(capture).unwrap();
     let mut n_blocks = [0; 4];
     for block in blocks::scan(&file, None).unwrap() {
-        let header = blocks::read_header(&file, block.payload_offset - 64).unwrap().unwrap();
+        // It may be moving just now, or its place be taken again.
+        let Some(header) = blocks::read_header(&file, block.payload_offset - 64).unwrap() else { continue };
         let index = match (header.state, header.codec) {
             (_, codec::ZSTD) => 3,
             (block_state::OPEN, _) => 0,
