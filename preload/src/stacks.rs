@@ -11,7 +11,7 @@ use memtrace_format::record::Node;
 use crate::environment;
 use crate::guard::Guard;
 use crate::heap::{Array, Plain, spread};
-use crate::python::{self, Chain, Chunks, code};
+use crate::python::{self, Chain, Chunks, State, code};
 use crate::sink::Writer;
 
 /// A frame as it is read: address of the code object, address of the running instruction.
@@ -74,16 +74,16 @@ impl Stacks {
     /// [`Stacks::current`].
     #[inline(always)]
     pub fn at_hand(&mut self) -> Option<u32> {
-        self.while_reading(|stacks| stacks.compare(python::state_at_hand()?, code::epoch_at_hand()?))
+        self.while_reading(|stacks| stacks.compare(&python::state_at_hand()?, code::epoch_at_hand()?))
     }
 
     /// The number of this thread's Python stack now; 0 when it has none.
     pub fn current(&mut self, guard: &Guard, writer: &mut Writer) -> u32 {
         self.while_reading(|stacks| {
-            let state = python::state_to_read(guard);
-            let node = stacks.compare(state, code::epoch()).or_else(|| stacks.read(guard, writer, state));
-            if environment::is_self_check() && state != 0 {
-                python::self_check(guard, state, &stacks.chain);
+            let state = python::state(guard);
+            let node = stacks.compare(&state, code::epoch()).or_else(|| stacks.read(guard, writer, &state));
+            if environment::is_self_check() && !state.is_none() {
+                python::self_check(guard, &state, &stacks.chain);
                 stacks.compare_with_slow_twin(guard, writer);
             }
             node.unwrap_or(0)
@@ -103,12 +103,11 @@ impl Stacks {
     /// The node of a stack whose frames lie where they lay, and run what they ran or something that is known here;
     /// otherwise `None`.
     #[inline(always)]
-    fn compare(&mut self, state: usize, epoch: u64) -> Option<u32> {
-        if state == 0 {
+    fn compare(&mut self, state: &State, epoch: u64) -> Option<u32> {
+        if state.is_none() {
             return Some(0);
         }
-        // SAFETY: the state is what `python` said.
-        if epoch != self.epoch || !unsafe { python::compare(state, &mut self.chain) } {
+        if epoch != self.epoch || !python::compare(state, &mut self.chain) {
             return None;
         }
         let known = self.chain.n_unchanged();
@@ -142,10 +141,9 @@ impl Stacks {
     }
 
     /// Reads the frames, and finds the nodes of those that are new. `None` when memory or the log has run out.
-    fn read(&mut self, guard: &Guard, writer: &mut Writer, state: usize) -> Option<u32> {
+    fn read(&mut self, guard: &Guard, writer: &mut Writer, state: &State) -> Option<u32> {
         let epoch = code::epoch();
-        // SAFETY: the state is what `python` said.
-        if !unsafe { python::refresh(state, &mut self.chain, &self.chunks) } {
+        if !python::refresh(state, &mut self.chain, &self.chunks) {
             return None;
         }
         let depth = self.chain.frames().len();

@@ -103,47 +103,51 @@ pub fn is_there() -> bool {
     INITIALISATION.load(Ordering::Relaxed) != NOTHING_PLACE
 }
 
-/// In the usual cases the thread state that this thread runs and whose frames may be read, 0 when there is none.
-#[inline(always)]
-pub fn state_at_hand() -> Option<usize> {
-    let is_usual = STACKS.load(Ordering::Acquire) == READ && now(&FINALIZING) == 0 && now(&NEWEST) == now(&MAIN);
-    if is_usual { thread_state::own_at_hand() } else { None }
+/// The thread state that this thread runs, and whose frames may be read during this event; 0 when there is none.
+pub struct State(usize);
+
+impl State {
+    #[inline(always)]
+    pub fn is_none(&self) -> bool {
+        self.0 == 0
+    }
 }
 
-/// The thread state that this thread runs, and whose frames may be read; 0 when there is none.
-pub fn state_to_read(guard: &Guard) -> usize {
-    match STACKS.load(Ordering::Acquire) {
+/// The state, in the usual cases.
+#[inline(always)]
+pub fn state_at_hand() -> Option<State> {
+    let is_usual = STACKS.load(Ordering::Acquire) == READ && now(&FINALIZING) == 0 && now(&NEWEST) == now(&MAIN);
+    if is_usual { thread_state::own_at_hand().map(State) } else { None }
+}
+
+/// The state, in any case.
+pub fn state(guard: &Guard) -> State {
+    State(match STACKS.load(Ordering::Acquire) {
         NOT_READ => 0,
         READ_AND_CROSS_CHECKED if !passes_cross_check(guard) => 0,
         _ => thread_state(interpreter()),
-    }
+    })
 }
 
 /// Brings a lane's memory of this thread's frames up to date when they lie where they lay; `false` in other cases, which
 /// are for [`refresh`].
-///
-/// # Safety
-/// `state` is what the functions above said.
 #[inline(always)]
-pub unsafe fn compare(state: usize, chain: &mut Chain) -> bool {
+pub fn compare(&State(state): &State, chain: &mut Chain) -> bool {
     let layout = &interpreter().layout;
     // SAFETY: the state is this thread's.
-    unsafe { chain.compare(layout, walk::top(layout, state), place(layout, state)) }
+    state != 0 && unsafe { chain.compare(layout, walk::top(layout, state), place(layout, state)) }
 }
 
-/// Brings a lane's memory of this thread's frames up to date. `false` when there is no memory.
-///
-/// # Safety
-/// As for [`compare`].
-pub unsafe fn refresh(state: usize, chain: &mut Chain, chunks: &Chunks) -> bool {
+/// Brings a lane's memory of this thread's frames up to date. `false` when there is no memory, or no state.
+pub fn refresh(&State(state): &State, chain: &mut Chain, chunks: &Chunks) -> bool {
     let layout = &interpreter().layout;
     // SAFETY: the state is this thread's.
-    unsafe { chain.refresh(layout, walk::top(layout, state), place(layout, state), chunks) }
+    state != 0 && unsafe { chain.refresh(layout, walk::top(layout, state), place(layout, state), chunks) }
 }
 
-/// Under the self-check, compares what was read with the interpreter's own account.
+/// Under the self-check, compares what was read with the interpreter's own account. There is a state.
 #[cold]
-pub fn self_check(guard: &Guard, state: usize, chain: &Chain) {
+pub fn self_check(guard: &Guard, &State(state): &State, chain: &Chain) {
     let interpreter = interpreter();
     if thread_state::own(interpreter) != thread_state::by_function(interpreter) {
         fail_self_check(guard, b"memtrace: self-check: the thread state is not what the interpreter says\n");
