@@ -86,9 +86,8 @@ impl<T: Plain> Array<T> {
 
     #[inline(always)]
     pub fn set(&mut self, index: usize, value: T) {
-        if index < self.capacity {
-            // SAFETY: the index was checked.
-            unsafe { *self.start.add(index) = value };
+        if let Some(place) = self.get_mut(index) {
+            *place = value;
         }
     }
 
@@ -126,16 +125,6 @@ impl<T: Plain> Array<T> {
         }
         // SAFETY: within the capacity every element exists, and the array is borrowed exclusively.
         unsafe { core::slice::from_raw_parts_mut(self.start, len) }
-    }
-
-    /// As [`Array::slice`], to change them.
-    #[inline(always)]
-    pub fn slice_mut(&mut self, len: usize) -> &mut [T] {
-        if self.capacity == 0 {
-            return &mut [];
-        }
-        // SAFETY: within the capacity every element exists, and the array is borrowed exclusively.
-        unsafe { core::slice::from_raw_parts_mut(self.start, len.min(self.capacity)) }
     }
 
     /// Gives the memory back.

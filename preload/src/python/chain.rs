@@ -48,14 +48,6 @@ impl Floor {
 /// Places in the table of levels. Those who share one are found again by walking on.
 const N_LEVELS: usize = 1024;
 
-/// How a run of remembered frames compares with the chain.
-enum Check {
-    /// All are there down to the root, and below this level nothing has changed.
-    Whole(usize),
-    /// The frame at this level has another predecessor than before.
-    Diverges(usize),
-}
-
 impl Chain {
     pub const fn new() -> Chain {
         Chain {
@@ -96,40 +88,49 @@ impl Chain {
     pub unsafe fn compare(&mut self, layout: &Layout, top: usize, place: Place) -> bool {
         let is_there = self.frames().last().is_some_and(|last| last.address == top) && place == self.floor.place;
         // SAFETY: as the caller says.
-        is_there
-            && match layout.instruction_unit {
-                None => unsafe { self.compare_all::<false>(layout) },
-                Some(_) => unsafe { self.compare_all::<true>(layout) },
-            }
+        is_there && unsafe { self.compare_down(layout, self.depth, self.floor.level) }.is_none()
     }
 
-    /// Compares the frames from the top down to the floor, and takes over what has changed; whether all are linked as
-    /// before.
+    /// Compares the frames from below level `end` down to level `floor`, and takes over what they run. Ends at the first
+    /// that is linked to another one than before, and says its level.
     ///
     /// # Safety
-    /// The remembered top frame is that of the running thread.
+    /// The chain leads to the frame below `end`, and there are as many frames.
     #[inline(always)]
-    unsafe fn compare_all<const WITH_CODE: bool>(&mut self, layout: &Layout) -> bool {
-        // SAFETY: there is room for as many as there are.
-        let frames = unsafe { self.frames.first_mut(self.depth) }.as_mut_ptr_range();
-        let floor = frames.start.wrapping_add(self.floor.level);
+    unsafe fn compare_down(&mut self, layout: &Layout, end: usize, floor: usize) -> Option<usize> {
+        // SAFETY: as the caller says.
+        match layout.instruction_unit {
+            None => unsafe { self.compare_run::<false>(layout, end, floor) },
+            Some(_) => unsafe { self.compare_run::<true>(layout, end, floor) },
+        }
+    }
+
+    /// # Safety
+    /// As for `compare_down`.
+    #[inline(always)]
+    unsafe fn compare_run<const WITH_CODE: bool>(
+        &mut self,
+        layout: &Layout,
+        end: usize,
+        floor: usize,
+    ) -> Option<usize> {
+        // SAFETY: as the caller says.
+        let frames = unsafe { self.frames.first_mut(end) }.as_mut_ptr_range();
+        let floor = frames.start.wrapping_add(floor);
         let (mut frame, mut lowest) = (frames.end, frames.end);
         let mut is_linked = true;
-        // SAFETY: the chain leads to the top frame, and each that is linked as before leads to the next.
+        // SAFETY: the chain leads to the last frame, and each that is linked as before leads to the next.
         unsafe {
             while frame > floor {
                 // Four at a time: of a deep stack, most of what an event costs.
-                let is_same = |nth| {
-                    let frame = &*frame.sub(nth);
-                    frame.is_linked_as_before(layout) && frame.runs_as_before::<WITH_CODE>(layout)
-                };
+                let is_same = |nth| (*frame.sub(nth)).is_unchanged::<WITH_CODE>(layout);
                 if frame >= floor.wrapping_add(4) && is_same(1) && is_same(2) && is_same(3) && is_same(4) {
                     frame = frame.sub(4);
                     continue;
                 }
                 frame = frame.sub(1);
-                is_linked = (*frame).is_linked_as_before(layout);
-                if !is_linked {
+                if !(*frame).is_linked_as_before(layout) {
+                    is_linked = false;
                     break;
                 }
                 if !(*frame).runs_as_before::<WITH_CODE>(layout) {
@@ -141,7 +142,8 @@ impl Chain {
                 self.n_unchanged = self.n_unchanged.min(lowest.offset_from_unsigned(frames.start));
             }
         }
-        is_linked
+        // SAFETY: it lies among the frames.
+        if is_linked { None } else { Some(unsafe { frame.offset_from_unsigned(frames.start) }) }
     }
 
     /// Brings the memory up to date in any case. `false` when there is no memory.
@@ -152,13 +154,13 @@ impl Chain {
         let is_place_known = place == self.floor.place;
         let floor = if is_place_known { self.floor.level } else { 0 };
         // SAFETY: as the caller says.
-        let unchanged = unsafe { self.follow(layout, top, floor) };
-        self.n_unchanged = self.n_unchanged.min(unchanged.unwrap_or(0));
+        let n_kept = unsafe { self.follow(layout, top, floor) };
+        self.n_unchanged = self.n_unchanged.min(n_kept.unwrap_or(0));
         if !is_place_known {
             // SAFETY: as the caller says.
             unsafe { self.find_floor(place, chunks) };
         }
-        unchanged.is_some()
+        n_kept.is_some()
     }
 
     /// To be told when the thread has given a mapping up: a chunk of its data stack may be gone.
@@ -180,6 +182,9 @@ impl Chain {
         };
     }
 
+    /// Follows the chain from the top until it comes to frames that are remembered. How many of those stay where they are,
+    /// from the root on; `None` when there is no memory.
+    ///
     /// # Safety
     /// As for `refresh`.
     unsafe fn follow(&mut self, layout: &Layout, top: usize, floor: usize) -> Option<usize> {
@@ -188,9 +193,9 @@ impl Chain {
         let mut next = top;
         // Until the new ones are in their place, nothing is known.
         self.depth = 0;
-        let (n_kept, unchanged) = loop {
+        let n_kept = loop {
             if next == 0 || n_fresh >= MAX_DEPTH {
-                break (0, 0);
+                break 0;
             }
             let Some(level) = self.level_of(next, known) else {
                 // SAFETY: the chain leads there.
@@ -200,9 +205,11 @@ impl Chain {
                 continue;
             };
             // SAFETY: the chain leads there.
-            match unsafe { self.check(layout, level, if level >= floor { floor } else { 0 }) } {
-                Check::Whole(unchanged) => break (level + 1, unchanged),
-                Check::Diverges(at) => {
+            match unsafe { self.compare_down(layout, level + 1, if level >= floor { floor } else { 0 }) } {
+                None => break level + 1,
+                Some(at) => {
+                    // SAFETY: and from there to this one.
+                    unsafe { self.frames.get_mut(at)?.read_again(layout) };
                     for level in (at..=level).rev() {
                         let frame = self.frames.get(level)?;
                         self.push_fresh(&mut n_fresh, frame)?;
@@ -225,29 +232,7 @@ impl Chain {
             self.levels.set(place(frame.address), level as u32);
         }
         self.depth = depth;
-        Some(unchanged)
-    }
-
-    /// Compares the frames from `level` down to `floor` with what they were, and takes over what has changed.
-    ///
-    /// # Safety
-    /// The chain leads to the frame at `level`.
-    unsafe fn check(&mut self, layout: &Layout, level: usize, floor: usize) -> Check {
-        let mut unchanged = level + 1;
-        for (at, frame) in self.frames.slice_mut(level + 1).iter_mut().enumerate().skip(floor).rev() {
-            // SAFETY: the frame above, or the caller, has just led there.
-            if unsafe { frame.is_unchanged(layout) } {
-                continue;
-            }
-            let previous = frame.previous;
-            // SAFETY: as above.
-            *frame = unsafe { Frame::read(layout, frame.address) };
-            unchanged = at;
-            if frame.previous != previous {
-                return Check::Diverges(at);
-            }
-        }
-        Check::Whole(unchanged)
+        Some(n_kept)
     }
 
     /// The level below `known` at which a frame is remembered.

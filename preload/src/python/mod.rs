@@ -274,10 +274,10 @@ pub fn notice_changes(guard: &Guard) {
 /// Whether nobody else can be using the interpreter's allocators: it is not initialised yet, or this thread has the GIL
 /// of one that has a GIL.
 fn may_replace_allocators() -> bool {
-    let flags = INITIALISATION.load(Ordering::Relaxed);
-    if flags == NOTHING_PLACE {
+    if !is_there() {
         return true;
     }
+    let flags = INITIALISATION.load(Ordering::Relaxed);
     let interpreter = interpreter();
     // SAFETY: a flag of the runtime's static structure; then the functions of these names and types, which read a word.
     unsafe {

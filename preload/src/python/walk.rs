@@ -58,9 +58,9 @@ impl Frame {
     /// # Safety
     /// As for [`Frame::read`], with the frame's own address.
     #[inline(always)]
-    pub unsafe fn is_unchanged(&self, layout: &Layout) -> bool {
+    pub unsafe fn is_unchanged<const WITH_CODE: bool>(&self, layout: &Layout) -> bool {
         // SAFETY: as the caller says.
-        unsafe { self.is_linked_as_before(layout) && self.runs_as_before::<true>(layout) }
+        unsafe { self.is_linked_as_before(layout) && self.runs_as_before::<WITH_CODE>(layout) }
     }
 
     /// Whether it is the same frame as before, and where it was.

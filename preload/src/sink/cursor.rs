@@ -23,10 +23,10 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Of no window: there is no room.
+    /// In no window: at the end of an empty block.
     pub const NOWHERE: Cursor = Cursor {
-        next: core::ptr::without_provenance_mut(1),
-        last: core::ptr::null_mut(),
+        next: core::ptr::without_provenance_mut(BLOCK_HEADER_LEN),
+        last: core::ptr::without_provenance_mut(BLOCK_HEADER_LEN - HOT_ROOM),
         block: core::ptr::null_mut(),
         turn: core::ptr::null(),
     };
@@ -59,9 +59,6 @@ impl Cursor {
 
     /// All the room there is.
     pub fn room(&mut self) -> &mut [u8] {
-        if self.block.is_null() {
-            return &mut [];
-        }
         let end = self.last.wrapping_add(HOT_ROOM);
         // SAFETY: `next` never passes the end of the payload.
         unsafe { core::slice::from_raw_parts_mut(self.next, end.addr() - self.next.addr()) }
@@ -70,14 +67,14 @@ impl Cursor {
     /// Bytes of payload that are whole.
     #[inline(always)]
     pub fn committed(&self) -> usize {
-        if self.block.is_null() { 0 } else { self.next.addr() - self.block.addr() - BLOCK_HEADER_LEN }
+        self.next.addr() - self.block.addr() - BLOCK_HEADER_LEN
     }
 
     /// Makes `len` bytes, which were written to the room, part of the log.
     #[inline(always)]
     pub fn commit(&mut self, len: usize) {
         self.next = self.next.wrapping_add(len);
-        let committed = self.next.addr() - self.block.addr() - BLOCK_HEADER_LEN;
+        let committed = self.committed();
         // SAFETY: something was written, so there is a block; the field is changed by atomics only.
         let place = unsafe { shared_u32(self.block.add(offset_of!(BlockHeader, committed))) };
         place.store(committed as u32, Ordering::Release);

@@ -19,9 +19,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use memtrace_format::{
-    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, LAUNCHER_IMAGE, MAX_COMPRESSED_RAW_LEN, block_state, codec,
-};
+use memtrace_format::{BLOCK_ALIGN, BlockHeader, LAUNCHER_IMAGE, MAX_COMPRESSED_RAW_LEN, block_state, codec};
 use zerocopy::IntoBytes;
 
 use super::codec::Codec;
@@ -103,16 +101,10 @@ impl Compactor {
     /// Notes the blocks in front of `end` that were begun since the last time.
     pub fn look(&mut self, file: &File, end: u64) -> io::Result<()> {
         for gap in std::mem::take(&mut self.unbegun) {
-            let rest = self.meet_all(file, gap.clone())?..gap.end;
-            if !rest.is_empty() {
-                self.unbegun.push(rest);
-            }
+            self.meet_between(file, gap)?;
         }
         while let Some(room) = self.rooms.front().filter(|room| room.start < end).cloned() {
-            let rest = self.meet_all(file, self.frontier..room.start)?..room.start;
-            if !rest.is_empty() {
-                self.unbegun.push(rest);
-            }
+            self.meet_between(file, self.frontier..room.start)?;
             self.frontier = self.frontier.max(room.end);
             self.rooms.pop_front();
         }
@@ -136,6 +128,15 @@ impl Compactor {
                 Some(header) if header.capacity == place.header.capacity => self.meet(Place { header, ..place }),
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Notes the blocks in a range behind which there are others, and what of it is not begun.
+    fn meet_between(&mut self, file: &File, range: Range<u64>) -> io::Result<()> {
+        let rest = self.meet_all(file, range.clone())?..range.end;
+        if !rest.is_empty() {
+            self.unbegun.push(rest);
         }
         Ok(())
     }
@@ -329,8 +330,7 @@ impl Compactor {
             self.space.give(offset, moved.end());
             return Ok(None);
         }
-        self.payload.resize(committed, 0);
-        let is_read = file.read_exact_at(&mut self.payload, place.offset + BLOCK_HEADER_LEN as u64);
+        let is_read = place.read(file, &mut self.payload);
         if let Err(error) = is_read.and_then(|()| moved.write(file, &self.payload)) {
             self.give_up(file, &moved);
             return Err(error);
@@ -365,8 +365,7 @@ impl Compactor {
 
     /// Reads what a block holds, and completes its header when its writer never went on to another block.
     fn read_payload(&mut self, file: &File, place: &mut Place) -> io::Result<()> {
-        self.payload.resize(place.header.committed as usize, 0);
-        file.read_exact_at(&mut self.payload, place.offset + BLOCK_HEADER_LEN as u64)?;
+        place.read(file, &mut self.payload)?;
         if place.header.state == block_state::OPEN {
             place.header.n_events = count::events(&place.header, &self.payload);
         }
@@ -388,7 +387,7 @@ mod tests {
     use std::mem::offset_of;
     use std::path::PathBuf;
 
-    use memtrace_format::{HEADER_LEN, PACKED_ALIGN, block_kind};
+    use memtrace_format::{BLOCK_HEADER_LEN, HEADER_LEN, PACKED_ALIGN, block_kind};
     use proptest::prelude::*;
     use zerocopy::FromBytes;
 
@@ -656,6 +655,13 @@ mod tests {
         }
     }
 
+    /// Where the first block is, with free space in front of it.
+    const BEHIND_HOLE: u64 = START + 256 * 1024;
+
+    fn behind_hole() -> (Writers, Compactor) {
+        (Writers::new(BEHIND_HOLE), Compactor::new(START, BEHIND_HOLE))
+    }
+
     /// Blocks of 64 KiB, closed and compressible, in turn in each of the lanes.
     fn write_blocks(log: &mut Writers, n_blocks: u32) {
         for number in 0..n_blocks {
@@ -677,9 +683,7 @@ mod tests {
 
     #[test]
     fn the_file_takes_little_more_space_than_its_compressed_blocks_while_it_grows() {
-        let start = START + 256 * 1024;
-        let mut log = Writers::new(start);
-        let mut compactor = Compactor::new(START, start);
+        let (mut log, mut compactor) = behind_hole();
         for _ in 0..10 {
             write_blocks(&mut log, 40);
             pack_all(&mut log, &mut compactor);
@@ -693,16 +697,14 @@ mod tests {
 
     #[test]
     fn a_writer_that_is_kept_up_with_takes_no_further_windows() {
-        let start = START + 256 * 1024;
-        let mut log = Writers::new(start);
-        let mut compactor = Compactor::new(START, start);
+        let (mut log, mut compactor) = behind_hole();
         for number in 0..600 {
             log.take(number % 4, 16 * BLOCK_ALIGN);
             log.append(number % 4, &bytes(5000, Text::Random(number)));
             log.append(number % 4, &bytes(15 * BLOCK_ALIGN, Text::Plain));
             pack_all(&mut log, &mut compactor);
         }
-        let n_rooms = (log.next_offset - start - 4 * N_KEPT as u64 * 64 * 1024) as f64 / ROOM_LEN as f64;
+        let n_rooms = (log.next_offset - BEHIND_HOLE - 4 * N_KEPT as u64 * 64 * 1024) as f64 / ROOM_LEN as f64;
         assert!(n_rooms.fract() == 0.0 && n_rooms > 0.0 && n_rooms <= 3.0, "{n_rooms} pieces for packed blocks");
         // What is packed moves to where the windows were.
         let compacted = compactor.finish(&log.file, log.next_offset, true, &mut || false).unwrap();
@@ -715,9 +717,7 @@ mod tests {
 
     #[test]
     fn a_program_that_replaces_itself_leaves_no_windows_behind() {
-        let start = START + 256 * 1024;
-        let mut log = Writers::new(start);
-        let mut compactor = Compactor::new(START, start);
+        let (mut log, mut compactor) = behind_hole();
         for _ in 0..100 {
             write_blocks(&mut log, 12);
             pack_all(&mut log, &mut compactor);
@@ -733,16 +733,14 @@ mod tests {
 
     #[test]
     fn a_copy_that_was_not_finished_hides_no_block() {
-        let start = START + 256 * 1024;
-        let mut log = Writers::new(start);
+        let (mut log, mut compactor) = behind_hole();
         write_blocks(&mut log, 8);
-        let mut compactor = Compactor::new(START, start);
         compactor.look(&log.file, log.next_offset).unwrap();
         let before = fs::read(&log.path).unwrap();
         log.pack(&mut compactor);
         let after = fs::read(&log.path).unwrap();
         // As a launcher that is killed leaves it: first there is a place, then the payload, the header, the release.
-        let place = START as usize..start as usize;
+        let place = START as usize..BEHIND_HOLE as usize;
         let header = BlockHeader::read_from_bytes(&after[place.start..][..BLOCK_HEADER_LEN]).unwrap();
         let empty = BlockHeader { state: block_state::RELEASED, ..header };
         let mut torn = before.clone();
@@ -756,17 +754,15 @@ mod tests {
         torn[place.clone()].copy_from_slice(&after[place]);
         log.file.write_all_at(&torn, 0).unwrap();
         log.check();
-        let state = start as usize + offset_of!(BlockHeader, state);
+        let state = BEHIND_HOLE as usize + offset_of!(BlockHeader, state);
         torn[state] = block_state::RELEASED as u8;
         assert_eq!(torn, after);
     }
 
     #[test]
     fn a_place_that_was_not_quite_cleared_hides_no_block() {
-        let start = START + 256 * 1024;
-        let mut log = Writers::new(start);
+        let (mut log, mut compactor) = behind_hole();
         write_blocks(&mut log, 8);
-        let mut compactor = Compactor::new(START, start);
         compactor.look(&log.file, log.next_offset).unwrap();
         let before = fs::read(&log.path).unwrap();
         // Nobody waits for the places of an earlier image.
@@ -774,9 +770,9 @@ mod tests {
         log.pack(&mut compactor);
         let after = fs::read(&log.path).unwrap();
         let mut both = before;
-        both[..start as usize].copy_from_slice(&after[..start as usize]);
+        both[..BEHIND_HOLE as usize].copy_from_slice(&after[..BEHIND_HOLE as usize]);
         for cleared in [0, BLOCK_ALIGN, 16 * BLOCK_ALIGN] {
-            both[start as usize..start as usize + cleared].fill(0);
+            both[BEHIND_HOLE as usize..BEHIND_HOLE as usize + cleared].fill(0);
             log.file.write_all_at(&both, 0).unwrap();
             // What is left of the payload is damage to a reader, and hides nothing.
             if cleared != BLOCK_ALIGN {

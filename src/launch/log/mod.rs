@@ -154,11 +154,10 @@ impl Log {
             releases_windows: u32::from(is_compacting),
             reserved: 0,
         };
-        let mut page = vec![0; HEADER_LEN];
+        let mut page = vec![0; HEADER_LEN.max(header_len + END_CAPACITY)];
         page[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
         page[size_of::<FileHeader>()..][..info.len()].copy_from_slice(&info);
         // The place of the end is taken now, because the disk may be full when it comes.
-        page.resize(page.len().max(header_len + END_CAPACITY), 0);
         page[header_len..][..END_CAPACITY].copy_from_slice(&end_block(&[]));
         file.write_all_at(&page, 0).with_context(failed)?;
         let shared = SharedHeader::map(&file).map_err(|error| match error.raw_os_error() {
@@ -283,7 +282,7 @@ impl Log {
 }
 
 fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_turn: Turn) -> BlockHeader {
-    let mut header = BlockHeader {
+    let open = BlockHeader {
         kind,
         image: LAUNCHER_IMAGE,
         capacity: capacity as u32,
@@ -291,15 +290,13 @@ fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_turn: Turn) ->
         first_turn: first_turn.to_bits(),
         ..BlockHeader::OPEN
     };
-    header = header.checked();
-    header
+    open.checked()
 }
 
 /// A whole block that says how the capture ended; open and empty as long as there is nothing to say.
 fn end_block(payload: &[u8]) -> Vec<u8> {
-    let mut header = launcher_block(block_kind::END, END_CAPACITY, 0, Turn::default());
-    header.lane = END_LANE;
-    header = header.checked();
+    let open = launcher_block(block_kind::END, END_CAPACITY, 0, Turn::default());
+    let mut header = BlockHeader { lane: END_LANE, ..open }.checked();
     if !payload.is_empty() {
         header.committed = payload.len() as u32;
         header.state = block_state::SEALED;

@@ -35,6 +35,12 @@ impl Place {
         self.offset + u64::from(self.header.capacity)
     }
 
+    /// Reads its payload into `payload`, as far as it is committed.
+    pub fn read(&self, file: &File, payload: &mut Vec<u8>) -> io::Result<()> {
+        payload.resize(self.header.committed as usize, 0);
+        file.read_exact_at(payload, self.offset + BLOCK_HEADER_LEN as u64)
+    }
+
     /// Puts a block where nothing is. The header comes last: until it is there, readers pass by.
     pub fn write(&self, file: &File, payload: &[u8]) -> io::Result<()> {
         let empty = BlockHeader { state: block_state::RELEASED, ..self.header };
