@@ -43,6 +43,8 @@ pub struct Stacks {
     tree: Tree,
     /// Set while the interpreter's frames are read; see `python::notice_end`.
     is_reading: AtomicBool,
+    /// Frames that the self-check may compare and has not.
+    n_uncompared: usize,
 }
 
 impl Stacks {
@@ -56,6 +58,7 @@ impl Stacks {
             rings: Rings { nodes: Array::new() },
             tree: Tree::new(),
             is_reading: AtomicBool::new(false),
+            n_uncompared: 0,
         }
     }
 
@@ -82,7 +85,7 @@ impl Stacks {
         self.while_reading(|stacks| {
             let state = python::state(guard);
             let node = stacks.compare(&state, code::epoch()).or_else(|| stacks.read(guard, writer, &state));
-            if environment::is_self_check() && !state.is_none() {
+            if environment::is_self_check() && !state.is_none() && stacks.is_self_check_due() {
                 python::self_check(guard, &state, &stacks.chain);
                 stacks.compare_with_slow_twin(guard, writer);
             }
@@ -183,6 +186,19 @@ impl Stacks {
         }
         self.epoch = epoch;
         true
+    }
+
+    /// Whether the self-check compares this event's stack. It does as long as it has to look at 2000 frames an event, on
+    /// average since the last one: a recursion of a hundred thousand would take hours otherwise.
+    #[cold]
+    fn is_self_check_due(&mut self) -> bool {
+        const FRAMES_AN_EVENT: usize = 2000;
+        self.n_uncompared += FRAMES_AN_EVENT;
+        let is_due = self.n_uncompared >= self.chain.frames().len();
+        if is_due {
+            self.n_uncompared = 0;
+        }
+        is_due
     }
 
     /// Looks every frame up again, from the root, and ends the program when that leads to another node.
