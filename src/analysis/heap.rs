@@ -1,21 +1,23 @@
-//! The heap by stack: at its highest, and at the end.
+//! The heap by site: at its highest, at the end, and all that was ever in it.
 //!
-//! The peak is known only afterwards, and saving all stacks at each new maximum would cost stacks times maxima. So
+//! The peak is known only afterwards, and saving all sites at each new maximum would cost sites times maxima. So
 //! maxima are counted, and an entry saves its value when it is first changed after the latest of them: at the end it
 //! knows what it was at the last maximum, after one pass.
 
+use super::Snapshot;
 use super::live::{Change, Live};
 use super::mappings::{Class, MmapRule};
-use super::{Row, Snapshot};
-use crate::model::{Event, Model, StackId};
+use super::sites::{BySite, Detail, SiteId, Sites};
+use crate::model::{Event, Model};
 
 /// Follows the heap from event to event.
 pub struct Heap {
-    live: Live<()>,
+    live: Live<SiteId>,
+    sites: Sites,
     sums: Sums,
 }
 
-/// By stack, and in total.
+/// By site, and in total.
 #[derive(Default)]
 struct Sums {
     entries: Vec<Entry>,
@@ -30,6 +32,7 @@ struct Sums {
 struct Entry {
     now: Amount,
     at_peak: Amount,
+    ever: Amount,
     /// `at_peak` is the value at this maximum; at later ones it was what it is now.
     saved_at: u64,
 }
@@ -41,18 +44,18 @@ struct Amount {
 }
 
 impl Heap {
-    pub fn new(rule: MmapRule) -> Heap {
-        Heap { live: Live::new(rule), sums: Sums::default() }
+    pub fn new(rule: MmapRule, detail: Detail) -> Heap {
+        Heap { live: Live::new(rule), sites: Sites::new(detail), sums: Sums::default() }
     }
 
     #[inline]
     pub fn take(&mut self, model: &Model, event: &Event) {
         let sums = &mut self.sums;
-        self.live.apply(model, event, (), &mut |change| match change {
-            Change::Allocated(holding, _) | Change::Restored(holding) | Change::Remains(holding) => {
-                sums.add(holding.stack, holding.bytes, event.turn);
-            }
-            Change::Freed(holding) | Change::Vanished(holding) => sums.subtract(holding.stack, holding.bytes),
+        let site = self.sites.of(event);
+        self.live.apply(model, event, site, &mut |change| match change {
+            Change::Allocated(holding, _) => sums.allocate(holding.tag, holding.bytes, event.turn),
+            Change::Restored(holding) | Change::Remains(holding) => sums.add(holding.tag, holding.bytes, event.turn),
+            Change::Freed(holding) | Change::Vanished(holding) => sums.subtract(holding.tag, holding.bytes, event.turn),
         });
     }
 
@@ -74,33 +77,54 @@ impl Heap {
         self.live.n_replaced
     }
 
-    /// What was alive when the heap was largest; the last time when it was as large more than once.
+    /// What was alive when the heap was largest, at the last moment when it was that large.
     pub fn at_peak(&self) -> Snapshot {
-        let turn = (self.sums.n_peaks > 0).then_some(self.sums.peak_turn);
-        self.snapshot(turn, |entry| if entry.saved_at == self.sums.n_peaks { entry.at_peak } else { entry.now })
+        self.sites.by_stack(&self.sums.entries, self.peak_turn(), |entry| self.sums.at_peak(entry).pair())
     }
 
     /// What is alive now: after the last event, what was never given back.
     pub fn at_end(&self) -> Snapshot {
-        self.snapshot(None, |entry| entry.now)
+        self.sites.by_stack(&self.sums.entries, None, |entry| entry.now.pair())
     }
 
-    fn snapshot(&self, turn: Option<u64>, value: impl Fn(&Entry) -> Amount) -> Snapshot {
-        let rows = self.sums.entries.iter().enumerate().map(|(index, entry)| {
-            let Amount { bytes, count } = value(entry);
-            Row { stack: StackId::from_index(index), bytes, count }
-        });
-        Snapshot::new(rows, turn)
+    /// Everything that was ever allocated.
+    pub fn ever(&self) -> Snapshot {
+        self.sites.by_stack(&self.sums.entries, None, |entry| entry.ever.pair())
+    }
+
+    /// [`at_peak`](Heap::at_peak) by site.
+    pub fn peak_by_site(&self) -> BySite {
+        self.sites.by_site(&self.sums.entries, self.peak_turn(), |entry| self.sums.at_peak(entry).pair())
+    }
+
+    /// [`at_end`](Heap::at_end) by site.
+    pub fn end_by_site(&self) -> BySite {
+        self.sites.by_site(&self.sums.entries, None, |entry| entry.now.pair())
+    }
+
+    /// [`ever`](Heap::ever) by site.
+    pub fn ever_by_site(&self) -> BySite {
+        self.sites.by_site(&self.sums.entries, None, |entry| entry.ever.pair())
+    }
+
+    fn peak_turn(&self) -> Option<u64> {
+        (self.sums.n_peaks > 0).then_some(self.sums.peak_turn)
+    }
+}
+
+impl Amount {
+    fn pair(self) -> (u64, u64) {
+        (self.bytes, self.count)
     }
 }
 
 impl Sums {
     #[inline]
-    fn entry(&mut self, stack: StackId) -> &mut Entry {
-        if stack.index() >= self.entries.len() {
-            self.entries.resize(stack.index() + 1, Entry::default());
+    fn entry(&mut self, site: SiteId) -> &mut Entry {
+        if site.index() >= self.entries.len() {
+            self.entries.resize(site.index() + 1, Entry::default());
         }
-        let entry = &mut self.entries[stack.index()];
+        let entry = &mut self.entries[site.index()];
         if entry.saved_at != self.n_peaks {
             entry.saved_at = self.n_peaks;
             entry.at_peak = entry.now;
@@ -108,24 +132,45 @@ impl Sums {
         entry
     }
 
+    fn at_peak(&self, entry: &Entry) -> Amount {
+        if entry.saved_at == self.n_peaks { entry.at_peak } else { entry.now }
+    }
+
     #[inline]
-    fn add(&mut self, stack: StackId, bytes: u64, turn: u64) {
-        let entry = self.entry(stack);
+    fn allocate(&mut self, site: SiteId, bytes: u64, turn: u64) {
+        self.add(site, bytes, turn);
+        let ever = &mut self.entries[site.index()].ever;
+        ever.bytes = ever.bytes.saturating_add(bytes);
+        ever.count += 1;
+    }
+
+    #[inline]
+    fn add(&mut self, site: SiteId, bytes: u64, turn: u64) {
+        let entry = self.entry(site);
         entry.now.bytes += bytes;
         entry.now.count += 1;
         self.bytes += bytes;
+        self.look_for_peak(turn);
+    }
+
+    #[inline]
+    fn subtract(&mut self, site: SiteId, bytes: u64, turn: u64) {
+        let entry = self.entry(site);
+        entry.now.bytes -= bytes;
+        entry.now.count -= 1;
+        self.bytes -= bytes;
+        // An empty block has gone, and the heap is as high as before.
+        if bytes == 0 {
+            self.look_for_peak(turn);
+        }
+    }
+
+    #[inline]
+    fn look_for_peak(&mut self, turn: u64) {
         if self.bytes >= self.peak_bytes {
             self.peak_bytes = self.bytes;
             self.peak_turn = turn;
             self.n_peaks += 1;
         }
-    }
-
-    #[inline]
-    fn subtract(&mut self, stack: StackId, bytes: u64) {
-        let entry = self.entry(stack);
-        entry.now.bytes -= bytes;
-        entry.now.count -= 1;
-        self.bytes -= bytes;
     }
 }

@@ -4,6 +4,7 @@
 pub mod heap;
 pub mod live;
 mod mappings;
+pub mod sites;
 pub mod stats;
 pub mod summary;
 pub mod temporary;
@@ -12,6 +13,7 @@ pub mod tree;
 pub use heap::Heap;
 pub use live::Live;
 pub use mappings::{Class, MmapRule};
+pub use sites::{BySite, Detail, Site, SiteId, SiteRow, Sites};
 pub use stats::Stats;
 pub use temporary::Temporary;
 pub use tree::Tree;
@@ -39,6 +41,20 @@ pub struct Row {
 }
 
 impl Snapshot {
+    /// Of rows in any order, those of a stack summed up.
+    pub fn summed(mut rows: Vec<Row>, turn: Option<u64>) -> Snapshot {
+        rows.sort_unstable_by_key(|row| row.stack);
+        rows.dedup_by(|row, sum| {
+            let is_same = row.stack == sum.stack;
+            if is_same {
+                sum.bytes = sum.bytes.saturating_add(row.bytes);
+                sum.count += row.count;
+            }
+            is_same
+        });
+        Snapshot::new(rows.into_iter(), turn)
+    }
+
     /// Without the rows that hold nothing.
     pub fn new(rows: impl Iterator<Item = Row>, turn: Option<u64>) -> Snapshot {
         let rows: Vec<Row> = rows.filter(|row| row.count > 0).collect();

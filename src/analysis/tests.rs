@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use memtrace_format::AllocatorKind;
 use proptest::prelude::*;
 
+use super::sites::SizeClass;
 use super::*;
-use crate::model::{Action, Event, Model};
+use crate::model::{Action, Event, Model, ThreadKey};
 
 const PAGE: u64 = 4096;
 const N_STACKS: usize = 6;
@@ -150,7 +151,7 @@ proptest! {
     #[test]
     fn the_heap_is_that_of_its_naive_twin(events in events()) {
         let model = model();
-        let (mut heap, mut naive) = (Heap::new(MmapRule::Memory), Naive::default());
+        let (mut heap, mut naive) = (Heap::new(MmapRule::Memory, Detail::Stack), Naive::default());
         let (mut peak, mut peak_bytes) = (Naive::default(), 0);
         for event in &events {
             heap.take(&model, event);
@@ -179,7 +180,7 @@ proptest! {
         }
         events.truncate(40);
         let model = model();
-        let (mut heap, mut naive) = (Heap::new(MmapRule::Memory), Naive::default());
+        let (mut heap, mut naive) = (Heap::new(MmapRule::Memory, Detail::Stack), Naive::default());
         let (mut peak, mut peak_bytes) = (Naive::default(), 0);
         for event in &events {
             heap.take(&model, event);
@@ -192,12 +193,67 @@ proptest! {
     }
 
     #[test]
+    fn sites_sum_up_to_stacks(events in events()) {
+        let model = model();
+        let mut by_stack = Heap::new(MmapRule::Memory, Detail::Stack);
+        let mut by_site = Heap::new(MmapRule::Memory, Detail::Full);
+        let mut temporary = [Detail::Stack, Detail::Full].map(|detail| Temporary::new(1, MmapRule::Memory, detail));
+        for event in &events {
+            by_stack.take(&model, event);
+            by_site.take(&model, event);
+            // A log restores no munmap that was a part of an mremap.
+            if matches!(event.action, Action::Munmap { is_remap: true, .. }) {
+                continue;
+            }
+            temporary.iter_mut().for_each(|temporary| temporary.take(&model, event));
+        }
+        for (plain, detailed, rows) in [
+            (by_stack.at_peak(), by_site.at_peak(), by_site.peak_by_site()),
+            (by_stack.at_end(), by_site.at_end(), by_site.end_by_site()),
+            (by_stack.ever(), by_site.ever(), by_site.ever_by_site()),
+            (temporary[0].finish(), temporary[1].finish(), temporary[1].by_site()),
+        ] {
+            prop_assert_eq!(&plain, &detailed);
+            prop_assert_eq!((rows.bytes, rows.count), (plain.bytes, plain.count));
+            prop_assert_eq!(plain, rows.by_stack());
+        }
+    }
+
+    #[test]
+    fn what_is_alive_is_counted_at_the_site_that_allocated_it(events in events()) {
+        let is_plain = |event: &&Event| matches!(event.action, Action::Alloc { .. } | Action::Free { .. });
+        let mut heap = Heap::new(MmapRule::Memory, Detail::Full);
+        let mut alive = BTreeMap::new();
+        for event in events.iter().filter(is_plain) {
+            heap.take(&model(), event);
+            match event.action {
+                Action::Alloc { kind, address, size, stack } => {
+                    let thread = ThreadKey { image: event.image, number: event.thread };
+                    let site = Site { stack, process: 0, thread, kind, size_class: SizeClass::of(size) };
+                    alive.insert(address, (site, size));
+                }
+                Action::Free { address, .. } => drop(alive.remove(&address)),
+                _ => unreachable!("filtered"),
+            }
+        }
+        let mut expected = BTreeMap::<Site, (u64, u64)>::new();
+        for (site, size) in alive.into_values() {
+            let sum = expected.entry(site).or_default();
+            *sum = (sum.0 + size, sum.1 + 1);
+        }
+        let rows = heap.end_by_site().rows.into_iter().map(|row| (row.site, (row.bytes, row.count)));
+        prop_assert_eq!(rows.collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
     fn totals_count_every_allocation_once(events in events()) {
         let model = model();
         let mut stats = Stats::new(MmapRule::All);
+        let mut heap = Heap::new(MmapRule::All, Detail::Stack);
         let (mut n_allocations, mut bytes) = (0, 0);
         for event in &events {
             stats.take(&model, event);
+            heap.take(&model, event);
             match event.action {
                 Action::Alloc { size, .. } => (n_allocations, bytes) = (n_allocations + 1, bytes + size),
                 Action::Mmap { len, .. } => (n_allocations, bytes) = (n_allocations + 1, bytes + len),
@@ -209,6 +265,7 @@ proptest! {
         prop_assert_eq!(sums, (n_allocations, bytes));
         let n_sizes: u64 = stats.sizes.iter().map(|(_, count)| count).sum();
         prop_assert_eq!(n_sizes, n_allocations);
+        prop_assert_eq!((heap.ever().count, heap.ever().bytes), (n_allocations, bytes));
     }
 }
 
@@ -223,7 +280,7 @@ proptest! {
             .filter(|event| !matches!(event.action, Action::Mmap { .. } | Action::Munmap { .. }))
             .collect();
         let model = model();
-        let mut temporary = Temporary::new(threshold, MmapRule::Memory);
+        let mut temporary = Temporary::new(threshold, MmapRule::Memory, Detail::Stack);
         let (mut bytes, mut counts) = (vec![0i64; N_STACKS + 1], vec![0i64; N_STACKS + 1]);
         for (index, event) in events.iter().enumerate() {
             temporary.take(&model, event);
@@ -310,7 +367,7 @@ fn rows(snapshot: &Snapshot) -> Vec<(usize, u64, u64)> {
 
 fn heap(events: &[Event]) -> Heap {
     let model = model();
-    let mut heap = Heap::new(MmapRule::Memory);
+    let mut heap = Heap::new(MmapRule::Memory, Detail::Stack);
     for event in events {
         heap.take(&model, event);
     }
@@ -329,6 +386,13 @@ fn a_freed_block_does_not_count_towards_the_peak() {
 fn the_last_of_equal_peaks_is_shown() {
     let heap = heap(&[alloc(1, 1, 100, 1), free(2, 1), alloc(3, 2, 100, 2)]);
     assert_eq!(rows(&heap.at_peak()), [(2, 100, 1)]);
+}
+
+#[test]
+fn the_peak_is_the_last_moment_at_its_height() {
+    let heap = heap(&[alloc(1, 1, 0, 1), alloc(2, 2, 100, 2), free(3, 1), free(4, 2)]);
+    assert_eq!((rows(&heap.at_peak()), heap.at_peak().turn), (vec![(2, 100, 1)], Some(3)));
+    assert_eq!(rows(&heap.ever()), [(1, 0, 1), (2, 100, 1)]);
 }
 
 #[test]
@@ -395,7 +459,7 @@ fn arenas_count_only_where_objects_are_not_recorded() {
         model.facts.python_allocators = true;
         let python = crate::model::facts::Python { version: 0, allocator: allocator.into(), has_stacks: true };
         model.facts.image_mut(0).python = Some(python);
-        let mut heap = Heap::new(MmapRule::Memory);
+        let mut heap = Heap::new(MmapRule::Memory, Detail::Stack);
         heap.take(&model, &event(1, arena));
         bytes.push((heap.bytes(), heap.mapped_bytes(Class::Arena)));
     }
@@ -416,7 +480,7 @@ fn temporary_means_few_allocations_of_the_same_thread_in_between() {
     ];
     let model = model();
     let check = |threshold, expected: &[(usize, u64, u64)]| {
-        let mut temporary = Temporary::new(threshold, MmapRule::Memory);
+        let mut temporary = Temporary::new(threshold, MmapRule::Memory, Detail::Stack);
         events.iter().for_each(|event| temporary.take(&model, event));
         assert_eq!(rows(&temporary.finish()), expected, "threshold {threshold}");
     };
@@ -449,7 +513,7 @@ fn a_function_that_calls_itself_counts_once() {
     let other_line = model.intern_frame("f", "x.py", 2);
     let outer = model.extend_stack(StackId::EMPTY, frame);
     let inner = model.extend_stack(outer, other_line);
-    let mut heap = Heap::new(MmapRule::Memory);
+    let mut heap = Heap::new(MmapRule::Memory, Detail::Stack);
     for (address, stack) in [(1, outer), (2, inner), (3, StackId::EMPTY)] {
         heap.take(&model, &alloc(1, address, 10, stack.index()));
     }

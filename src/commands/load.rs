@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::analysis::{Heap, MmapRule, Snapshot, Temporary};
+use crate::analysis::{Detail, Heap, MmapRule, Snapshot, Temporary};
 use crate::capture::Capture;
 use crate::cli::Selection;
 use crate::model::facts::{Facts, RecordingState, notice_sentence};
@@ -53,9 +53,9 @@ impl Selection {
 pub fn load(capture: &Path, selection: &Selection) -> Result<Loaded> {
     let capture = Capture::open(capture)?;
     let question = selection.question();
-    let mut heap = Heap::new(selection.mmap_rule());
+    let mut heap = Heap::new(selection.mmap_rule(), Detail::Stack);
     let mut temporary = match question {
-        Question::Temporary(threshold) => Some(Temporary::new(threshold, selection.mmap_rule())),
+        Question::Temporary(threshold) => Some(Temporary::new(threshold, selection.mmap_rule(), Detail::Stack)),
         _ => None,
     };
     let (mut n_allocations, mut n_frees) = (0, 0);
