@@ -155,8 +155,9 @@ pub struct Selection {
 /// Draw a flame graph as one HTML file
 #[derive(Args, Debug)]
 pub struct FlamegraphArgs {
-    /// The capture
-    pub capture: PathBuf,
+    /// The captures; several are read as one, each process at its own peak
+    #[arg(value_name = "CAPTURE", required = true)]
+    pub captures: Vec<PathBuf>,
     /// Write to FILE [default: memtrace-flamegraph-<name>.html beside the capture]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -182,8 +183,9 @@ pub enum ConfidentialFiles {
 /// Show where the memory was allocated as a table
 #[derive(Args, Debug)]
 pub struct SummaryArgs {
-    /// The capture
-    pub capture: PathBuf,
+    /// The captures; several are read as one, each process at its own peak
+    #[arg(value_name = "CAPTURE", required = true)]
+    pub captures: Vec<PathBuf>,
     /// Sort by column N: 1 or 2 total memory, 3 or 4 own memory, 5 allocation count
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub sort_column: u8,
@@ -200,8 +202,9 @@ pub struct SummaryArgs {
 /// Show the call tree of the largest allocations
 #[derive(Args, Debug)]
 pub struct TreeArgs {
-    /// The capture
-    pub capture: PathBuf,
+    /// The captures; several are read as one, each process at its own peak
+    #[arg(value_name = "CAPTURE", required = true)]
+    pub captures: Vec<PathBuf>,
     /// Show the N largest allocating stacks
     #[arg(short, long, value_name = "N", default_value_t = 200)]
     pub biggest_allocs: usize,
@@ -212,8 +215,9 @@ pub struct TreeArgs {
 /// Show totals, a histogram of sizes and the largest allocators
 #[derive(Args, Debug)]
 pub struct StatsArgs {
-    /// The capture
-    pub capture: PathBuf,
+    /// The captures; several are read as one, each process at its own peak
+    #[arg(value_name = "CAPTURE", required = true)]
+    pub captures: Vec<PathBuf>,
     /// As JSON
     #[arg(long)]
     pub json: bool,

@@ -154,7 +154,7 @@ fn contents(capture: &Path) -> Vec<(AllocatorKind, u64)> {
         Action::Free { kind, .. } => contents.push((kind, 0)),
         _ => {}
     });
-    assert_eq!(model.unwrap().facts.damage, []);
+    assert_eq!(model.unwrap().process().facts.damage, []);
     contents
 }
 

@@ -156,7 +156,8 @@ fn a_file_that_is_cut_in_a_block_says_where() {
     let cut = (HEADER_LEN + BLOCK_HEADER_LEN + 30) as u64;
     scratch.file().set_len(cut).unwrap();
     let model = Capture::open(&scratch.0).unwrap().read(|_, _| {}).unwrap();
-    let damage: Vec<_> = model.facts.damage.iter().map(|damage| (damage.offset, damage.what.as_str())).collect();
+    let damage: Vec<_> =
+        model.process().facts.damage.iter().map(|damage| (damage.offset, damage.what.as_str())).collect();
     // The missing bytes, and the record that lost its end with them.
     assert_eq!(damage[0], (cut, "a block is cut off"));
     assert!(damage.len() <= 2, "{damage:?}");
@@ -273,7 +274,7 @@ fn a_capture_can_be_read_while_it_grows() {
             n_events += 1;
             assert_eq!(model.n_stacks(), 2);
         });
-        assert_eq!(model.unwrap().facts.damage, []);
+        assert_eq!(model.unwrap().process().facts.damage, []);
         assert!(n_events >= n_before);
         n_before = n_events;
     }
@@ -297,7 +298,8 @@ fn a_file_that_shrinks_while_it_is_read_gives_what_was_there() {
             file.set_len(bytes.len() as u64 / 2).unwrap();
         }
     });
-    let facts = model.unwrap().facts;
+    let model = model.unwrap();
+    let facts = &model.process().facts;
     assert!((1000..100_000).contains(&n_events), "{n_events} events");
     assert!(facts.damage.iter().any(|damage| damage.what == "the file ends inside a block"), "{:?}", facts.damage);
 }

@@ -78,6 +78,44 @@ fn trees_show_who_called_whom() {
 }
 
 #[test]
+fn several_captures_are_read_as_one() {
+    let scratch = Scratch::new("reports-several");
+    let (first, second) = (scratch.path().join("first.bin"), scratch.path().join("second.bin"));
+    sample().save(&first);
+    let mut log = sample();
+    log.header.pid = 4712;
+    log.header.start_unix_nanos += 1_000_000_000;
+    log.alloc(1, 4000, 0xf000, 10, 0);
+    log.save(&second);
+    let json = |captures: &[&Path]| -> serde_json::Value {
+        let output = memtrace().args(["stats", "--json", "-n", "1000"]).args(captures).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let (one, other, both) = (json(&[&first]), json(&[&second]), json(&[&first, &second]));
+    let number = |value: &serde_json::Value, path: &str| value.pointer(path).unwrap().as_u64().unwrap();
+    for sum in
+        ["/total_num_allocations", "/total_bytes_allocated", "/metadata/peak_memory", "/metadata/total_allocations"]
+    {
+        assert_eq!(number(&both, sum), number(&one, sum) + number(&other, sum), "{sum}");
+    }
+    assert_eq!(both["metadata"]["total_frames"], one["metadata"]["total_frames"]);
+    assert_eq!(both["metadata"]["start_time"], one["metadata"]["start_time"]);
+    for command in ["summary", "tree", "stats"] {
+        let output = memtrace().arg(command).args([&first, &second]).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{message}");
+        let lost = |pid: u32| format!("memtrace: app.py ({pid}): 3 events could not be recorded\n");
+        assert!(message.contains(&lost(4711)) && message.contains(&lost(4712)), "{command}: {message}");
+    }
+    let missing = memtrace().args(["tree".as_ref(), first.as_os_str(), "/no/such".as_ref()]).output().unwrap();
+    let message = String::from_utf8(missing.stderr).unwrap();
+    assert_eq!(
+        (missing.status.code(), message.as_str()),
+        (Some(2), "memtrace: cannot read /no/such: there is no such file\n")
+    );
+}
+
+#[test]
 fn a_report_file_is_whole_or_not_there() {
     let scratch = Scratch::new("reports-output");
     let capture = scratch.path().join("sample.bin");

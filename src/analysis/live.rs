@@ -124,7 +124,7 @@ impl<T: Copy> Live<T> {
                 Undo::Pieces(pieces) => self.put_back(pieces, change),
             },
             Action::Mmap { address, len, prot, flags, is_arena, stack } => {
-                let is_counted_apart = is_arena && model.facts.records_python_objects(event.image);
+                let is_counted_apart = is_arena && model.process().facts.records_python_objects(event.image);
                 let class = self.rule.class(prot, flags, is_counted_apart);
                 let len = self.believable(len);
                 self.map(address, len, class, Holding { bytes: len, stack, tag }, change);
@@ -144,7 +144,7 @@ impl<T: Copy> Live<T> {
                     }
                 }
                 // A range that we never saw mapped: what is moved about is memory in use.
-                let is_counted_apart = is_arena && model.facts.records_python_objects(event.image);
+                let is_counted_apart = is_arena && model.process().facts.records_python_objects(event.image);
                 let class = class.unwrap_or(if is_counted_apart { Class::Arena } else { Class::Heap });
                 let len = self.believable(len);
                 self.map(address, len, class, Holding { bytes: len, stack, tag }, change);

@@ -18,7 +18,7 @@ pub use stats::Stats;
 pub use temporary::Temporary;
 pub use tree::Tree;
 
-use crate::model::StackId;
+use crate::model::{Handles, StackId};
 
 /// Bytes and allocations by stack: what a report is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +61,19 @@ impl Snapshot {
         let bytes = rows.iter().fold(0u64, |sum, row| sum.saturating_add(row.bytes));
         let count = rows.iter().map(|row| row.count).sum();
         Snapshot { rows, bytes, count, turn }
+    }
+
+    /// The same of a model that has absorbed the one it was made with.
+    pub fn moved(mut self, handles: &Handles) -> Snapshot {
+        self.rows.iter_mut().for_each(|row| row.stack = handles.stack(row.stack));
+        self.rows.sort_by_key(|row| row.stack);
+        self
+    }
+
+    /// Several snapshots of one model as one. A moment has only the sum of one.
+    pub fn sum(parts: Vec<Snapshot>) -> Snapshot {
+        let turn = if let [only] = parts.as_slice() { only.turn } else { None };
+        Snapshot::summed(parts.into_iter().flat_map(|part| part.rows).collect(), turn)
     }
 }
 

@@ -5,7 +5,7 @@ use memtrace_format::AllocatorKind;
 
 use super::live::{Change, Live};
 use super::mappings::MmapRule;
-use crate::model::{Action, Event, Model, StackId};
+use crate::model::{Action, Event, Handles, Model, StackId};
 
 pub struct Stats {
     live: Live<()>,
@@ -18,6 +18,7 @@ pub struct Stats {
     pub by_kind: [u64; AllocatorKind::ALL.len() + 1],
     pub sizes: Sizes,
     by_stack: Vec<(u64, u64)>,
+    n_missed_frees: u64,
 }
 
 impl Stats {
@@ -32,11 +33,12 @@ impl Stats {
             by_kind: Default::default(),
             sizes: Sizes::default(),
             by_stack: Vec::new(),
+            n_missed_frees: 0,
         }
     }
 
     pub fn take(&mut self, model: &Model, event: &Event) {
-        let Stats { live, n_allocations, bytes, n_events, peak_bytes, heap_bytes, by_kind, sizes, by_stack } = self;
+        let Stats { live, n_allocations, bytes, n_events, peak_bytes, heap_bytes, by_kind, sizes, by_stack, .. } = self;
         match event.action {
             Action::Alloc { .. } | Action::Free { .. } => *n_events += 1,
             Action::Mmap { .. } | Action::Munmap { .. } | Action::Mremap { .. } => *n_events += 1,
@@ -47,24 +49,39 @@ impl Stats {
                 *n_allocations += 1;
                 *bytes = bytes.saturating_add(holding.bytes);
                 by_kind[kind as usize] += 1;
-                sizes.add(holding.bytes);
-                let index = holding.stack.index();
-                if index >= by_stack.len() {
-                    by_stack.resize(index + 1, (0, 0));
-                }
-                by_stack[index].0 = by_stack[index].0.saturating_add(holding.bytes);
-                by_stack[index].1 += 1;
+                sizes.add(holding.bytes, 1);
+                add(by_stack, holding.stack, holding.bytes, 1);
                 *heap_bytes += holding.bytes;
                 *peak_bytes = (*peak_bytes).max(*heap_bytes);
             }
-            Change::Restored(holding) | Change::Remains(holding) => *heap_bytes += holding.bytes,
+            Change::Restored(holding) | Change::Remains(holding) => {
+                *heap_bytes += holding.bytes;
+                *peak_bytes = (*peak_bytes).max(*heap_bytes);
+            }
             Change::Freed(holding) | Change::Vanished(holding) => *heap_bytes -= holding.bytes,
         });
     }
 
     /// Allocations at an address that was alive already: frees that were missed.
     pub fn n_missed_frees(&self) -> u64 {
-        self.live.n_replaced
+        self.n_missed_frees + self.live.n_replaced
+    }
+
+    /// Adds the totals of another capture, of whose handles `handles` says what became. The peak is the sum of both:
+    /// each is at its own.
+    pub fn absorb(&mut self, other: &Stats, handles: &Handles) {
+        self.n_allocations += other.n_allocations;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.n_events += other.n_events;
+        self.peak_bytes = self.peak_bytes.saturating_add(other.peak_bytes);
+        self.n_missed_frees += other.n_missed_frees();
+        self.by_kind.iter_mut().zip(other.by_kind).for_each(|(sum, count)| *sum += count);
+        for (size, count) in other.sizes.iter() {
+            self.sizes.add(size, count);
+        }
+        for (stack, bytes, count) in other.stacks() {
+            add(&mut self.by_stack, handles.stack(stack), bytes, count);
+        }
     }
 
     /// Stacks that allocated: bytes and allocations in total.
@@ -73,6 +90,15 @@ impl Stats {
         let all = all.map(|(index, &(bytes, count))| (StackId::from_index(index), bytes, count));
         all.filter(|&(_, _, count)| count > 0)
     }
+}
+
+fn add(by_stack: &mut Vec<(u64, u64)>, stack: StackId, bytes: u64, count: u64) {
+    let index = stack.index();
+    if index >= by_stack.len() {
+        by_stack.resize(index + 1, (0, 0));
+    }
+    by_stack[index].0 = by_stack[index].0.saturating_add(bytes);
+    by_stack[index].1 += count;
 }
 
 /// How often each size was asked for.
@@ -88,11 +114,11 @@ pub struct Sizes {
 const MAX_SIZES: usize = 1 << 20;
 
 impl Sizes {
-    fn add(&mut self, size: u64) {
+    fn add(&mut self, size: u64, n_times: u64) {
         self.smallest = Some(self.smallest.map_or(size, |smallest| smallest.min(size)));
         self.largest = Some(self.largest.map_or(size, |largest| largest.max(size)));
         if let Some(count) = self.counts.get_mut(&size) {
-            *count += 1;
+            *count += n_times;
             return;
         }
         let mut key = size;
@@ -100,7 +126,7 @@ impl Sizes {
             let n_digits = u64::BITS - size.leading_zeros();
             key &= u64::MAX << n_digits.saturating_sub(12);
         }
-        *self.counts.entry(key).or_default() += 1;
+        *self.counts.entry(key).or_default() += n_times;
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {

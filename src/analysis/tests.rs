@@ -325,6 +325,69 @@ proptest! {
     }
 }
 
+/// Bytes and allocations by the functions of a stack, outermost first.
+fn by_functions(model: &Model, snapshot: &Snapshot) -> BTreeMap<Vec<String>, (u64, u64)> {
+    let named = snapshot.rows.iter().map(|row| {
+        let mut names: Vec<_> =
+            model.frames_from_leaf(row.stack).map(|frame| model.text(frame.function).to_owned()).collect();
+        names.reverse();
+        (names, (row.bytes, row.count))
+    });
+    named.collect()
+}
+
+proptest! {
+    #[test]
+    fn a_merged_report_is_the_sum_of_its_parts(processes in proptest::collection::vec((events(), any::<bool>()), 1..4)) {
+        let mut expected: BTreeMap<Vec<String>, (u64, u64)> = BTreeMap::new();
+        let mut totals = (0, 0, 0);
+        let mut merged = Model::default();
+        let mut sum = Stats::new(MmapRule::Memory);
+        let mut snapshots = Vec::new();
+        for (events, is_numbered_otherwise) in &processes {
+            let mut model = model();
+            let mut events = events.clone();
+            if *is_numbered_otherwise {
+                number_otherwise(&mut model, &mut events);
+            }
+            let mut heap = Heap::new(MmapRule::Memory, Detail::Stack);
+            let mut stats = Stats::new(MmapRule::Memory);
+            for event in &events {
+                heap.take(&model, event);
+                stats.take(&model, event);
+            }
+            for (names, (bytes, count)) in by_functions(&model, &heap.at_peak()) {
+                let entry = expected.entry(names).or_default();
+                *entry = (entry.0 + bytes, entry.1 + count);
+            }
+            totals = (totals.0 + stats.bytes, totals.1 + stats.n_allocations, totals.2 + heap.peak_bytes());
+            let handles = merged.absorb(model);
+            sum.absorb(&stats, &handles);
+            snapshots.push(heap.at_peak().moved(&handles));
+        }
+        let snapshot = Snapshot::sum(snapshots);
+        prop_assert_eq!(by_functions(&merged, &snapshot), expected);
+        prop_assert_eq!((sum.bytes, sum.n_allocations, sum.peak_bytes), totals);
+        prop_assert_eq!(snapshot.bytes, totals.2);
+        prop_assert_eq!(sum.stacks().map(|(_, bytes, _)| bytes).sum::<u64>(), totals.0);
+        prop_assert_eq!(Tree::new(&merged, &snapshot).nodes.first().map_or(0, |root| root.bytes), totals.2);
+    }
+}
+
+/// The same stacks under other numbers: behind one that is only here.
+fn number_otherwise(model: &mut Model, events: &mut [Event]) {
+    let mut renumbered = Model::default();
+    let frame = renumbered.intern_frame("only here", "y.py", 1);
+    renumbered.extend_stack(StackId::EMPTY, frame);
+    let handles = renumbered.absorb(std::mem::take(model));
+    *model = renumbered;
+    for event in events {
+        if let Action::Alloc { stack, .. } | Action::Mmap { stack, .. } = &mut event.action {
+            *stack = handles.stack(*stack);
+        }
+    }
+}
+
 /// Where the block that a restore brought back to this address came from, when that was the last thing there.
 fn restored_origin(events: &[Event], address: u64) -> Option<usize> {
     let mut freed: BTreeMap<u32, Option<(u64, usize)>> = BTreeMap::new();
@@ -455,9 +518,9 @@ fn arenas_count_only_where_objects_are_not_recorded() {
     let mut model = model();
     let mut bytes = Vec::new();
     for allocator in ["", "pymalloc"] {
-        model.facts.python_allocators = true;
+        model.process_mut().facts.python_allocators = true;
         let python = crate::model::facts::Python { version: 0, allocator: allocator.into(), has_stacks: true };
-        model.facts.image_mut(0).python = Some(python);
+        model.process_mut().facts.image_mut(0).python = Some(python);
         let mut heap = Heap::new(MmapRule::Memory, Detail::Stack);
         heap.take(&model, &event(1, arena));
         bytes.push((heap.bytes(), heap.mapped_bytes(Class::Arena)));

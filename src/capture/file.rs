@@ -104,10 +104,10 @@ impl Capture {
         let named = || format!("cannot read {}", self.path.display());
         let mut model = Model::new(self.facts.clone(), clock_of(&self.header));
         // First how far the lanes have come, then the metadata: what the lanes refer to is written before they do.
-        let found = blocks::scan_lanes(&self.file, &mut model.facts).with_context(named)?;
+        let found = blocks::scan_lanes(&self.file, &mut model.process_mut().facts).with_context(named)?;
         let described = blocks::scan(&self.file, None).with_context(named)?;
         metadata::read(&self.file, &described, &mut model).with_context(named)?;
-        model.facts.end = described.iter().rev().find_map(|block| metadata::read_end(&self.file, block));
+        model.process_mut().facts.end = described.iter().rev().find_map(|block| metadata::read_end(&self.file, block));
         begin(&model);
         let lanes: Vec<Block> = found.into_iter().filter(Block::has_events).collect();
         merge::run(&self.file, &lanes, &mut model, &mut take).with_context(named)?;

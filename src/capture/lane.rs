@@ -110,14 +110,14 @@ impl Lane {
                 block.sequence.wrapping_sub(1),
                 block.lane
             );
-            context.model.facts.add_damage(block.payload_offset, 0, what);
+            context.model.process_mut().facts.add_damage(block.payload_offset, 0, what);
         }
         self.next_sequence = block.sequence.wrapping_add(1);
         self.thread = block.thread;
         self.nodes.begin_block(block.first_node);
         match Payload::open(context.file, block, &mut context.scratch)? {
             Ok(payload) => self.payload = Some(payload),
-            Err(what) => context.model.facts.add_damage(block.payload_offset, block.payload_len, what),
+            Err(what) => context.model.process_mut().facts.add_damage(block.payload_offset, block.payload_len, what),
         }
         Ok(())
     }
@@ -132,7 +132,7 @@ impl Lane {
         let Some(payload) = &mut self.payload else { return Ok(None) };
         if let Err(what) = payload.restore(context.file, &mut context.scratch)? {
             let (offset, bytes) = payload.rest();
-            context.model.facts.add_damage(offset, bytes, what);
+            context.model.process_mut().facts.add_damage(offset, bytes, what);
             self.payload = None;
             return Ok(None);
         }
@@ -185,12 +185,12 @@ impl Lane {
         match problem {
             // The window ends inside a record, or with one.
             None | Some(Problem::CutOff) if payload.has_more() => {
-                payload.fill(context.file, &mut context.model.facts)?;
+                payload.fill(context.file, &mut context.model.process_mut().facts)?;
             }
             None => {}
             Some(_) => {
                 let (offset, bytes) = payload.rest();
-                context.model.facts.add_damage(offset, bytes, "a record is damaged");
+                context.model.process_mut().facts.add_damage(offset, bytes, "a record is damaged");
                 self.payload = None;
             }
         }

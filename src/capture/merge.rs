@@ -80,13 +80,15 @@ impl Images {
                 return ControlFlow::Continue(());
             }
             self.current = Some(event.image);
-            model.facts.image_mut(event.image);
+            model.process_mut().facts.image_mut(event.image);
             take(model, &Event { thread: 0, action: Action::ImageStart, ..event })?;
         }
         let this = ThreadKey { image: event.image, number: event.thread };
         match &mut event.action {
-            Action::Thread { os_tid, pthread } => model.threads.appear(this, *os_tid, *pthread),
-            Action::ThreadName { pthread, name, named } => *named = model.threads.name(this, *pthread, *name),
+            Action::Thread { os_tid, pthread } => model.process_mut().threads.appear(this, *os_tid, *pthread),
+            Action::ThreadName { pthread, name, named } => {
+                *named = model.process_mut().threads.name(this, *pthread, *name)
+            }
             _ => {}
         }
         take(model, &event)

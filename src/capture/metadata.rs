@@ -25,8 +25,8 @@ pub fn read(file: &File, blocks: &[Block], model: &mut Model) -> Result<()> {
                 describe(model, block.image, record);
             })?,
             block_kind::LAUNCHER => each_record(file, block, scratch, model, |model, record, turn| match record {
-                Record::Clock(it) => model.clock.add(turn, it.mono_nanos),
-                Record::Rss(it) => model.clock.add(turn, it.mono_nanos),
+                Record::Clock(it) => model.process_mut().clock.add(turn, it.mono_nanos),
+                Record::Rss(it) => model.process_mut().clock.add(turn, it.mono_nanos),
                 _ => {}
             })?,
             _ => {}
@@ -63,7 +63,7 @@ fn describe(model: &mut Model, image: u16, record: &Record<'_>) {
             let exe = String::from_utf8_lossy(it.exe).into_owned();
             let arguments = it.arguments.strip_suffix(b"\0").unwrap_or(it.arguments);
             let arguments = arguments.split(|&byte| byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
-            let known = model.facts.image_mut(image);
+            let known = model.process_mut().facts.image_mut(image);
             known.turn = it.turn;
             known.exe = exe;
             known.arguments = if it.arguments.is_empty() { Vec::new() } else { arguments.collect() };
@@ -71,11 +71,11 @@ fn describe(model: &mut Model, image: u16, record: &Record<'_>) {
         Record::Python(it) => {
             let allocator = String::from_utf8_lossy(it.allocator).into_owned();
             let python = Python { version: it.version, allocator, has_stacks: it.has_stacks };
-            model.facts.image_mut(image).python = Some(python);
+            model.process_mut().facts.image_mut(image).python = Some(python);
         }
         Record::Notice(it) => {
             let text = String::from_utf8_lossy(it.text).into_owned();
-            model.facts.notices.push(Notice { image, code: it.code, text });
+            model.process_mut().facts.notices.push(Notice { image, code: it.code, text });
         }
         _ => {}
     }
@@ -92,7 +92,7 @@ fn each_record(
     let mut payload = match Payload::open(file, block, scratch)? {
         Ok(payload) => payload,
         Err(what) => {
-            model.facts.add_damage(block.payload_offset, block.payload_len, format!("{what} (metadata)"));
+            model.process_mut().facts.add_damage(block.payload_offset, block.payload_len, format!("{what} (metadata)"));
             return Ok(());
         }
     };
@@ -107,11 +107,11 @@ fn each_record(
         };
         payload.start += decoder.offset();
         match problem {
-            None | Some(Problem::CutOff) if payload.has_more() => payload.fill(file, &mut model.facts)?,
+            None | Some(Problem::CutOff) if payload.has_more() => payload.fill(file, &mut model.process_mut().facts)?,
             None => {}
             Some(_) => {
                 let (offset, bytes) = payload.rest();
-                model.facts.add_damage(offset, bytes, "a record of metadata is damaged");
+                model.process_mut().facts.add_damage(offset, bytes, "a record of metadata is damaged");
                 return Ok(());
             }
         }

@@ -68,7 +68,7 @@ fn lanes_are_merged_in_the_order_of_turns() {
     let expected =
         ["10 ImageStart", "10 alloc 1 []", "20 alloc 2 []", "30 free 0x2000", "30 alloc 3 []", "40 free 0x1000"];
     assert_eq!(shown(&model, &events), expected);
-    assert!(model.facts.damage.is_empty());
+    assert!(model.process().facts.damage.is_empty());
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn events_of_a_shared_turn_are_in_the_order_of_ticks_and_frees_come_first() {
         "9 alloc 6 []",
     ];
     assert_eq!(shown(&model, &events), expected);
-    assert!(model.facts.damage.is_empty());
+    assert!(model.process().facts.damage.is_empty());
 }
 
 #[test]
@@ -151,13 +151,13 @@ fn a_damaged_block_costs_only_itself() {
     bytes[second + BLOCK_HEADER_LEN + 3] ^= 1;
     let (model, events) = read("damaged", &bytes);
     assert_eq!(shown(&model, &events)[1..], ["0 alloc 0 [f0:x.py:1]", "20 alloc 2 [f2:x.py:1]"]);
-    let damage: Vec<_> = model.facts.damage.iter().map(ToString::to_string).collect();
+    let damage: Vec<_> = model.process().facts.damage.iter().map(ToString::to_string).collect();
     assert_eq!(damage, [format!("a block fails its checksum at byte {} (11 bytes lost)", second + BLOCK_HEADER_LEN)]);
 
     bytes[second] = b'?';
     let (model, events) = read("damaged", &bytes);
     assert_eq!(shown(&model, &events)[1..], ["0 alloc 0 [f0:x.py:1]", "20 alloc 2 [f2:x.py:1]"]);
-    let damage: Vec<_> = model.facts.damage.iter().map(ToString::to_string).collect();
+    let damage: Vec<_> = model.process().facts.damage.iter().map(ToString::to_string).collect();
     assert_eq!(
         damage,
         [
@@ -181,7 +181,7 @@ fn blocks_begin_where_the_header_says() {
     let in_front = &behind[..len - size_of::<FileHeader>()];
     let (model, events) = read("first-page", &[header.as_bytes(), in_front, &bytes[HEADER_LEN..]].concat());
     assert_eq!(shown(&model, &events), ["10 ImageStart", "10 alloc 1 []"]);
-    assert!(model.facts.damage.is_empty());
+    assert!(model.process().facts.damage.is_empty());
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn an_image_ends_the_one_before() {
     log.put(block_kind::META, 1, 0, &Record::Image(Image { turn: 15, exe: b"/bin/ls", arguments: b"ls\0-l\0" }));
     let (model, events) = read("images", &log.bytes());
     assert_eq!(shown(&model, &events), ["10 ImageStart", "10 alloc 1 []", "20 ImageStart", "20 alloc 2 []"]);
-    assert_eq!(model.facts.image(1).unwrap().arguments, ["ls", "-l"]);
+    assert_eq!(model.process().facts.image(1).unwrap().arguments, ["ls", "-l"]);
 }
 
 #[test]
@@ -221,8 +221,8 @@ fn blocks_that_lie_in_another_order_are_read_in_that_of_their_lane() {
     let (expected, expected_events) = read("in-order", &bytes);
     let (model, events) = read("reversed", &reversed);
     assert_eq!(shown(&model, &events), shown(&expected, &expected_events));
-    assert_eq!([20, 30, 40].map(|turn| model.clock.nanos_since_start(turn)), [1_000, 5_000, 9_000]);
-    assert!(model.facts.damage.is_empty());
+    assert_eq!([20, 30, 40].map(|turn| model.process().clock.nanos_since_start(turn)), [1_000, 5_000, 9_000]);
+    assert!(model.process().facts.damage.is_empty());
 }
 
 #[test]

@@ -1,22 +1,20 @@
-//! What flame graph, summary and tree have in common: read a capture, answer the question that was asked, and tell
+//! What flame graph, summary and tree have in common: read the captures, answer the question that was asked, and tell
 //! on stderr what the reports can't show.
-
-use std::path::Path;
 
 use anyhow::Result;
 
 use crate::analysis::{Detail, Heap, MmapRule, Snapshot, Temporary};
-use crate::capture::Capture;
 use crate::cli::Selection;
+use crate::commands::read::Captures;
 use crate::model::facts::{Facts, RecordingState, notice_sentence};
-use crate::model::{Action, Event, Model};
+use crate::model::{Action, Event, Model, Process};
 
-/// A capture read to its end, and the answer.
+/// Captures read to their ends, and the answer.
 pub struct Loaded {
     pub model: Model,
     pub question: Question,
     pub snapshot: Snapshot,
-    /// The largest heap; the snapshot's bytes are less when it shows something else.
+    /// The largest heap, of each process at its own time; the snapshot's bytes are less when it shows something else.
     pub peak_bytes: u64,
     /// Allocations and mappings in the log.
     pub n_allocations: u64,
@@ -49,41 +47,73 @@ impl Selection {
     }
 }
 
-/// Reads the capture and prints its warnings.
-pub fn load(capture: &Path, selection: &Selection) -> Result<Loaded> {
-    let capture = Capture::open(capture)?;
+/// Reads the captures and prints their warnings.
+pub fn load(captures: &Captures, selection: &Selection) -> Result<Loaded> {
     let question = selection.question();
-    let mut heap = Heap::new(selection.mmap_rule(), Detail::Stack);
-    let mut temporary = match question {
-        Question::Temporary(threshold) => Some(Temporary::new(threshold, selection.mmap_rule(), Detail::Stack)),
-        _ => None,
-    };
-    let (mut n_allocations, mut n_frees) = (0, 0);
-    let mut take = |model: &Model, event: &Event| {
-        match event.action {
-            Action::Alloc { .. } | Action::Mmap { .. } | Action::Mremap { .. } => n_allocations += 1,
-            Action::Free { .. } | Action::Munmap { .. } => n_frees += 1,
-            _ => {}
-        }
-        heap.take(model, event);
-        if let Some(temporary) = &mut temporary {
-            temporary.take(model, event);
-        }
-    };
-    let model = capture.read(&mut take)?;
-    warn(&model.facts);
-    warn_of_missed_frees(heap.n_missed_frees());
-    let snapshot = match (&temporary, question) {
-        (Some(temporary), _) => temporary.finish(),
-        (None, Question::Leaks) => heap.at_end(),
-        (None, _) => heap.at_peak(),
-    };
-    Ok(Loaded { model, question, snapshot, peak_bytes: heap.peak_bytes(), n_allocations, n_frees })
+    let (model, parts) = captures.read(|| Folds::new(question, selection.mmap_rule()), Folds::take, Folds::finish)?;
+    warn(&model);
+    warn_of_missed_frees(parts.iter().map(|part| part.answer.n_missed_frees).sum());
+    let total = |of: fn(&Answer) -> u64| parts.iter().map(|part| of(&part.answer)).fold(0, u64::saturating_add);
+    let (peak_bytes, n_allocations, n_frees) =
+        (total(|it| it.peak_bytes), total(|it| it.n_allocations), total(|it| it.n_frees));
+    let snapshots = parts.into_iter().map(|part| part.answer.snapshot.moved(&part.handles)).collect();
+    Ok(Loaded { model, question, snapshot: Snapshot::sum(snapshots), peak_bytes, n_allocations, n_frees })
 }
 
-/// Says on stderr what is missing from every report of this capture.
-pub fn warn(facts: &Facts) {
-    for sentence in warnings(facts) {
+/// What is followed while one capture is read.
+struct Folds {
+    question: Question,
+    heap: Heap,
+    temporary: Option<Temporary>,
+    n_allocations: u64,
+    n_frees: u64,
+}
+
+/// What one capture came to.
+struct Answer {
+    snapshot: Snapshot,
+    peak_bytes: u64,
+    n_allocations: u64,
+    n_frees: u64,
+    n_missed_frees: u64,
+}
+
+impl Folds {
+    fn new(question: Question, rule: MmapRule) -> Folds {
+        let temporary = match question {
+            Question::Temporary(threshold) => Some(Temporary::new(threshold, rule, Detail::Stack)),
+            Question::Peak | Question::Leaks => None,
+        };
+        Folds { question, heap: Heap::new(rule, Detail::Stack), temporary, n_allocations: 0, n_frees: 0 }
+    }
+
+    fn take(&mut self, model: &Model, event: &Event) {
+        match event.action {
+            Action::Alloc { .. } | Action::Mmap { .. } | Action::Mremap { .. } => self.n_allocations += 1,
+            Action::Free { .. } | Action::Munmap { .. } => self.n_frees += 1,
+            _ => {}
+        }
+        self.heap.take(model, event);
+        if let Some(temporary) = &mut self.temporary {
+            temporary.take(model, event);
+        }
+    }
+
+    fn finish(self) -> Answer {
+        let Folds { question, heap, temporary, n_allocations, n_frees } = self;
+        let snapshot = match (temporary, question) {
+            (Some(temporary), _) => temporary.finish(),
+            (None, Question::Leaks) => heap.at_end(),
+            (None, _) => heap.at_peak(),
+        };
+        let (peak_bytes, n_missed_frees) = (heap.peak_bytes(), heap.n_missed_frees());
+        Answer { snapshot, peak_bytes, n_allocations, n_frees, n_missed_frees }
+    }
+}
+
+/// Says on stderr what is missing from every report of these captures.
+pub fn warn(model: &Model) {
+    for sentence in warnings(model) {
         eprintln!("memtrace: {sentence}");
     }
 }
@@ -97,8 +127,26 @@ pub fn warn_of_missed_frees(n_missed: u64) {
     }
 }
 
-/// One sentence for each thing that a reader of the report should know.
-pub fn warnings(facts: &Facts) -> Vec<String> {
+/// One sentence for each thing that a reader of the report should know; of several processes it says which.
+pub fn warnings(model: &Model) -> Vec<String> {
+    if let [only] = model.processes() {
+        return warnings_of_one(&only.facts);
+    }
+    let of_process = |process: &Process| {
+        let name = name(&process.facts);
+        warnings_of_one(&process.facts).into_iter().map(move |sentence| format!("{name}: {sentence}"))
+    };
+    model.processes().iter().flat_map(of_process).collect()
+}
+
+/// What a process is called among several: `app.py (4711)`.
+fn name(facts: &Facts) -> String {
+    let command = facts.command_line.first().map_or("", String::as_str);
+    format!("{} ({})", command.rsplit('/').next().unwrap_or(command), facts.pid)
+}
+
+/// The sentences about one process.
+pub fn warnings_of_one(facts: &Facts) -> Vec<String> {
     /// Damage that is told place by place; the rest is summed up.
     const MAX_SHOWN: usize = 5;
     let mut sentences: Vec<String> = facts.notices.iter().map(notice_sentence).collect();

@@ -45,7 +45,7 @@ fn print<T>(
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         },
     )?;
-    match written.and_then(|()| end(printer, &model.facts)) {
+    match written.and_then(|()| end(printer, &model.process().facts)) {
         // The reader of our pipe has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to the standard output"),

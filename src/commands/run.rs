@@ -18,7 +18,7 @@ use crate::capture::Capture;
 use crate::capture::info::{CaptureEnd, CaptureInfo, Exit};
 use crate::cli::{Cli, Command, RunArgs};
 use crate::commands::flamegraph;
-use crate::commands::load::warnings;
+use crate::commands::load::warnings_of_one;
 use crate::launch::log::{Compression, Finished, Log};
 use crate::launch::program::{NotRunnable, Program, Target};
 use crate::launch::signals::Signals;
@@ -194,7 +194,7 @@ fn exit_code(exit: Exit) -> ExitCode {
 /// The closing lines: what was recorded, what was not, where it is, and what to do with it.
 fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> anyhow::Result<()> {
     // The metadata is complete before the first event.
-    let facts = Capture::open(path)?.read_while(|_| {}, |_, _| ControlFlow::Break(()))?.facts;
+    let facts = Capture::open(path)?.read_while(|_| {}, |_, _| ControlFlow::Break(()))?.process().facts.clone();
     if args.quiet {
         // A capture that is not whole is an error; what else is worth knowing is not.
         let lost =
@@ -202,7 +202,7 @@ fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> any
         facts.stop_reason.or(lost).iter().for_each(|sentence| say(sentence));
         return Ok(());
     }
-    for sentence in warnings(&facts) {
+    for sentence in warnings_of_one(&facts) {
         say(&sentence);
     }
     if finished.header.state == state::CREATED {

@@ -6,10 +6,11 @@ use crate::analysis::{Tree, summary};
 use crate::cli::SummaryArgs;
 use crate::commands::load;
 use crate::commands::output::Output;
+use crate::commands::read::Captures;
 use crate::report::summary::{self as report, SummaryOptions};
 
 pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
-    let loaded = load::load(&args.capture, &args.selection)?;
+    let loaded = load::load(&Captures::open(&args.captures)?, &args.selection)?;
     let tree = Tree::new(&loaded.model, &loaded.snapshot);
     let functions = summary::by_function(&loaded.model, &tree);
     let max_rows = args.max_rows.unwrap_or(if args.json { usize::MAX } else { rows_on_screen() });

@@ -8,6 +8,7 @@ pub mod code;
 pub mod event;
 pub mod facts;
 pub mod lines;
+pub mod processes;
 pub mod stacks;
 pub mod strings;
 pub mod threads;
@@ -15,6 +16,7 @@ pub mod threads;
 pub use clock::Clock;
 pub use event::{Action, Event};
 pub use facts::{Damage, Facts};
+pub use processes::{Handles, Process};
 pub use stacks::{Frame, FrameId, StackId};
 pub use strings::StringId;
 pub use threads::{ThreadKey, Threads};
@@ -24,22 +26,68 @@ use lines::Encoding;
 use stacks::{Frames, Stacks};
 use strings::Strings;
 
-/// All tables of one capture.
-#[derive(Default)]
+/// All tables of a capture, or of several that were put together.
 pub struct Model {
-    pub facts: Facts,
-    pub clock: Clock,
-    pub threads: Threads,
+    /// One for each capture, in the order in which they came; there is always one.
+    processes: Vec<Process>,
     strings: Strings,
     frames: Frames,
     stacks: Stacks,
     codes: Codes,
 }
 
+impl Default for Model {
+    fn default() -> Model {
+        Model::new(Facts::default(), Clock::default())
+    }
+}
+
 impl Model {
     /// Without strings, frames and stacks yet.
     pub fn new(facts: Facts, clock: Clock) -> Model {
-        Model { facts, clock, ..Model::default() }
+        Model {
+            processes: vec![Process { facts, clock, threads: Threads::default() }],
+            strings: Strings::default(),
+            frames: Frames::default(),
+            stacks: Stacks::default(),
+            codes: Codes::default(),
+        }
+    }
+
+    /// The process whose capture this is; of several the first.
+    pub fn process(&self) -> &Process {
+        &self.processes[0]
+    }
+
+    pub fn process_mut(&mut self) -> &mut Process {
+        &mut self.processes[0]
+    }
+
+    /// All processes, in the order of the captures.
+    pub fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
+    /// Takes over the tables and the processes of another model that was read to its end. What is equal becomes one;
+    /// the answer says what became of each of its handles.
+    pub fn absorb(&mut self, other: Model) -> Handles {
+        let strings: Vec<StringId> = other.strings.iter().map(|text| self.strings.intern(text)).collect();
+        let frames = other.frames.iter().map(|frame| {
+            let (function, file) = (strings[frame.function.index()], strings[frame.file.index()]);
+            self.frames.intern(Frame { function, file, ..frame })
+        });
+        let frames: Vec<FrameId> = frames.collect();
+        let mut stacks = vec![StackId::EMPTY];
+        for (parent, frame) in other.stacks.iter() {
+            let stack = self.stacks.extend(stacks[parent.index()], frames[frame.index()]);
+            stacks.push(stack);
+        }
+        let handles = Handles::Moved { strings, frames, stacks };
+        for mut process in other.processes {
+            process.threads.rename(&handles);
+            self.processes.push(process);
+        }
+        handles
     }
 
     /// The text behind a handle.
@@ -119,7 +167,7 @@ impl Model {
     pub fn describe_code(&mut self, image: u16, code: &memtrace_format::record::Code<'_>) {
         let function = self.strings.intern(&code::decode_py_str(code.name));
         let file = self.strings.intern(&code::decode_py_str(code.file));
-        let python = self.facts.image(image).and_then(|image| image.python.as_ref());
+        let python = self.process().facts.image(image).and_then(|image| image.python.as_ref());
         let encoding = python.map_or(Encoding::Locations, |python| Encoding::of(python.version));
         self.codes.add(image, code, function, file, encoding);
     }

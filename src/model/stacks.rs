@@ -59,6 +59,11 @@ impl Frames {
         self.frames[id.index()]
     }
 
+    /// In the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = Frame> + '_ {
+        self.frames.iter().copied()
+    }
+
     pub fn intern(&mut self, frame: Frame) -> FrameId {
         let Frames { frames, table } = self;
         let hash = hash_of(frame);
@@ -106,6 +111,11 @@ impl Stacks {
             stack = self.parent(stack);
             Some(frame)
         })
+    }
+
+    /// Parent and innermost frame of every stack but the empty one, in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (StackId, FrameId)> + '_ {
+        self.nodes.iter().map(|node| (node.parent, node.frame))
     }
 
     pub fn extend(&mut self, parent: StackId, frame: FrameId) -> StackId {

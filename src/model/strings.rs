@@ -8,6 +8,12 @@ use super::stacks::hash_of;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StringId(u32);
 
+impl StringId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 #[derive(Default)]
 pub struct Strings {
     text: String,
@@ -19,6 +25,11 @@ pub struct Strings {
 impl Strings {
     pub fn get(&self, id: StringId) -> &str {
         get(&self.text, &self.ends, id.0)
+    }
+
+    /// In the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        (0..self.ends.len()).map(|id| get(&self.text, &self.ends, id as u32))
     }
 
     pub fn intern(&mut self, wanted: &str) -> StringId {

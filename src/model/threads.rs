@@ -2,6 +2,7 @@
 
 use hashbrown::HashMap;
 
+use super::processes::Handles;
 use super::strings::StringId;
 
 /// A thread of the capture: numbers are given anew in each image.
@@ -31,6 +32,12 @@ pub struct Threads {
 impl Threads {
     pub fn get(&self, key: ThreadKey) -> Thread {
         self.threads.get(&key).copied().unwrap_or_default()
+    }
+
+    /// Names are strings of another model now.
+    pub fn rename(&mut self, handles: &Handles) {
+        let names = self.threads.values_mut().filter_map(|thread| thread.name.as_mut());
+        names.chain(self.early_names.values_mut()).for_each(|name| *name = handles.string(*name));
     }
 
     /// A lane has gone over to this thread.
@@ -71,21 +78,21 @@ mod tests {
     fn a_name_given_before_the_first_record_is_found() {
         let mut model = Model::default();
         let worker = model.intern("worker");
-        model.threads.appear(MAIN, 10, 0xa);
-        assert_eq!(model.threads.name(MAIN, 0xb, worker), None);
-        model.threads.appear(SECOND, 11, 0xb);
-        assert_eq!(model.threads.get(SECOND), Thread { os_tid: 11, name: Some(worker) });
-        assert_eq!(model.threads.get(MAIN).name, None);
+        model.process_mut().threads.appear(MAIN, 10, 0xa);
+        assert_eq!(model.process_mut().threads.name(MAIN, 0xb, worker), None);
+        model.process_mut().threads.appear(SECOND, 11, 0xb);
+        assert_eq!(model.process().threads.get(SECOND), Thread { os_tid: 11, name: Some(worker) });
+        assert_eq!(model.process().threads.get(MAIN).name, None);
     }
 
     #[test]
     fn a_name_that_a_thread_gave_itself_ends_with_it() {
         let mut model = Model::default();
         let worker = model.intern("worker");
-        model.threads.appear(SECOND, 11, 0xb);
-        assert_eq!(model.threads.name(SECOND, 0xb, worker), Some(2));
-        model.threads.appear(THIRD, 12, 0xb);
-        assert_eq!(model.threads.get(SECOND).name, Some(worker));
-        assert_eq!(model.threads.get(THIRD).name, None);
+        model.process_mut().threads.appear(SECOND, 11, 0xb);
+        assert_eq!(model.process_mut().threads.name(SECOND, 0xb, worker), Some(2));
+        model.process_mut().threads.appear(THIRD, 12, 0xb);
+        assert_eq!(model.process().threads.get(SECOND).name, Some(worker));
+        assert_eq!(model.process().threads.get(THIRD).name, None);
     }
 }

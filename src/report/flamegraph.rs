@@ -149,9 +149,10 @@ impl Flamegraph {
         reading: Reading,
         options: &FlamegraphOptions,
     ) -> Flamegraph {
-        let (start, end) = (model.facts.start_unix_nanos, model.facts.end);
+        let (start, end) = (model.process().facts.start_unix_nanos, model.process().facts.end);
         let recorded_until = end.map_or(start, |end| end.unix_nanos);
-        let sources = Sources::new(options.confidential, &model.facts.cwd, Duration::from_nanos(recorded_until));
+        let sources =
+            Sources::new(options.confidential, &model.process().facts.cwd, Duration::from_nanos(recorded_until));
         let (is_kept, folded) = choose(model, tree, options.budget);
         let mut tables = Tables::new(model, sources);
         let nodes = emit(tree, &is_kept, &mut tables);
@@ -354,7 +355,7 @@ fn shortened(name: &str) -> String {
 
 impl Facts {
     fn new(model: &Model, reading: Reading) -> Facts {
-        let facts = &model.facts;
+        let facts = &model.process().facts;
         let start = facts.start_unix_nanos;
         let mut notices = reading.notices;
         if notices.len() > MAX_LISTED {

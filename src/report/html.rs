@@ -111,7 +111,7 @@ mod tests {
     /// The page of one stack with one frame.
     fn page(function: &str, file: &str, command: &str) -> String {
         let mut model = Model::default();
-        model.facts.command_line = vec![command.to_owned()];
+        model.process_mut().facts.command_line = vec![command.to_owned()];
         let frame = model.intern_frame(function, file, 1);
         let stack = model.extend_stack(StackId::EMPTY, frame);
         let rows = vec![Row { stack, bytes: 100, count: 1 }];

@@ -49,9 +49,9 @@ pub fn consume(path: &Path) -> Result<Consumed, String> {
         },
     );
     let model = read.map_err(sentence)?;
-    text.end(&model.facts).unwrap();
-    lines.end(&model.facts).unwrap();
-    warnings(&model.facts);
+    text.end(&model.process().facts).unwrap();
+    lines.end(&model.process().facts).unwrap();
+    warnings(&model);
     for snapshot in [heap.at_peak(), heap.at_end(), temporary.finish()] {
         let tree = Tree::new(&model, &snapshot);
         tree_report::text(&model, &snapshot, &tree, 0, &mut sink()).unwrap();
@@ -59,12 +59,12 @@ pub fn consume(path: &Path) -> Result<Consumed, String> {
         let options = summary_report::SummaryOptions { sort_column: 1, max_rows: 20 };
         summary_report::text(&model, &snapshot, &functions, &options, &mut sink()).unwrap();
     }
-    let document = stats::document(&model, &totals, last_turn, &stats::StatsOptions { num_largest: 5 });
+    let document = stats::document(&model, &totals, &[last_turn], &stats::StatsOptions { num_largest: 5 });
     stats::text(&document, &mut sink()).unwrap();
     stats::json(&document, &mut sink()).unwrap();
     Ok(Consumed {
         n_events,
-        n_damaged: model.facts.damage.len(),
+        n_damaged: model.process().facts.damage.len(),
         peak_bytes: heap.peak_bytes(),
         end_bytes: heap.bytes(),
     })

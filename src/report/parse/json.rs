@@ -119,15 +119,15 @@ impl<W: Write> JsonLines<W> {
             }
             Action::ImageStart => {
                 self.started.push(event.image);
-                return self.describe_image(&model.facts, event.image);
+                return self.describe_image(&model.process().facts, event.image);
             }
             Action::Clock { mono_nanos } => {
                 self.timed("clock", event);
-                self.number("time_ns", model.clock.since_start(mono_nanos));
+                self.number("time_ns", model.process().clock.since_start(mono_nanos));
             }
             Action::Rss { mono_nanos, bytes } => {
                 self.timed("rss", event);
-                self.number("time_ns", model.clock.since_start(mono_nanos));
+                self.number("time_ns", model.process().clock.since_start(mono_nanos));
                 self.number("bytes", bytes);
             }
             Action::Unknown { tag } => {

@@ -56,12 +56,12 @@ impl<W: Write> Text<W> {
                 format!("names {whom} {:?}", model.text(name))
             }
             Action::Lost { count } => format!("lost {count} events"),
-            Action::ImageStart => return self.image(&model.facts, event.image),
+            Action::ImageStart => return self.image(&model.process().facts, event.image),
             Action::Clock { .. } => "clock".to_string(),
             Action::Rss { bytes, .. } => format!("rss {bytes}"),
             Action::Unknown { tag } => format!("record of unknown kind {tag:#x}"),
         };
-        let nanos = model.clock.nanos_since_start(event.turn);
+        let nanos = model.process().clock.nanos_since_start(event.turn);
         let who = match event.image {
             LAUNCHER_IMAGE => "sample".to_string(),
             _ => format!("thread {}", event.thread),

@@ -77,10 +77,10 @@ struct Metadata {
     file_format: u32,
 }
 
-/// Puts names to the numbers. `last_turn` is the end of a capture that has none of its own.
-pub fn document(model: &Model, stats: &Stats, last_turn: u64, options: &StatsOptions) -> Document {
+/// Puts names to the numbers. `last_turns`, one for each process, are the ends of captures that have none of their own.
+pub fn document(model: &Model, stats: &Stats, last_turns: &[u64], options: &StatsOptions) -> Document {
     let mut by_location: HashMap<Option<FrameId>, (u64, u64)> = HashMap::new();
-    let mut modules = Modules::new(&model.facts);
+    let mut modules = Modules::new(model.processes());
     for (stack, bytes, count) in stats.stacks() {
         let sum = by_location.entry(model.leaf(stack)).or_default();
         *sum = (sum.0.saturating_add(bytes), sum.1 + count);
@@ -117,20 +117,25 @@ pub fn document(model: &Model, stats: &Stats, last_turn: u64, options: &StatsOpt
         top_allocations_by_count: by_count,
         top_modules_by_allocation_size: modules_by_size,
         top_modules_by_allocation_count: modules_by_count,
-        metadata: metadata(model, stats, last_turn),
+        metadata: metadata(model, stats, last_turns),
         extremes: stats.sizes.smallest.zip(stats.sizes.largest),
         num_largest: n_shown,
     }
 }
 
-fn metadata(model: &Model, stats: &Stats, last_turn: u64) -> Metadata {
-    let facts = &model.facts;
+/// Of several processes it is the first one's, but for the times and the sums.
+fn metadata(model: &Model, stats: &Stats, last_turns: &[u64]) -> Metadata {
+    let facts = &model.process().facts;
     let python = facts.python();
     let allocator = python.map_or("", |python| &python.allocator);
-    let end = facts.end.map_or_else(|| model.clock.unix_nanos(last_turn), |end| end.unix_nanos);
+    let start = model.processes().iter().map(|process| process.facts.start_unix_nanos).min();
+    let ends = model.processes().iter().zip(last_turns).map(|(process, &last_turn)| match process.facts.end {
+        Some(end) => end.unix_nanos,
+        None => process.clock.unix_nanos(last_turn),
+    });
     Metadata {
-        start_time: units::iso_date(facts.start_unix_nanos),
-        end_time: units::iso_date(end),
+        start_time: units::iso_date(start.unwrap_or(0)),
+        end_time: units::iso_date(ends.max().unwrap_or(0)),
         total_allocations: stats.n_events,
         total_frames: model.n_frames() as u64,
         peak_memory: stats.peak_bytes,

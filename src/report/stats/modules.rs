@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use hashbrown::HashMap;
 
 use super::Module;
-use crate::model::{Facts, Model, StackId, StringId};
+use crate::model::{Model, Process, StackId, StringId};
 
 pub struct Modules {
     /// Folders that the program's own modules are found in.
@@ -17,15 +17,16 @@ pub struct Modules {
 }
 
 impl Modules {
-    pub fn new(facts: &Facts) -> Modules {
-        let cwd = Path::new(&facts.cwd);
-        let script = facts.script.as_ref().map(|script| cwd.join(script));
-        let folder = script.as_deref().and_then(Path::parent).map(Path::to_path_buf);
-        Modules {
-            roots: folder.into_iter().chain([cwd.to_path_buf()]).collect(),
-            files: HashMap::new(),
-            sums: HashMap::new(),
+    pub fn new(processes: &[Process]) -> Modules {
+        let mut roots = Vec::new();
+        for Process { facts, .. } in processes {
+            let cwd = Path::new(&facts.cwd);
+            let script = facts.script.as_ref().map(|script| cwd.join(script));
+            roots.extend(script.as_deref().and_then(Path::parent).map(Path::to_path_buf));
+            roots.push(cwd.to_path_buf());
         }
+        roots.dedup();
+        Modules { roots, files: HashMap::new(), sums: HashMap::new() }
     }
 
     pub fn add(&mut self, model: &Model, stack: StackId, bytes: u64, count: u64) {

@@ -1,0 +1,107 @@
+//! Reading the captures that a command names: each by itself with a fold of its own, so that every process is seen at
+//! its own peak, and their tables put together afterwards. A merged report is the sum of its parts.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use anyhow::Result;
+
+use crate::capture::Capture;
+use crate::model::{Event, Handles, Model};
+
+/// Captures that were opened, so that a wrong one is the first thing to be told.
+pub struct Captures {
+    captures: Vec<Capture>,
+}
+
+/// What one capture came to.
+pub struct Part<A> {
+    pub answer: A,
+    /// What became of the handles in the answer.
+    pub handles: Handles,
+}
+
+impl Captures {
+    pub fn open(paths: &[PathBuf]) -> Result<Captures> {
+        let captures: Result<Vec<Capture>> = paths.iter().map(|path| Capture::open(path)).collect();
+        Ok(Captures { captures: captures? })
+    }
+
+    /// The first one's path, and how many others there are.
+    pub fn name(&self) -> (&Path, usize) {
+        (self.captures[0].path(), self.captures.len() - 1)
+    }
+
+    /// Reads each of them: `take` gets every event and the fold that `begin` made for the capture, of which `finish`
+    /// makes an answer. As many are read at a time as there are processors.
+    pub fn read<F, A: Send>(
+        &self,
+        begin: impl Fn() -> F + Sync,
+        take: impl Fn(&mut F, &Model, &Event) + Sync,
+        finish: impl Fn(F) -> A + Sync,
+    ) -> Result<(Model, Vec<Part<A>>)> {
+        let read_one = |capture: &Capture| -> Result<(Model, A)> {
+            let mut fold = begin();
+            let model = capture.read(|model, event| take(&mut fold, model, event))?;
+            Ok((model, finish(fold)))
+        };
+        merge(in_parallel(&self.captures, read_one))
+    }
+}
+
+/// The tables of all as one, in the order of the captures; the first that could not be read is the error.
+fn merge<A>(read: Vec<Result<(Model, A)>>) -> Result<(Model, Vec<Part<A>>)> {
+    let mut merged: Option<Model> = None;
+    let mut parts = Vec::new();
+    for one in read {
+        let (model, answer) = one?;
+        let handles = match &mut merged {
+            Some(merged) => merged.absorb(model),
+            None => {
+                merged = Some(model);
+                Handles::Same
+            }
+        };
+        parts.push(Part { answer, handles });
+    }
+    Ok((merged.unwrap_or_default(), parts))
+}
+
+/// The results in the order of the items, which are worked on by as many threads as there are processors.
+fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let n_threads = thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    if n_threads <= 1 {
+        return items.iter().map(work).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..n_threads {
+            scope.spawn(|| {
+                while let Some((index, item)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|index| Some((index, items.get(index)?)))
+                {
+                    let result = work(item);
+                    done.lock().expect("nobody panics while it has the lock").push((index, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().expect("nobody panics while it has the lock");
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_stand_in_the_order_of_the_items() {
+        let items: Vec<u64> = (0..100).collect();
+        assert_eq!(in_parallel(&items, |item| item * 2), items.iter().map(|item| item * 2).collect::<Vec<_>>());
+        assert!(in_parallel(&[0u8; 0], |_| ()).is_empty());
+    }
+}
