@@ -55,7 +55,14 @@ impl Heap {
         self.live.apply(model, event, site, &mut |change| match change {
             Change::Allocated(holding, _) => sums.allocate(holding.tag, holding.bytes, event.turn),
             Change::Restored(holding) | Change::Remains(holding) => sums.add(holding.tag, holding.bytes, event.turn),
-            Change::Freed(holding) | Change::Vanished(holding) => sums.subtract(holding.tag, holding.bytes, event.turn),
+            Change::Freed(holding) => {
+                sums.subtract(holding.tag, holding.bytes);
+                // An empty block has gone, and the heap is as high as before.
+                if holding.bytes == 0 {
+                    sums.look_for_peak(event.turn);
+                }
+            }
+            Change::Vanished(holding) => sums.subtract(holding.tag, holding.bytes),
         });
     }
 
@@ -154,15 +161,11 @@ impl Sums {
     }
 
     #[inline]
-    fn subtract(&mut self, site: SiteId, bytes: u64, turn: u64) {
+    fn subtract(&mut self, site: SiteId, bytes: u64) {
         let entry = self.entry(site);
         entry.now.bytes -= bytes;
         entry.now.count -= 1;
         self.bytes -= bytes;
-        // An empty block has gone, and the heap is as high as before.
-        if bytes == 0 {
-            self.look_for_peak(turn);
-        }
     }
 
     #[inline]

@@ -75,6 +75,24 @@ impl<T: Copy> Live<T> {
         self.mappings.bytes(class)
     }
 
+    /// Everything that is alive and counts.
+    pub fn for_each(&self, take: &mut impl FnMut(&Holding<T>)) {
+        self.blocks.values().chain(self.mappings.counted()).for_each(take);
+    }
+
+    /// Gives everything that is alive, or may come back to life, another tag.
+    pub fn retag(&mut self, new: &mut impl FnMut(T) -> T) {
+        self.blocks.values_mut().for_each(|holding| holding.tag = new(holding.tag));
+        self.mappings.retag(new);
+        for undo in &mut self.undo {
+            match undo {
+                Undo::Nothing => {}
+                Undo::Block(_, holding) => holding.tag = new(holding.tag),
+                Undo::Pieces(pieces) => pieces.retag(new),
+            }
+        }
+    }
+
     /// Applies an event; `tag` goes with what it allocates, and `change` hears what it does.
     #[inline]
     pub fn apply(&mut self, model: &Model, event: &Event, tag: T, change: &mut impl FnMut(Change<T>)) {

@@ -84,6 +84,10 @@ impl<T: Copy> Pieces<T> {
         self.parts.iter().find(holds).map(|(_, piece)| piece.class)
     }
 
+    pub fn retag(&mut self, new: &mut impl FnMut(T) -> T) {
+        self.parts.iter_mut().for_each(|(_, piece)| piece.holding.tag = new(piece.holding.tag));
+    }
+
     pub fn into_parts(self) -> Vec<(u64, Piece<T>)> {
         self.parts
     }
@@ -157,6 +161,15 @@ impl<T: Copy> Mappings<T> {
             }
         }
         taken
+    }
+
+    /// The mappings that count.
+    pub fn counted(&self) -> impl Iterator<Item = &Holding<T>> {
+        self.pieces.values().filter(|piece| piece.class == Class::Heap).map(|piece| &piece.holding)
+    }
+
+    pub fn retag(&mut self, new: &mut impl FnMut(T) -> T) {
+        self.pieces.values_mut().for_each(|piece| piece.holding.tag = new(piece.holding.tag));
     }
 
     pub fn clear(&mut self, gone: &mut impl FnMut(Holding<T>)) {

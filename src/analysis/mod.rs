@@ -2,6 +2,7 @@
 //! what is alive at a time and to the distinct stacks. None knows files, clocks or output.
 
 pub mod heap;
+pub mod intervals;
 pub mod live;
 mod mappings;
 pub mod sites;
@@ -11,6 +12,7 @@ pub mod temporary;
 pub mod tree;
 
 pub use heap::Heap;
+pub use intervals::{Intervals, Temporal};
 pub use live::Live;
 pub use mappings::{Class, MmapRule};
 pub use sites::{BySite, Detail, Site, SiteId, SiteRow, Sites};

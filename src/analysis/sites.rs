@@ -149,6 +149,16 @@ impl Sites {
         }
     }
 
+    /// Sites so far. With [`Detail::Stack`] nobody counts them.
+    pub fn count(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// All sites in the order of their numbers.
+    pub fn all(&self) -> impl Iterator<Item = Site> + '_ {
+        self.sites.iter().map(|packed| packed.site())
+    }
+
     /// The table of a column that has an entry for each site, in the order of sites.
     pub fn by_site<T>(&self, column: &[T], turn: Option<u64>, amount: impl Fn(&T) -> (u64, u64)) -> BySite {
         let rows = column.iter().enumerate().filter_map(|(index, entry)| {

@@ -9,6 +9,8 @@ use super::sites::SizeClass;
 use super::*;
 use crate::model::{Action, Event, Model, ThreadKey};
 
+mod intervals;
+
 const PAGE: u64 = 4096;
 const N_STACKS: usize = 6;
 

@@ -64,6 +64,11 @@ impl Clock {
         since_start.clamp(0, u64::MAX as i128) as u64
     }
 
+    /// The last sample, in nanoseconds since the capture began.
+    pub fn last_nanos(&self) -> u64 {
+        self.points.last().map_or(0, |point| self.since_start(point.mono_nanos))
+    }
+
     /// Nanoseconds since the capture began, of a moment of the monotonic clock.
     pub fn since_start(&self, mono_nanos: u64) -> u64 {
         mono_nanos.saturating_sub(self.start_mono_nanos)

@@ -43,7 +43,7 @@ pub enum RecordingState {
     Ended,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct End {
     pub unix_nanos: u64,
     pub mono_nanos: u64,
