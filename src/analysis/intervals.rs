@@ -17,7 +17,7 @@ use memtrace_format::AllocatorKind;
 use super::live::{Change, Live};
 use super::mappings::{Class, MmapRule};
 use super::sites::{BySite, Detail, Site, SiteId, SiteRow, Sites};
-use crate::model::{Action, Event, Model};
+use crate::model::{Action, Event, Handles, Model};
 
 /// The fold.
 pub struct Intervals {
@@ -500,11 +500,7 @@ const LARGEST_OBJECT: u64 = 512;
 impl Temporal {
     /// The sites that held memory at the highest moment of a range of buckets; the last of several.
     pub fn peak(&self, range: RangeInclusive<usize>) -> BySite {
-        let buckets = range.filter(|&bucket| bucket < self.buckets.len());
-        match buckets.max_by_key(|&bucket| self.buckets[bucket].peak_bytes) {
-            Some(bucket) => self.alive(2 * bucket),
-            None => BySite::default(),
-        }
+        self.highest(range).map_or_else(BySite::default, |bucket| self.alive(2 * bucket))
     }
 
     /// What was allocated in a range of buckets and was still there at its end.
@@ -529,12 +525,48 @@ impl Temporal {
         self.sum(|row| row.born as usize <= segment && row.is_alive_after(segment))
     }
 
+    /// Its time line with another table in the place of the rows: each of its sites at once, in the first segment, as
+    /// what was given back as soon as it was allocated.
+    pub fn with_table(mut self, table: &BySite) -> Temporal {
+        self.sites = table.rows.iter().map(|row| row.site).collect();
+        let amount = |row: &SiteRow| Amount { bytes: row.bytes as i64, count: row.count as i64 };
+        let rows = table.rows.iter().zip(0..);
+        self.rows = rows.map(|(row, site)| IntervalRow { site, born: 0, died: 1, amount: amount(row) }).collect();
+        self
+    }
+
+    /// Its buckets alone.
+    pub fn without_rows(&self) -> Temporal {
+        Temporal { bucket_nanos: self.bucket_nanos, buckets: self.buckets.clone(), ..Temporal::default() }
+    }
+
+    /// The same of a model that has absorbed the one it was made with, as the process with that number.
+    pub fn moved(mut self, handles: &Handles, process: u16) -> Temporal {
+        for site in &mut self.sites {
+            site.stack = handles.stack(site.stack);
+            site.process = process;
+        }
+        self
+    }
+
+    /// The bucket with the highest heap of a range, the last of several; `None` of nothing.
+    pub fn highest(&self, range: RangeInclusive<usize>) -> Option<usize> {
+        let buckets = range.filter(|&bucket| bucket < self.buckets.len());
+        buckets.max_by_key(|&bucket| self.buckets[bucket].peak_bytes)
+    }
+
+    /// Adds buckets in which nothing happens, up to so many.
+    pub fn extend(&mut self, n_buckets: usize) {
+        let last = self.buckets.last().copied().unwrap_or_default();
+        let quiet = Bucket { peak_bytes: last.end_bytes, peak_nanos: 0, rss_bytes: 0, ..last };
+        self.buckets.resize(n_buckets.max(self.buckets.len()), quiet);
+    }
+
     /// Makes each two buckets one; a last one without a partner gets an empty one. Returns what became of the
     /// segments.
     pub fn halve(&mut self) -> Vec<u16> {
         if !self.buckets.len().is_multiple_of(2) {
-            let last = self.buckets[self.buckets.len() - 1];
-            self.buckets.push(Bucket { peak_bytes: last.end_bytes, peak_nanos: 0, rss_bytes: 0, ..last });
+            self.extend(self.buckets.len() + 1);
         }
         let mut segments = Vec::with_capacity(2 * self.buckets.len());
         let mut merged = Vec::with_capacity(self.buckets.len() / 2);
@@ -590,7 +622,8 @@ impl Temporal {
 }
 
 impl IntervalRow {
-    fn is_alive_after(&self, segment: usize) -> bool {
+    /// Whether it is still there when a segment ends, if it was there.
+    pub fn is_alive_after(&self, segment: usize) -> bool {
         self.died == 0 || self.died as usize - 1 > segment
     }
 }

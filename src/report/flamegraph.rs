@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::origin::{self, Kind, role};
+use super::page::facts::Facts;
+pub use super::page::facts::Reading;
+use super::page::tables::{Files, Frames, MAX_NAME_CHARS, Tables, own_frame};
 use super::sources::{Confidential, Sources};
 use crate::analysis::Tree;
-use crate::model::{Frame, FrameId, Model, StringId};
+use crate::model::{FrameId, Model, StringId};
 
 /// Which question the flame graph answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -25,15 +27,6 @@ pub enum Report {
     Temporary {
         threshold: u64,
     },
-}
-
-/// What the caller knows about the capture beside the model.
-#[derive(Clone, Debug, Default)]
-pub struct Reading {
-    pub n_events: u64,
-    pub peak_bytes: u64,
-    /// What a reader of the report should know, a sentence each.
-    pub notices: Vec<String>,
 }
 
 pub struct FlamegraphOptions {
@@ -60,23 +53,6 @@ pub struct Flamegraph {
     pub folded: Option<Folded>,
 }
 
-/// Columns of files: the path as a number of a string, and what `origin` says of it.
-#[derive(Debug, Default, Serialize)]
-pub struct Files {
-    pub path: Vec<usize>,
-    pub kind: Vec<u8>,
-    pub role: Vec<u8>,
-}
-
-/// Columns of frames. `source` is the running line's text; 0, the empty string, where it is not shown.
-#[derive(Debug, Default, Serialize)]
-pub struct Frames {
-    pub function: Vec<usize>,
-    pub file: Vec<usize>,
-    pub line: Vec<u32>,
-    pub source: Vec<usize>,
-}
-
 /// Columns of nodes in depth-first order, the root first. Sums include everything below a node.
 #[derive(Debug, Default, Serialize)]
 pub struct Nodes {
@@ -95,52 +71,10 @@ pub struct Folded {
     pub share: f64,
 }
 
-#[derive(Debug, Serialize)]
-pub struct Facts {
-    pub command: String,
-    pub argv: Vec<String>,
-    pub cwd: String,
-    pub pid: Option<u32>,
-    pub pythons: Vec<Python>,
-    pub start_unix_millis: Option<u64>,
-    pub duration_nanos: Option<u64>,
-    /// How the program ended; `None` when the capture does not say.
-    pub end: Option<String>,
-    pub events: u64,
-    pub peak_bytes: u64,
-    pub peak_rss_bytes: Option<u64>,
-    pub python_allocators: bool,
-    pub recorded_by: String,
-    pub made_by: String,
-    pub lost: u64,
-    pub notices: Vec<String>,
-    /// Files whose lines are not shown because they changed after the recording.
-    pub changed_files: usize,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Python {
-    pub version: String,
-    pub allocator: String,
-    pub stacks: bool,
-}
-
-/// Frames of our own, before those of the program.
-mod own_frame {
-    pub const ROOT: usize = 0;
-    pub const NO_STACK: usize = 1;
-    pub const OTHER: usize = 2;
-}
-
 /// About what a node takes in the page: its own columns and those of the "other" node it may need.
 const NODE_BYTES: usize = 34;
 /// About what a frame takes beside its strings.
 const FRAME_BYTES: usize = 20;
-/// Names longer than this are cut. No person wrote them, and a page has better uses for its bytes.
-const MAX_NAME_CHARS: usize = 1000;
-/// A program can give rise to a thousand notices, which nobody reads.
-const MAX_LISTED: usize = 20;
-
 impl Flamegraph {
     pub fn new(
         model: &Model,
@@ -156,7 +90,7 @@ impl Flamegraph {
         let (is_kept, folded) = choose(model, tree, options.budget);
         let mut tables = Tables::new(model, sources);
         let nodes = emit(tree, &is_kept, &mut tables);
-        let mut facts = Facts::new(model, reading);
+        let mut facts = Facts::new(model.process(), reading);
         facts.changed_files = tables.sources.n_changed;
         let Tables { strings, files, frames, .. } = tables;
         Flamegraph { report, facts, strings: strings.texts, files, frames, nodes, folded }
@@ -253,145 +187,6 @@ impl Nodes {
         self.frame.push(frame);
         self.bytes.push(bytes);
         self.count.push(count);
-    }
-}
-
-/// The tables while they grow.
-struct Tables<'a> {
-    model: &'a Model,
-    sources: Sources,
-    strings: Strings,
-    files: Files,
-    frames: Frames,
-    file_of: HashMap<StringId, usize>,
-    frame_of: HashMap<FrameId, usize>,
-}
-
-/// Every text once; number 0 is the empty one.
-struct Strings {
-    texts: Vec<String>,
-    known: HashMap<String, usize>,
-}
-
-impl Strings {
-    fn intern(&mut self, text: &str) -> usize {
-        if let Some(&known) = self.known.get(text) {
-            return known;
-        }
-        let number = self.texts.len();
-        self.texts.push(text.to_owned());
-        self.known.insert(text.to_owned(), number);
-        number
-    }
-}
-
-impl<'a> Tables<'a> {
-    fn new(model: &'a Model, sources: Sources) -> Tables<'a> {
-        let mut tables = Tables {
-            model,
-            sources,
-            strings: Strings { texts: vec![String::new()], known: HashMap::from([(String::new(), 0)]) },
-            files: Files::default(),
-            frames: Frames::default(),
-            file_of: HashMap::new(),
-            frame_of: HashMap::new(),
-        };
-        let own = [("all", Kind::Root), ("no Python stack", Kind::Unknown), ("other", Kind::Other)];
-        for (name, kind) in own {
-            let file = tables.add_file("", kind, role::NONE);
-            tables.add_frame(name, file, 0, "");
-        }
-        tables
-    }
-
-    fn frame(&mut self, id: FrameId) -> usize {
-        if let Some(&known) = self.frame_of.get(&id) {
-            return known;
-        }
-        let model = self.model;
-        let Frame { function, file, line } = model.frame(id);
-        let path = model.text(file);
-        let file = match self.file_of.get(&file) {
-            Some(&known) => known,
-            None => {
-                let (kind, role) = origin::of_file(path);
-                let number = self.add_file(path, kind, role);
-                self.file_of.insert(file, number);
-                number
-            }
-        };
-        let source = self.sources.line(path, line);
-        let number = self.add_frame(model.text(function), file, line, &source);
-        self.frame_of.insert(id, number);
-        number
-    }
-
-    fn add_file(&mut self, path: &str, kind: Kind, role: u8) -> usize {
-        self.files.path.push(self.strings.intern(&shortened(path)));
-        self.files.kind.push(kind as u8);
-        self.files.role.push(role);
-        self.files.path.len() - 1
-    }
-
-    fn add_frame(&mut self, function: &str, file: usize, line: u32, source: &str) -> usize {
-        self.frames.function.push(self.strings.intern(&shortened(function)));
-        self.frames.file.push(file);
-        self.frames.line.push(line);
-        self.frames.source.push(self.strings.intern(source));
-        self.frames.function.len() - 1
-    }
-}
-
-/// A name with its middle left out when it is too long: both ends of a path or a qualified name tell something.
-fn shortened(name: &str) -> String {
-    let n_chars = name.chars().count();
-    if n_chars <= MAX_NAME_CHARS {
-        return name.to_owned();
-    }
-    let head: String = name.chars().take(MAX_NAME_CHARS / 2).collect();
-    let tail: String = name.chars().skip(n_chars - MAX_NAME_CHARS / 2).collect();
-    format!("{head}…{tail}")
-}
-
-impl Facts {
-    fn new(model: &Model, reading: Reading) -> Facts {
-        let facts = &model.process().facts;
-        let start = facts.start_unix_nanos;
-        let mut notices = reading.notices;
-        if notices.len() > MAX_LISTED {
-            let n_more = notices.len() - MAX_LISTED;
-            notices.truncate(MAX_LISTED);
-            notices.push(format!("{n_more} more notices"));
-        }
-        Facts {
-            command: facts.command_line.join(" "),
-            argv: facts.argv.clone(),
-            cwd: facts.cwd.clone(),
-            pid: (facts.pid != 0).then_some(facts.pid),
-            pythons: facts.images.iter().filter_map(|image| image.python.as_ref()).map(Python::new).collect(),
-            start_unix_millis: (start != 0).then_some(start / 1_000_000),
-            duration_nanos: facts.end.map(|end| end.unix_nanos.saturating_sub(start)),
-            end: facts.end.map(|end| match (end.exit_code, end.signal) {
-                (Some(code), _) => format!("exited with code {code}"),
-                (None, Some(signal)) => format!("ended by signal {signal}"),
-                (None, None) => "ended".to_owned(),
-            }),
-            events: reading.n_events,
-            peak_bytes: reading.peak_bytes,
-            peak_rss_bytes: facts.end.map(|end| end.peak_rss_bytes).filter(|&bytes| bytes > 0),
-            python_allocators: facts.python_allocators,
-            recorded_by: facts.memtrace_version.clone(),
-            made_by: env!("CARGO_PKG_VERSION").to_owned(),
-            lost: facts.lost_events,
-            notices,
-            changed_files: 0,
-        }
-    }
-}
-
-impl Python {
-    fn new(python: &crate::model::facts::Python) -> Python {
-        Python { version: python.version_text(), allocator: python.allocator.clone(), stacks: python.has_stacks }
     }
 }
 
@@ -506,12 +301,5 @@ mod tests {
         let len = serde_json::to_string(&graph).unwrap().len();
         assert!((2_000_000..5_000_000).contains(&len), "{len} bytes");
         assert_eq!(graph.nodes.bytes[0], bytes);
-    }
-
-    #[test]
-    fn a_name_too_long_keeps_both_ends() {
-        let name = shortened(&format!("start{}end", "ß".repeat(5000)));
-        assert_eq!(name.chars().count(), MAX_NAME_CHARS + 1);
-        assert!(name.starts_with("start") && name.ends_with("end"));
     }
 }

@@ -8,4 +8,5 @@ pub mod tree;
 pub mod flamegraph;
 pub mod html;
 mod origin;
+pub mod page;
 pub mod sources;

@@ -1,0 +1,144 @@
+//! Which stacks stand in the page by name. The largest do, each judged by the largest share that it and what it called
+//! have of the bytes or of the allocations of the peak, the leaks or all that was ever allocated.
+
+use std::collections::HashSet;
+
+use super::tables::{MAX_NAME_CHARS, shortened};
+use crate::model::{FrameId, Model, StackId, StringId};
+
+/// Bytes and counts of peak, leaks and churn.
+pub type Sums = [u64; 6];
+
+/// Which of them is the most: what was ever allocated.
+const CHURN_BYTES: usize = 4;
+
+/// Of each stack of a model, what it and all it called have.
+pub struct Shares {
+    sums: Vec<Sums>,
+    own_at_root: Sums,
+}
+
+/// Stacks by their numbers.
+pub struct Chosen {
+    pub is_kept: Vec<bool>,
+    pub n_kept: usize,
+    /// About what they take, in bytes of deflated data.
+    pub size: f64,
+    /// Stacks that are left out, and the share of the largest of them.
+    pub n_folded: usize,
+    pub share: f64,
+}
+
+/// What a stack takes in the page, in bytes of deflated data: its columns…
+const NODE_BYTES: f64 = 4.0;
+/// …those of its frame, with the number of the source line…
+const FRAME_BYTES: f64 = 8.0;
+/// …the line itself, of which it is not known yet how long it will be…
+const SOURCE_BYTES: f64 = 12.0;
+/// …and of each text the marks around it.
+const STRING_BYTES: f64 = 2.0;
+
+impl Shares {
+    /// Of the sums of each stack itself.
+    pub fn new(model: &Model, mut own: Vec<Sums>) -> Shares {
+        own.resize(model.n_stacks(), Sums::default());
+        let own_at_root = own[0];
+        // Parents have smaller numbers, so from the back every sum is complete when it is passed on.
+        for index in (1..own.len()).rev() {
+            let sums = own[index];
+            let parent = &mut own[model.parent(StackId::from_index(index)).index()];
+            for (sum, part) in parent.iter_mut().zip(sums) {
+                *sum = sum.saturating_add(part);
+            }
+        }
+        Shares { sums: own, own_at_root }
+    }
+
+    /// Whether anything was allocated there or below.
+    pub fn has_any(&self, stack: usize) -> bool {
+        self.sums[stack] != Sums::default()
+    }
+
+    /// Whether anything was allocated without a stack.
+    pub fn has_own_at_root(&self) -> bool {
+        self.own_at_root != Sums::default()
+    }
+
+    /// Of everything that was ever allocated, the bytes that were left out.
+    pub fn folded_bytes(&self, model: &Model, chosen: &Chosen) -> u64 {
+        let parent = |index: usize| model.parent(StackId::from_index(index)).index();
+        let is_top = |index: &usize| !chosen.is_kept[*index] && chosen.is_kept[parent(*index)];
+        (1..self.sums.len()).filter(is_top).map(|index| self.sums[index][CHURN_BYTES]).fold(0, u64::saturating_add)
+    }
+
+    /// Takes stacks, the largest first, while they take no more than so many bytes of deflated data, and leaves out
+    /// those with less than a share. The root is always there.
+    pub fn choose(&self, model: &Model, budget_bytes: f64, least_share: f64) -> Chosen {
+        let whole = self.sums[0];
+        let share = |sums: &Sums| {
+            let of = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+            sums.iter().zip(whole).map(|(&part, whole)| of(part, whole)).fold(0.0, f64::max)
+        };
+        // No stack has more than its parent, and among equals the parent comes first: so parents are always taken
+        // before what they called.
+        let shares = self.sums.iter().enumerate().map(|(index, sums)| (share(sums), index as u32));
+        let mut by_size: Vec<(f64, u32)> = shares.filter(|&(share, index)| share > 0.0 || index == 0).collect();
+        by_size.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+
+        let mut is_kept = vec![false; self.sums.len()];
+        let mut seen = Seen::new(model);
+        let (mut size, mut n_kept) = (0.0, 0);
+        for &(share, index) in &by_size {
+            let cost = NODE_BYTES + seen.cost(model, model.leaf(StackId::from_index(index as usize)));
+            if (size + cost > budget_bytes || share < least_share) && n_kept > 0 {
+                break;
+            }
+            size += cost;
+            is_kept[index as usize] = true;
+            n_kept += 1;
+        }
+        let share = by_size.get(n_kept).map_or(0.0, |&(share, _)| share);
+        Chosen { is_kept, n_kept, size, n_folded: by_size.len() - n_kept, share }
+    }
+}
+
+/// What is in the page already and so costs nothing more.
+struct Seen {
+    frames: HashSet<FrameId>,
+    strings: HashSet<StringId>,
+    /// To how much of their length the names of this model deflate.
+    ratio: f64,
+}
+
+impl Seen {
+    fn new(model: &Model) -> Seen {
+        Seen { frames: HashSet::new(), strings: HashSet::new(), ratio: deflated_share(model) }
+    }
+
+    fn cost(&mut self, model: &Model, frame: Option<FrameId>) -> f64 {
+        let Some(id) = frame else { return 0.0 };
+        if !self.frames.insert(id) {
+            return 0.0;
+        }
+        let frame = model.frame(id);
+        let mut cost = FRAME_BYTES + SOURCE_BYTES;
+        for string in [frame.function, frame.file] {
+            if self.strings.insert(string) {
+                cost += STRING_BYTES + self.ratio * model.text(string).len().min(4 * MAX_NAME_CHARS) as f64;
+            }
+        }
+        cost
+    }
+}
+
+/// Tried with some names from all over the model.
+fn deflated_share(model: &Model) -> f64 {
+    const N_TRIED: usize = 500;
+    let step = (model.n_stacks() / N_TRIED).max(1);
+    let frames = (1..model.n_stacks()).step_by(step).filter_map(|index| model.leaf(StackId::from_index(index)));
+    let mut names: Vec<StringId> = frames.map(|frame| model.frame(frame).function).collect();
+    names.sort_unstable();
+    names.dedup();
+    let text: String = names.into_iter().map(|name| shortened(model.text(name)) + "\",\"").collect();
+    super::envelope::deflated(text.as_bytes()).len() as f64 / text.len().max(1) as f64
+}
