@@ -50,7 +50,8 @@ impl Selection {
 /// Reads the captures and prints their warnings.
 pub fn load(captures: &Captures, selection: &Selection) -> Result<Loaded> {
     let question = selection.question();
-    let (model, parts) = captures.read(|| Folds::new(question, selection.mmap_rule()), Folds::take, Folds::finish)?;
+    let (model, parts) =
+        captures.read(|_| Folds::new(question, selection.mmap_rule()), Folds::take, |folds, _| folds.finish())?;
     warn(&model);
     warn_of_missed_frees(parts.iter().map(|part| part.answer.n_missed_frees).sum());
     let total = |of: fn(&Answer) -> u64| parts.iter().map(|part| of(&part.answer)).fold(0, u64::saturating_add);

@@ -3,6 +3,7 @@
 
 pub mod load;
 mod output;
+pub mod pages;
 pub mod read;
 
 pub mod flamegraph;

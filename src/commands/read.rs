@@ -9,7 +9,7 @@ use std::thread;
 use anyhow::Result;
 
 use crate::capture::Capture;
-use crate::model::{Event, Handles, Model};
+use crate::model::{Event, Facts, Handles, Model};
 
 /// Captures that were opened, so that a wrong one is the first thing to be told.
 pub struct Captures {
@@ -34,18 +34,25 @@ impl Captures {
         (self.captures[0].path(), self.captures.len() - 1)
     }
 
+    /// When the first of them began; 0 when none says.
+    pub fn start_unix_nanos(&self) -> u64 {
+        let starts = self.captures.iter().map(|capture| capture.facts().start_unix_nanos);
+        starts.filter(|&start| start > 0).min().unwrap_or(0)
+    }
+
     /// Reads each of them: `take` gets every event and the fold that `begin` made for the capture, of which `finish`
     /// makes an answer. As many are read at a time as there are processors.
     pub fn read<F, A: Send>(
         &self,
-        begin: impl Fn() -> F + Sync,
+        begin: impl Fn(&Facts) -> F + Sync,
         take: impl Fn(&mut F, &Model, &Event) + Sync,
-        finish: impl Fn(F) -> A + Sync,
+        finish: impl Fn(F, &Model) -> A + Sync,
     ) -> Result<(Model, Vec<Part<A>>)> {
         let read_one = |capture: &Capture| -> Result<(Model, A)> {
-            let mut fold = begin();
+            let mut fold = begin(capture.facts());
             let model = capture.read(|model, event| take(&mut fold, model, event))?;
-            Ok((model, finish(fold)))
+            let answer = finish(fold, &model);
+            Ok((model, answer))
         };
         merge(in_parallel(&self.captures, read_one))
     }

@@ -18,7 +18,7 @@ pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
         *last_turn = event.turn;
         stats.take(model, event);
     };
-    let (model, parts) = captures.read(|| (Stats::new(rule), 0), take, |fold| fold)?;
+    let (model, parts) = captures.read(|_| (Stats::new(rule), 0), take, |fold, _| fold)?;
     let mut totals = Stats::new(rule);
     for Part { answer: (stats, _), handles } in &parts {
         totals.absorb(stats, handles);

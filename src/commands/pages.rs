@@ -1,0 +1,77 @@
+//! What the commands that write a page have in common: read the captures into what the page holds.
+
+use anyhow::Result;
+
+use crate::analysis::{Detail, Intervals, Temporary};
+use crate::cli::Selection;
+use crate::commands::load::{self, Question};
+use crate::commands::read::Captures;
+use crate::model::{Action, Event, Facts, Model};
+use crate::report::page::{Page, PageOptions, Part, Tab};
+
+/// Reads the captures, prints their warnings, and makes the page. Which tab is opened, and whether it is about temporary
+/// allocations, is the selection's to say.
+pub fn read(captures: &Captures, selection: &Selection, mut options: PageOptions) -> Result<Page> {
+    (options.open.tab, options.temporary_threshold) = match selection.question() {
+        Question::Peak => (Tab::Peak, None),
+        Question::Leaks => (Tab::Leaks, None),
+        Question::Temporary(threshold) => (Tab::Temporary, Some(threshold)),
+    };
+    let begun = captures.start_unix_nanos();
+    let begin = |facts: &Facts| Folds::new(selection, facts.start_unix_nanos.saturating_sub(begun));
+    let (model, read) = captures.read(begin, Folds::take, Folds::finish)?;
+    load::warn(&model);
+    load::warn_of_missed_frees(read.iter().map(|part| part.answer.n_missed_frees).sum());
+    let parts = read.into_iter().zip(0..).map(|(part, process)| {
+        let Answer { part: Part { temporal, n_events, notices }, .. } = part.answer;
+        Part { temporal: temporal.moved(&part.handles, process), n_events, notices }
+    });
+    Ok(Page::new(&model, parts.collect(), &options))
+}
+
+/// What is followed while one capture is read.
+struct Folds {
+    intervals: Intervals,
+    temporary: Option<Temporary>,
+    n_events: u64,
+}
+
+/// What one capture came to.
+struct Answer {
+    part: Part,
+    n_missed_frees: u64,
+}
+
+impl Folds {
+    fn new(selection: &Selection, offset_nanos: u64) -> Folds {
+        let rule = selection.mmap_rule();
+        let temporary = match selection.question() {
+            Question::Temporary(threshold) => Some(Temporary::new(threshold, rule, Detail::Full)),
+            Question::Peak | Question::Leaks => None,
+        };
+        Folds { intervals: Intervals::new(rule, offset_nanos), temporary, n_events: 0 }
+    }
+
+    fn take(&mut self, model: &Model, event: &Event) {
+        match event.action {
+            Action::Alloc { .. } | Action::Free { .. } => self.n_events += 1,
+            Action::Mmap { .. } | Action::Munmap { .. } | Action::Mremap { .. } => self.n_events += 1,
+            _ => {}
+        }
+        self.intervals.take(model, event);
+        if let Some(temporary) = &mut self.temporary {
+            temporary.take(model, event);
+        }
+    }
+
+    fn finish(self, model: &Model) -> Answer {
+        let n_missed_frees = self.intervals.n_missed_frees();
+        let temporal = self.intervals.finish(model);
+        let temporal = match &self.temporary {
+            Some(temporary) => temporal.with_table(&temporary.by_site()),
+            None => temporal,
+        };
+        let notices = load::warnings_of_one(&model.process().facts);
+        Answer { part: Part { temporal, n_events: self.n_events, notices }, n_missed_frees }
+    }
+}
