@@ -37,6 +37,7 @@ pub enum Command {
     Summary(SummaryArgs),
     Tree(TreeArgs),
     Stats(StatsArgs),
+    Transform(TransformArgs),
     Parse(ParseArgs),
 }
 
@@ -233,6 +234,77 @@ pub struct StatsArgs {
     /// Count every mmap at its full length, files and reserved address space included, as memray does
     #[arg(long)]
     pub all_mappings: bool,
+}
+
+/// Write a capture in the format of another tool
+///
+/// gprof2dot and csv are those of memray. speedscope has the peak, the leaks and everything that was allocated as three
+/// profiles. pprof has Go's four sample types of a heap; what is in use is what was alive at the peak, or at the end with
+/// --leaks. heaptrack has every event, whatever is selected, and is compressed as the end of FILE says (.zst, .gz).
+#[derive(Args, Debug)]
+pub struct TransformArgs {
+    /// The format
+    #[arg(value_enum)]
+    pub format: TransformFormat,
+    /// The captures; several are read as one, each process at its own peak
+    #[arg(value_name = "CAPTURE", required = true)]
+    pub captures: Vec<PathBuf>,
+    /// Write to FILE [default: memtrace-<format>-<name> and the format's suffix, beside the capture]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite an existing file
+    #[arg(short, long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub selection: Selection,
+}
+
+/// Formats of other tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TransformFormat {
+    Gprof2dot,
+    Csv,
+    Speedscope,
+    Folded,
+    Pprof,
+    Heaptrack,
+}
+
+impl TransformFormat {
+    pub fn name(self) -> &'static str {
+        match self {
+            TransformFormat::Gprof2dot => "gprof2dot",
+            TransformFormat::Csv => "csv",
+            TransformFormat::Speedscope => "speedscope",
+            TransformFormat::Folded => "folded",
+            TransformFormat::Pprof => "pprof",
+            TransformFormat::Heaptrack => "heaptrack",
+        }
+    }
+
+    /// The end of a file's name.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            TransformFormat::Gprof2dot => ".json",
+            TransformFormat::Csv => ".csv",
+            TransformFormat::Speedscope => ".speedscope.json",
+            TransformFormat::Folded => ".folded",
+            TransformFormat::Pprof => ".pb.gz",
+            TransformFormat::Heaptrack => ".zst",
+        }
+    }
+
+    /// What to type next, with `FILE` for the file's name.
+    pub fn next_command(self) -> Option<&'static str> {
+        match self {
+            TransformFormat::Gprof2dot => Some("gprof2dot -f json FILE | dot -Tsvg -o graph.svg"),
+            TransformFormat::Csv => None,
+            TransformFormat::Speedscope => Some("speedscope FILE, or https://www.speedscope.app"),
+            TransformFormat::Folded => Some("inferno-flamegraph --countname bytes FILE > graph.svg"),
+            TransformFormat::Pprof => Some("go tool pprof -http=: FILE"),
+            TransformFormat::Heaptrack => Some("heaptrack_gui FILE, or heaptrack_print FILE"),
+        }
+    }
 }
 
 /// Print every record of a capture

@@ -30,27 +30,27 @@ find_python() {
     done
 }
 
-# make_environment NAME PYTHON: the packages of tests/requirements.txt, in $MEMTRACE_TEST_ENV/venv-NAME. A folder is
-# ready when its stamp names the same requirements and the same interpreter; of two runs at once, one makes it.
+# make_environment NAME PYTHON [LIST]: the packages of tests/requirements.txt, or of LIST, in $MEMTRACE_TEST_ENV/venv-NAME.
+# A folder is ready when its stamp names the same packages and the same interpreter; of two runs at once, one makes it.
 # Packages that have nothing for this interpreter are left out: the file `missing` beside the stamp names them.
 make_environment() {
-    local name=$1 python=$2 folder=$MEMTRACE_TEST_ENV/venv-$1 wanted requirement
-    wanted=$(cat tests/requirements.txt; echo "$python")
+    local name=$1 python=$2 list=${3:-tests/requirements.txt} folder=$MEMTRACE_TEST_ENV/venv-$1 wanted requirement
+    wanted=$(cat "$list"; echo "$python")
     mkdir -p "$MEMTRACE_TEST_ENV"
     (
         flock 9
         if [ "$(cat "$folder/stamp" 2>/dev/null)" != "$wanted" ]; then
-            say "installing the Python packages of CPython $name into $folder"
+            say "installing the Python packages of $list into $folder"
             rm -rf "$folder"
             "$python" -m venv "$folder"
-            if ! pip_install "$folder" -r tests/requirements.txt; then
-                for requirement in $(grep -v '^#' tests/requirements.txt); do
+            if ! pip_install "$folder" -r "$list"; then
+                for requirement in $(grep -v '^#' "$list"); do
                     pip_install "$folder" "$requirement" || echo "$requirement" >> "$folder/missing"
                 done
             fi
             printf '%s\n' "$wanted" > "$folder/stamp"
         fi
-        [ ! -f "$folder/missing" ] || say "not to be had for CPython $name:" $(cat "$folder/missing")
+        [ ! -f "$folder/missing" ] || say "not to be had for $python:" $(cat "$folder/missing")
     ) 9> "$MEMTRACE_TEST_ENV/lock"
 }
 

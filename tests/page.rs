@@ -5,6 +5,8 @@
 #[path = "support/log.rs"]
 mod log;
 mod support;
+#[path = "support/web.rs"]
+mod web;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,13 +14,12 @@ use std::process::Command;
 
 use log::Log;
 use support::Scratch;
+use web::{chromium, modules, on_path};
 
 #[test]
 fn the_page_can_be_read_and_used() {
     let Some(modules) = modules() else { return };
-    let Some(chromium) = ["chromium", "chromium-browser", "google-chrome"].iter().find_map(|name| on_path(name)) else {
-        return eprintln!("skipped: no Chromium on this machine");
-    };
+    let Some(chromium) = chromium() else { return };
     let scratch = Scratch::new("page");
     let (shop_capture, deep_capture) = (scratch.join("shop.bin"), scratch.join("deep.bin"));
     fs::write(&shop_capture, shop().bytes()).unwrap();
@@ -149,37 +150,4 @@ fn deep() -> Log {
     }
     log.end();
     log
-}
-
-/// The folder with what npm installed for these tests; `None`, with the reason on stderr, where that is impossible.
-fn modules() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page-modules");
-    let wanted = fs::read(support::root().join("tests/page/package.json")).unwrap();
-    fs::create_dir_all(&folder).unwrap();
-    // Tests run beside each other, and one installation is enough.
-    let lock = fs::File::create(folder.join("lock")).unwrap();
-    lock.lock().unwrap();
-    let installed = folder.join("installed.json");
-    if fs::read(&installed).is_ok_and(|there| there == wanted) {
-        return Some(folder);
-    }
-    let Some(npm) = on_path("npm").filter(|_| on_path("node").is_some()) else {
-        eprintln!("skipped: no npm on this machine");
-        return None;
-    };
-    fs::write(folder.join("package.json"), &wanted).unwrap();
-    let mut install = Command::new(npm);
-    install.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"]).current_dir(&folder);
-    let output = install.output().unwrap();
-    if !output.status.success() {
-        eprintln!("skipped: npm could not install what the test needs\n{}", support::text(&output));
-        return None;
-    }
-    fs::write(installed, wanted).unwrap();
-    Some(folder)
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
 }

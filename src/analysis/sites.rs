@@ -8,7 +8,7 @@ use memtrace_format::AllocatorKind;
 
 use super::Snapshot;
 use crate::model::stacks::hash_of;
-use crate::model::{Action, Event, StackId, ThreadKey};
+use crate::model::{Action, Event, Handles, StackId, ThreadKey};
 
 /// How much of an allocation is told apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -239,6 +239,21 @@ impl BySite {
         let bytes = rows.iter().fold(0u64, |sum, row| sum.saturating_add(row.bytes));
         let count = rows.iter().map(|row| row.count).sum();
         BySite { rows, bytes, count, turn }
+    }
+
+    /// The tables of several processes as one, each with what became of its handles. The processes are numbered as they
+    /// come; a moment has only the table of one.
+    pub fn of_processes<'a>(parts: impl IntoIterator<Item = (BySite, &'a Handles)>) -> BySite {
+        let (mut rows, mut turns) = (Vec::new(), Vec::new());
+        for (process, (part, handles)) in (0..).zip(parts) {
+            turns.push(part.turn);
+            rows.extend(part.rows.into_iter().map(|row| {
+                let site = Site { process, stack: handles.stack(row.site.stack), ..row.site };
+                SiteRow { site, ..row }
+            }));
+        }
+        rows.sort_unstable_by_key(|row| row.site);
+        BySite::new(rows, if let [only] = turns[..] { only } else { None })
     }
 
     /// The sum over the sites of each stack.

@@ -1,7 +1,5 @@
 //! `memtrace flamegraph`: reads a capture, asks one question of it, draws the answer.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -18,7 +16,7 @@ use crate::report::sources::Confidential;
 pub fn run(args: &FlamegraphArgs) -> Result<ExitCode> {
     // A wrong capture is the error to report, before anything about the output.
     let captures = Captures::open(&args.captures)?;
-    let path = args.output.clone().unwrap_or_else(|| default_output(&captures));
+    let path = args.output.clone().unwrap_or_else(|| captures.output_name("flamegraph", ".html"));
     let output = Output::create(Some(&path), args.force)?;
     let loaded = load::load(&captures, &args.selection)?;
     let tree = Tree::new(&loaded.model, &loaded.snapshot);
@@ -34,25 +32,6 @@ pub fn run(args: &FlamegraphArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `memtrace-app.4711.bin` gives `memtrace-flamegraph-app.4711.html` beside it, of several captures the first.
-fn default_output(captures: &Captures) -> PathBuf {
-    let (first, n_others) = captures.name();
-    beside(first, n_others)
-}
-
-fn beside(capture: &Path, n_others: usize) -> PathBuf {
-    let stem = capture.file_stem().unwrap_or_default();
-    let stem = stem.as_encoded_bytes();
-    let stem = stem.strip_prefix(b"memtrace-").unwrap_or(stem);
-    let mut name = OsString::from("memtrace-flamegraph-");
-    name.push(std::os::unix::ffi::OsStrExt::from_bytes(stem) as &std::ffi::OsStr);
-    if n_others > 0 {
-        name.push(format!("-and-{n_others}-more"));
-    }
-    name.push(".html");
-    capture.with_file_name(name)
-}
-
 fn report(question: Question) -> Report {
     match question {
         Question::Peak => Report::Peak,
@@ -66,20 +45,5 @@ fn confidential(choice: ConfidentialFiles) -> Confidential {
         ConfidentialFiles::All => Confidential::All,
         ConfidentialFiles::None => Confidential::None,
         ConfidentialFiles::Default => Confidential::Default,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_page_stands_beside_the_capture_under_its_name() {
-        let name = |capture: &str| beside(Path::new(capture), 0).to_str().unwrap().to_owned();
-        assert_eq!(name("/tmp/memtrace-app.4711.bin"), "/tmp/memtrace-flamegraph-app.4711.html");
-        assert_eq!(name("out.bin"), "memtrace-flamegraph-out.html");
-        assert_eq!(name("runs/out"), "runs/memtrace-flamegraph-out.html");
-        assert_eq!(name("memtrace-.bin"), "memtrace-flamegraph-.html");
-        assert_eq!(beside(Path::new("a.1.bin"), 2).to_str(), Some("memtrace-flamegraph-a.1-and-2-more.html"));
     }
 }

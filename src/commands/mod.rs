@@ -11,4 +11,5 @@ pub mod parse;
 pub mod run;
 pub mod stats;
 pub mod summary;
+pub mod transform;
 pub mod tree;

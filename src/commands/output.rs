@@ -3,11 +3,27 @@
 //! A file is created before the long work starts, under a name of its own beside the wanted one, and takes the wanted
 //! name when it is complete. So an error or a full disk leaves nothing half-written and never costs an older report.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+
+/// The name of a report that got none: for `memtrace-app.4711.bin` and `flamegraph`, `memtrace-flamegraph-app.4711.html`
+/// in the same folder. Of several captures it is the first one's, with the number of the others.
+pub fn beside(capture: &Path, n_others: usize, report: &str, suffix: &str) -> PathBuf {
+    let stem = capture.file_stem().unwrap_or_default().as_encoded_bytes();
+    let stem = stem.strip_prefix(b"memtrace-").unwrap_or(stem);
+    let mut name = OsString::from(format!("memtrace-{report}-"));
+    name.push(OsStr::from_bytes(stem));
+    if n_others > 0 {
+        name.push(format!("-and-{n_others}-more"));
+    }
+    name.push(suffix);
+    capture.with_file_name(name)
+}
 
 /// An output that is being made. Dropped before it is finished, it leaves nothing behind.
 pub struct Output {
@@ -46,7 +62,7 @@ impl Output {
     }
 
     /// Writes the report.
-    pub fn finish(mut self, write: impl Fn(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    pub fn finish(mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
         let Some(target) = &mut self.target else {
             let mut out = BufWriter::new(io::stdout().lock());
             return match write(&mut out).and_then(|()| out.flush()) {
@@ -100,6 +116,17 @@ fn part_beside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_stands_beside_its_capture_under_its_name() {
+        let name = |capture: &str| beside(Path::new(capture), 0, "flamegraph", ".html").to_str().unwrap().to_owned();
+        assert_eq!(name("/tmp/memtrace-app.4711.bin"), "/tmp/memtrace-flamegraph-app.4711.html");
+        assert_eq!(name("out.bin"), "memtrace-flamegraph-out.html");
+        assert_eq!(name("runs/out"), "runs/memtrace-flamegraph-out.html");
+        assert_eq!(name("memtrace-.bin"), "memtrace-flamegraph-.html");
+        let several = beside(Path::new("a.1.bin"), 2, "csv", ".csv");
+        assert_eq!(several.to_str(), Some("memtrace-csv-a.1-and-2-more.csv"));
+    }
 
     fn folder(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("memtrace-output-{name}-{}", std::process::id()));

@@ -1,7 +1,7 @@
 //! Reading the captures that a command names: each by itself with a fold of its own, so that every process is seen at
 //! its own peak, and their tables put together afterwards. A merged report is the sum of its parts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -9,6 +9,7 @@ use std::thread;
 use anyhow::Result;
 
 use crate::capture::Capture;
+use crate::commands::output;
 use crate::model::{Event, Facts, Handles, Model};
 
 /// Captures that were opened, so that a wrong one is the first thing to be told.
@@ -29,9 +30,14 @@ impl Captures {
         Ok(Captures { captures: captures? })
     }
 
-    /// The first one's path, and how many others there are.
-    pub fn name(&self) -> (&Path, usize) {
-        (self.captures[0].path(), self.captures.len() - 1)
+    /// Where a report goes that got no name.
+    pub fn output_name(&self, report: &str, suffix: &str) -> PathBuf {
+        output::beside(self.captures[0].path(), self.captures.len() - 1, report, suffix)
+    }
+
+    /// The capture, when there is only one.
+    pub fn only(&self) -> Option<&Capture> {
+        if let [only] = self.captures.as_slice() { Some(only) } else { None }
     }
 
     /// When the first of them began; 0 when none says.

@@ -25,6 +25,11 @@ impl FrameId {
     pub fn index(self) -> usize {
         self.0 as usize
     }
+
+    /// The frame with this number, which must be below `n_frames()` of its model.
+    pub fn from_index(index: usize) -> FrameId {
+        FrameId(u32::try_from(index).expect("frames are numbered with 32 bits"))
+    }
 }
 
 /// A stack of the model.

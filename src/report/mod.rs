@@ -10,3 +10,5 @@ pub mod html;
 mod origin;
 pub mod page;
 pub mod sources;
+
+pub mod transform;

@@ -141,6 +141,11 @@ fn missing_packages(python: &Python) -> String {
     std::fs::read_to_string(folder.join("missing")).unwrap_or_default()
 }
 
+/// The programs of the Python packages in `tests/tools.txt`, which `tests/run` installs.
+pub fn tools() -> PathBuf {
+    test_environment().join("venv-tools/bin")
+}
+
 /// Where `tests/run` keeps what it has made outside the checkout.
 fn test_environment() -> PathBuf {
     env::var_os("MEMTRACE_TEST_ENV")
