@@ -188,11 +188,11 @@ impl Stacks {
         true
     }
 
-    /// Whether the self-check compares this event's stack. It does as long as it has to look at 2000 frames an event, on
+    /// Whether the self-check compares this event's stack. It does as long as it has to look at 500 frames an event, on
     /// average since the last one: a recursion of a hundred thousand would take hours otherwise.
     #[cold]
     fn is_self_check_due(&mut self) -> bool {
-        const FRAMES_AN_EVENT: usize = 2000;
+        const FRAMES_AN_EVENT: usize = 500;
         self.n_uncompared += FRAMES_AN_EVENT;
         let is_due = self.n_uncompared >= self.chain.frames().len();
         if is_due {
