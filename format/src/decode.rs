@@ -1,7 +1,9 @@
 //! Bytes → record, borrowing. Input is hostile: a length is compared with the bytes that are there before it is used,
 //! and whatever the bytes are, decoding ends with a record or an error that says the offset.
 
-use crate::encode::Deltas;
+use core::ops::ControlFlow;
+
+use crate::encode::{Deltas, HOT_ROOM};
 use crate::record::*;
 use crate::turn::Turn;
 use crate::varint::{self, unzigzag};
@@ -83,6 +85,84 @@ impl<'a, 'd> Decoder<'a, 'd> {
     }
 }
 
+/// An [`Alloc`] or a [`Free`], of which a log has hundreds of millions: small, and the same for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockEvent {
+    pub address: u64,
+    /// 0 for a free, and its stack as well.
+    pub size: u64,
+    pub stack: u32,
+    pub kind: AllocatorKind,
+}
+
+impl Decoder<'_, '_> {
+    /// Decodes allocations and frees for as long as one follows the other, and hands them to `take` with their ticks (0
+    /// where there are none) until it breaks off. It may end early: what comes next is for [`next`](Decoder::next),
+    /// which would have told the same.
+    ///
+    /// Nearly all of a log goes through here. As there is room for a whole record, nothing is asked for byte by byte.
+    #[inline]
+    pub fn blocks(&mut self, mut take: impl FnMut(BlockEvent, u64) -> ControlFlow<()>) {
+        let is_shared = self.deltas.turn.is_shared;
+        while let Some(bytes) = self.bytes.get(self.offset..).and_then(|rest| rest.first_chunk::<HOT_ROOM>()) {
+            let tag = bytes[0];
+            if tag & 0x80 != 0 {
+                return;
+            }
+            let Some(kind) = AllocatorKind::from_number(tag & hot::KIND_MASK) else { return };
+            let mut end = 1;
+            let mut ticks = 0;
+            if is_shared {
+                let (number, len) = varint::read_early(bytes, end);
+                let Some(sum) = self.deltas.ticks.checked_add(number) else { return };
+                (ticks, end) = (sum, end + len);
+            }
+            let mut address = self.deltas.address;
+            if tag & hot::ADDRESS_MASK != hot::SAME {
+                let (number, len) = varint::read_early(bytes, end);
+                end += len;
+                address = self.deltas.address_of(tag, number);
+            }
+            let (mut size, mut stack) = (0, 0);
+            if !kind.is_free() {
+                let len;
+                (size, len) = varint::read_early(bytes, end);
+                end += len;
+                stack = self.deltas.stack;
+                if tag & hot::SAME_STACK == 0 {
+                    let (number, len) = varint::read_early(bytes, end);
+                    let number = (stack as i64).checked_add(unzigzag(number)).and_then(|it| u32::try_from(it).ok());
+                    let Some(number) = number else { return };
+                    (stack, end) = (number, end + len);
+                }
+                self.deltas.stack = stack;
+            }
+            if is_shared {
+                self.deltas.ticks = ticks;
+            }
+            self.deltas.touch(address);
+            self.offset += end;
+            if take(BlockEvent { address, size, stack, kind }, ticks).is_break() {
+                return;
+            }
+        }
+    }
+}
+
+impl Deltas {
+    /// The address that a number stands for, which is written in one of the ways that take a number. Which of them it is
+    /// depends on the program's data, so there is no branch.
+    #[inline(always)]
+    fn address_of(&self, tag: u8, number: u64) -> u64 {
+        let way = tag & hot::ADDRESS_MASK;
+        let is_in_region = way == hot::REGION;
+        let in_region = self.in_region(number);
+        let shift = if way == hot::DIFFERENCE { 4 } else { 0 };
+        let beside = self.address.wrapping_add((unzigzag(number) << shift) as u64);
+        core::hint::select_unpredictable(is_in_region, in_region, beside)
+    }
+}
+
 /// The undecoded rest of a record.
 struct Fields<'a> {
     bytes: &'a [u8],
@@ -150,11 +230,7 @@ impl<'a> Fields<'a> {
             return Ok(deltas.address);
         }
         let number = self.varint()?;
-        match tag & hot::ADDRESS_MASK {
-            hot::REGION => Ok(deltas.in_region(number)),
-            hot::DIFFERENCE => Ok(deltas.address.wrapping_add((unzigzag(number) << 4) as u64)),
-            _ => Ok(deltas.address.wrapping_add(unzigzag(number) as u64)),
-        }
+        Ok(deltas.address_of(tag, number))
     }
 }
 
@@ -390,6 +466,61 @@ mod tests {
                 }
                 prop_assert_eq!(decoder.deltas(), &at_end);
             }
+        }
+
+        #[test]
+        fn runs_of_blocks_are_what_they_are_one_by_one(
+            mut sequence in proptest::collection::vec((records(), 0u64..1 << 40), 1..60),
+            is_damaged: bool,
+            at in any::<proptest::sample::Index>(),
+            stops in 1usize..8,
+        ) {
+            let mut buf = vec![0u8; 64 * 1024];
+            let mut deltas = Deltas::at_block_start(START, FIRST_NODE);
+            let (mut len, mut now) = (0, 0);
+            for (record, ticks) in &mut sequence {
+                if let Record::Turn(turn) = record {
+                    turn.number += deltas.turn.number;
+                }
+                now += *ticks;
+                len += encode::record(&mut buf[len..], &mut deltas, now, record).unwrap();
+            }
+            if is_damaged {
+                buf[at.index(len)] ^= 0x55;
+            }
+            let mut plain = Vec::new();
+            let mut deltas = Deltas::at_block_start(START, FIRST_NODE);
+            let mut decoder = Decoder::new(&buf[..len], &mut deltas);
+            let end = loop {
+                match decoder.next() {
+                    Ok(Some(record)) => plain.push((record, decoder.deltas().ticks)),
+                    other => break (other, decoder.offset()),
+                }
+            };
+            let mut fast = Vec::new();
+            let mut fast_deltas = Deltas::at_block_start(START, FIRST_NODE);
+            let mut decoder = Decoder::new(&buf[..len], &mut fast_deltas);
+            let fast_end = loop {
+                let is_shared = decoder.deltas().turn.is_shared;
+                let before = decoder.deltas().ticks;
+                let mut n = 0;
+                decoder.blocks(|BlockEvent { address, size, stack, kind }, ticks| {
+                    let record = match kind.is_free() {
+                        true => Record::Free(Free { kind, address }),
+                        false => Record::Alloc(Alloc { kind, address, size, stack }),
+                    };
+                    fast.push((record, if is_shared { ticks } else { before }));
+                    n += 1;
+                    if n == stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+                match decoder.next() {
+                    Ok(Some(record)) => fast.push((record, decoder.deltas().ticks)),
+                    other => break (other, decoder.offset()),
+                }
+            };
+            prop_assert_eq!(fast, plain);
+            prop_assert_eq!(fast_end, end);
+            prop_assert_eq!(fast_deltas, deltas);
         }
 
         #[test]

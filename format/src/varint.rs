@@ -108,6 +108,23 @@ pub fn read(bytes: &[u8]) -> Option<(u64, usize)> {
     }
 }
 
+/// [`read`] at one of the first places of a large buffer, without a question about room.
+#[inline(always)]
+pub fn read_early(bytes: &[u8; HOT_ROOM], place: usize) -> (u64, usize) {
+    let place = place % N_EARLY;
+    let word = read_word(bytes, place);
+    if word & 0xff == 0 {
+        return (read_word(bytes, place + 1), MAX_LEN);
+    }
+    let len = word.trailing_zeros() as usize + 1;
+    (word << (64 - 8 * len) >> (64 - 7 * len), len)
+}
+
+#[inline(always)]
+fn read_word(bytes: &[u8; HOT_ROOM], place: usize) -> u64 {
+    bytes.get(place..).and_then(|rest| rest.first_chunk::<8>()).map_or(0, |word| u64::from_le_bytes(*word))
+}
+
 /// A long number, or one near the end of the bytes.
 #[cold]
 fn read_slowly(bytes: &[u8]) -> Option<(u64, usize)> {
@@ -135,6 +152,9 @@ mod tests {
         assert_eq!(read(&buf[3..end]), Some((value, len(value))), "{value} at the end of the bytes");
         assert_eq!(read(&buf[3..end - 1]), None, "{value} cut off");
         assert_eq!(buf[..3], [0xaa; 3]);
+        let mut early = [0xaau8; HOT_ROOM];
+        write(&mut early, N_EARLY - 1, value);
+        assert_eq!(read_early(&early, N_EARLY - 1), (value, len(value)));
     }
 
     #[test]

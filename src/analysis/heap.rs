@@ -48,6 +48,12 @@ impl Heap {
         Heap { live: Live::new(rule), sites: Sites::new(detail), sums: Sums::default() }
     }
 
+    /// Takes events that follow each other; faster than one by one.
+    pub fn take_all(&mut self, model: &Model, events: &[Event]) {
+        self.live.look_ahead(events);
+        events.iter().for_each(|event| self.take(model, event));
+    }
+
     #[inline]
     pub fn take(&mut self, model: &Model, event: &Event) {
         let sums = &mut self.sums;

@@ -181,6 +181,12 @@ impl Intervals {
         }
     }
 
+    /// Takes events that follow each other; faster than one by one.
+    pub fn take_all(&mut self, model: &Model, events: &[Event]) {
+        self.live.look_ahead(events);
+        events.iter().for_each(|event| self.take(model, event));
+    }
+
     #[inline]
     pub fn take(&mut self, model: &Model, event: &Event) {
         if event.turn >= self.open.until_turn {

@@ -4,17 +4,16 @@
 //! address is ignored, and an address that is handed out again while it is alive had a free that was missed, so the
 //! old block goes.
 
-use hashbrown::HashMap;
 use memtrace_format::AllocatorKind;
 
 use super::mappings::{Class, Mappings, MmapRule, Pieces};
-use crate::model::{Action, Event, Model, StackId};
+use super::table::Table;
+use crate::model::{Action, Event, Model};
 
 /// A block or a piece of a mapping that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holding<T> {
     pub bytes: u64,
-    pub stack: StackId,
     /// What the fold wants to know about it again.
     pub tag: T,
 }
@@ -33,7 +32,7 @@ pub enum Change<T> {
 }
 
 pub struct Live<T> {
-    blocks: HashMap<u64, Holding<T>>,
+    blocks: Table<T>,
     mappings: Mappings<T>,
     /// By lane: what its last free or munmap took, for a restore.
     undo: Vec<Undo<T>>,
@@ -59,7 +58,7 @@ const MAX_HEAP_BYTES: u64 = 1 << 62;
 impl<T: Copy> Live<T> {
     pub fn new(rule: MmapRule) -> Live<T> {
         Live {
-            blocks: HashMap::new(),
+            blocks: Table::new(),
             mappings: Mappings::default(),
             undo: Vec::new(),
             rule,
@@ -77,12 +76,13 @@ impl<T: Copy> Live<T> {
 
     /// Everything that is alive and counts.
     pub fn for_each(&self, take: &mut impl FnMut(&Holding<T>)) {
-        self.blocks.values().chain(self.mappings.counted()).for_each(take);
+        self.blocks.for_each(take);
+        self.mappings.counted().for_each(take);
     }
 
     /// Gives everything that is alive, or may come back to life, another tag.
     pub fn retag(&mut self, new: &mut impl FnMut(T) -> T) {
-        self.blocks.values_mut().for_each(|holding| holding.tag = new(holding.tag));
+        self.blocks.retag(new);
         self.mappings.retag(new);
         for undo in &mut self.undo {
             match undo {
@@ -93,13 +93,28 @@ impl<T: Copy> Live<T> {
         }
     }
 
+    /// Has the processor fetch what the next events are about, so that none of them waits for memory.
+    #[inline]
+    pub fn look_ahead(&self, events: &[Event]) {
+        if !self.blocks.is_large() {
+            return;
+        }
+        let mut seen = 0;
+        for event in events {
+            if let Action::Alloc { address, .. } | Action::Free { address, .. } = event.action {
+                seen ^= self.blocks.touch(address);
+            }
+        }
+        std::hint::black_box(seen);
+    }
+
     /// Applies an event; `tag` goes with what it allocates, and `change` hears what it does.
     #[inline]
     pub fn apply(&mut self, model: &Model, event: &Event, tag: T, change: &mut impl FnMut(Change<T>)) {
         match event.action {
-            Action::Alloc { kind, address, size, stack } => {
+            Action::Alloc { kind, address, size, .. } => {
                 let bytes = self.believable(size);
-                let holding = Holding { bytes, stack, tag };
+                let holding = Holding { bytes, tag };
                 if let Some(old) = self.blocks.insert(address, holding) {
                     self.n_replaced += 1;
                     self.heap_bytes -= old.bytes;
@@ -109,7 +124,7 @@ impl<T: Copy> Live<T> {
                 change(Change::Allocated(holding, kind));
             }
             Action::Free { address, .. } => {
-                let undo = match self.blocks.remove(&address) {
+                let undo = match self.blocks.remove(address) {
                     Some(holding) => {
                         self.heap_bytes -= holding.bytes;
                         change(Change::Freed(holding));
@@ -141,17 +156,17 @@ impl<T: Copy> Live<T> {
                 }
                 Undo::Pieces(pieces) => self.put_back(pieces, change),
             },
-            Action::Mmap { address, len, prot, flags, is_arena, stack } => {
+            Action::Mmap { address, len, prot, flags, is_arena, .. } => {
                 let is_counted_apart = is_arena && model.process().facts.records_python_objects(event.image);
                 let class = self.rule.class(prot, flags, is_counted_apart);
                 let len = self.believable(len);
-                self.map(address, len, class, Holding { bytes: len, stack, tag }, change);
+                self.map(address, len, class, Holding { bytes: len, tag }, change);
             }
             Action::Munmap { address, len, .. } => {
                 let pieces = self.unmap(address, len, change, Change::Freed);
                 *self.undo_slot(event.lane) = Undo::Pieces(pieces);
             }
-            Action::Mremap { old_address, address, len, flags, is_arena, stack } => {
+            Action::Mremap { old_address, address, len, flags, is_arena, .. } => {
                 const DONTUNMAP: u32 = 4;
                 let taken = std::mem::replace(self.undo_slot(event.lane), Undo::Nothing);
                 let mut class = self.mappings.class_at(old_address);
@@ -165,12 +180,11 @@ impl<T: Copy> Live<T> {
                 let is_counted_apart = is_arena && model.process().facts.records_python_objects(event.image);
                 let class = class.unwrap_or(if is_counted_apart { Class::Arena } else { Class::Heap });
                 let len = self.believable(len);
-                self.map(address, len, class, Holding { bytes: len, stack, tag }, change);
+                self.map(address, len, class, Holding { bytes: len, tag }, change);
             }
             Action::ImageStart => {
-                for (_, holding) in self.blocks.drain() {
-                    change(Change::Vanished(holding));
-                }
+                std::mem::replace(&mut self.blocks, Table::new())
+                    .for_each(&mut |holding| change(Change::Vanished(*holding)));
                 self.mappings.clear(&mut |holding| change(Change::Vanished(holding)));
                 self.undo.clear();
                 self.heap_bytes = 0;

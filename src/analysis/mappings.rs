@@ -183,7 +183,6 @@ impl<T: Copy> Mappings<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::StackId;
 
     const PAGE: u64 = 4096;
 
@@ -192,7 +191,7 @@ mod tests {
     }
 
     fn map(mappings: &mut Mappings<()>, start: u64, end: u64) {
-        let holding = Holding { bytes: 0, stack: StackId::EMPTY, tag: () };
+        let holding = Holding { bytes: 0, tag: () };
         mappings.insert(start * PAGE, (end - start) * PAGE, Class::Heap, holding);
     }
 

@@ -8,6 +8,7 @@ mod mappings;
 pub mod sites;
 pub mod stats;
 pub mod summary;
+mod table;
 pub mod temporary;
 pub mod tree;
 

@@ -8,7 +8,7 @@ use super::mappings::MmapRule;
 use crate::model::{Action, Event, Handles, Model, StackId};
 
 pub struct Stats {
-    live: Live<()>,
+    live: Live<StackId>,
     pub n_allocations: u64,
     pub bytes: u64,
     /// Allocations and frees together.
@@ -37,6 +37,12 @@ impl Stats {
         }
     }
 
+    /// Takes events that follow each other; faster than one by one.
+    pub fn take_all(&mut self, model: &Model, events: &[Event]) {
+        self.live.look_ahead(events);
+        events.iter().for_each(|event| self.take(model, event));
+    }
+
     pub fn take(&mut self, model: &Model, event: &Event) {
         let Stats { live, n_allocations, bytes, n_events, peak_bytes, heap_bytes, by_kind, sizes, by_stack, .. } = self;
         match event.action {
@@ -44,13 +50,14 @@ impl Stats {
             Action::Mmap { .. } | Action::Munmap { .. } | Action::Mremap { .. } => *n_events += 1,
             _ => {}
         }
-        live.apply(model, event, (), &mut |change| match change {
+        let stack = event.action.stack().unwrap_or(StackId::EMPTY);
+        live.apply(model, event, stack, &mut |change| match change {
             Change::Allocated(holding, kind) => {
                 *n_allocations += 1;
                 *bytes = bytes.saturating_add(holding.bytes);
                 by_kind[kind as usize] += 1;
                 sizes.add(holding.bytes, 1);
-                add(by_stack, holding.stack, holding.bytes, 1);
+                add(by_stack, holding.tag, holding.bytes, 1);
                 *heap_bytes += holding.bytes;
                 *peak_bytes = (*peak_bytes).max(*heap_bytes);
             }

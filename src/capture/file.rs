@@ -10,9 +10,11 @@ use anyhow::{Context, Result, bail};
 use memtrace_format::{FileHeader, HEADER_LEN, MAGIC, VERSION, clock, state, stop_reason};
 use zerocopy::FromBytes;
 
+use super::batch::Batch;
 use super::blocks::{self, Block};
+use super::events::Events;
 use super::info::{self, CaptureInfo};
-use super::{merge, metadata};
+use super::{ahead, metadata};
 use crate::model::facts::{Facts, RecordingState};
 use crate::model::{Clock, Event, Model};
 
@@ -101,16 +103,38 @@ impl Capture {
         begin: impl FnOnce(&Model),
         mut take: impl FnMut(&Model, &Event) -> ControlFlow<()>,
     ) -> Result<Model> {
+        self.read_batches(begin, |model, events| events.iter().try_for_each(|event| take(model, event)))
+    }
+
+    /// Like [`read_while`](Capture::read_while), many events at a time; a fold can look ahead in them. The model may
+    /// know stacks already that only later events have.
+    pub fn read_batches(
+        &self,
+        begin: impl FnOnce(&Model),
+        take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>,
+    ) -> Result<Model> {
+        self.read_by(begin, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
+    }
+
+    /// With a way of decoding the blocks.
+    pub(super) fn read_by<T: FnMut(&Model, &[Event]) -> ControlFlow<()>>(
+        &self,
+        begin: impl FnOnce(&Model),
+        take: T,
+        decode: impl FnOnce(&[Block], &mut dyn FnMut(&Batch) -> ControlFlow<()>) -> Result<()>,
+    ) -> Result<Model> {
         let named = || format!("cannot read {}", self.path.display());
         let mut model = Model::new(self.facts.clone(), clock_of(&self.header));
+        let facts = &mut model.process_mut().facts;
         // First how far the lanes have come, then the metadata: what the lanes refer to is written before they do.
-        let found = blocks::scan_lanes(&self.file, &mut model.process_mut().facts).with_context(named)?;
+        let found = blocks::scan_lanes(&self.file, facts).with_context(named)?;
         let described = blocks::scan(&self.file, None).with_context(named)?;
+        facts.end = described.iter().rev().find_map(|block| metadata::read_end(&self.file, block));
         metadata::read(&self.file, &described, &mut model).with_context(named)?;
-        model.process_mut().facts.end = described.iter().rev().find_map(|block| metadata::read_end(&self.file, block));
         begin(&model);
         let lanes: Vec<Block> = found.into_iter().filter(Block::has_events).collect();
-        merge::run(&self.file, &lanes, &mut model, &mut take).with_context(named)?;
+        let mut events = Events::new(&mut model, take);
+        decode(&lanes, &mut |batch| events.tell(batch)).with_context(named)?;
         Ok(model)
     }
 }

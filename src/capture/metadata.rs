@@ -107,7 +107,11 @@ fn each_record(
         };
         payload.start += decoder.offset();
         match problem {
-            None | Some(Problem::CutOff) if payload.has_more() => payload.fill(file, &mut model.process_mut().facts)?,
+            None | Some(Problem::CutOff) if payload.has_more() => {
+                if let Some(lost) = payload.fill(file)? {
+                    model.process_mut().facts.add_damage(lost.offset, lost.bytes, lost.what);
+                }
+            }
             None => {}
             Some(_) => {
                 let (offset, bytes) = payload.rest();

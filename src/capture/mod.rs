@@ -2,14 +2,19 @@
 //! still writing.
 //!
 //! ```text
-//! file ── scan ──> blocks ──> lanes ── merge ──> events
-//!                     └─ metadata ──> model
+//! file ── scan ──> blocks ──> lanes ── merge ──> batches of records ──> events
+//!                     └─ metadata ──> model ────────────────────────────┘
 //! ```
+//!
+//! Up to the batches, a long log is decoded on a thread of its own.
 //!
 //! The file is read in pieces and never mapped: it may shrink under us. No number in it is believed before it was
 //! compared with the bytes that are there.
 
+mod ahead;
+mod batch;
 pub mod blocks;
+mod events;
 mod file;
 pub mod info;
 mod lane;

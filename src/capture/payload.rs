@@ -10,7 +10,7 @@ use zstd::bulk::Decompressor;
 
 use super::blocks::Block;
 use super::file::read_at;
-use crate::model::Facts;
+use crate::model::Damage as Lost;
 
 /// Bytes of a payload that are held at a time, unless one record is longer.
 const WINDOW_LEN: usize = 64 * 1024;
@@ -101,8 +101,9 @@ impl Payload {
         if self.compressed.is_some() { (self.file_offset, held) } else { (self.file_offset - held, held + self.unread) }
     }
 
-    /// Drops what is decoded and reads on. When the file has shrunk meanwhile, whatever is whole can still be decoded.
-    pub fn fill(&mut self, file: &File, facts: &mut Facts) -> Result<()> {
+    /// Drops what is decoded and reads on. When the file has shrunk meanwhile, whatever is whole can still be decoded; the
+    /// rest is returned.
+    pub fn fill(&mut self, file: &File) -> Result<Option<Lost>> {
         self.bytes.drain(..self.start);
         self.start = 0;
         let held = self.bytes.len();
@@ -114,11 +115,11 @@ impl Payload {
         self.bytes.truncate(held + n_read);
         self.file_offset += n_read as u64;
         self.unread -= n_read as u64;
-        if n_read < wanted {
-            facts.add_damage(self.file_offset, self.unread, "the file ends inside a block");
-            self.unread = 0;
+        if n_read == wanted {
+            return Ok(None);
         }
-        Ok(())
+        let bytes = std::mem::take(&mut self.unread);
+        Ok(Some(Lost { offset: self.file_offset, bytes, what: "the file ends inside a block".into() }))
     }
 }
 

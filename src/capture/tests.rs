@@ -12,6 +12,8 @@ use super::Capture;
 use crate::model::{Action, Event, Model};
 use crate::testlog::Log;
 
+mod orders;
+
 /// A file that goes with its test.
 struct Saved(PathBuf);
 

@@ -88,15 +88,17 @@ impl Folds {
         Folds { question, heap: Heap::new(rule, Detail::Stack), temporary, n_allocations: 0, n_frees: 0 }
     }
 
-    fn take(&mut self, model: &Model, event: &Event) {
-        match event.action {
-            Action::Alloc { .. } | Action::Mmap { .. } | Action::Mremap { .. } => self.n_allocations += 1,
-            Action::Free { .. } | Action::Munmap { .. } => self.n_frees += 1,
-            _ => {}
+    fn take(&mut self, model: &Model, events: &[Event]) {
+        for event in events {
+            match event.action {
+                Action::Alloc { .. } | Action::Mmap { .. } | Action::Mremap { .. } => self.n_allocations += 1,
+                Action::Free { .. } | Action::Munmap { .. } => self.n_frees += 1,
+                _ => {}
+            }
         }
-        self.heap.take(model, event);
+        self.heap.take_all(model, events);
         if let Some(temporary) = &mut self.temporary {
-            temporary.take(model, event);
+            temporary.take_all(model, events);
         }
     }
 

@@ -52,15 +52,15 @@ impl Folds {
         Folds { intervals: Intervals::new(rule, offset_nanos), temporary, n_events: 0 }
     }
 
-    fn take(&mut self, model: &Model, event: &Event) {
-        match event.action {
-            Action::Alloc { .. } | Action::Free { .. } => self.n_events += 1,
-            Action::Mmap { .. } | Action::Munmap { .. } | Action::Mremap { .. } => self.n_events += 1,
-            _ => {}
-        }
-        self.intervals.take(model, event);
+    fn take(&mut self, model: &Model, events: &[Event]) {
+        let counts = |event: &&Event| {
+            use Action::{Alloc, Free, Mmap, Mremap, Munmap};
+            matches!(event.action, Alloc { .. } | Free { .. } | Mmap { .. } | Munmap { .. } | Mremap { .. })
+        };
+        self.n_events += events.iter().filter(counts).count() as u64;
+        self.intervals.take_all(model, events);
         if let Some(temporary) = &mut self.temporary {
-            temporary.take(model, event);
+            temporary.take_all(model, events);
         }
     }
 

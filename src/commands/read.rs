@@ -1,6 +1,7 @@
 //! Reading the captures that a command names: each by itself with a fold of its own, so that every process is seen at
 //! its own peak, and their tables put together afterwards. A merged report is the sum of its parts.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,17 +47,21 @@ impl Captures {
         starts.filter(|&start| start > 0).min().unwrap_or(0)
     }
 
-    /// Reads each of them: `take` gets every event and the fold that `begin` made for the capture, of which `finish`
-    /// makes an answer. As many are read at a time as there are processors.
+    /// Reads each of them: `take` gets all events, many at a time, and the fold that `begin` made for the capture, of
+    /// which `finish` makes an answer. As many are read at a time as there are processors.
     pub fn read<F, A: Send>(
         &self,
         begin: impl Fn(&Facts) -> F + Sync,
-        take: impl Fn(&mut F, &Model, &Event) + Sync,
+        take: impl Fn(&mut F, &Model, &[Event]) + Sync,
         finish: impl Fn(F, &Model) -> A + Sync,
     ) -> Result<(Model, Vec<Part<A>>)> {
         let read_one = |capture: &Capture| -> Result<(Model, A)> {
             let mut fold = begin(capture.facts());
-            let model = capture.read(|model, event| take(&mut fold, model, event))?;
+            let take = |model: &Model, events: &[Event]| {
+                take(&mut fold, model, events);
+                ControlFlow::Continue(())
+            };
+            let model = capture.read_batches(|_| {}, take)?;
             let answer = finish(fold, &model);
             Ok((model, answer))
         };

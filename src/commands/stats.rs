@@ -14,9 +14,9 @@ pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let captures = Captures::open(&args.captures)?;
     let out = Output::create(args.output.as_deref(), args.force)?;
     let rule = if args.all_mappings { MmapRule::All } else { MmapRule::Memory };
-    let take = |(stats, last_turn): &mut (Stats, u64), model: &Model, event: &Event| {
-        *last_turn = event.turn;
-        stats.take(model, event);
+    let take = |(stats, last_turn): &mut (Stats, u64), model: &Model, events: &[Event]| {
+        *last_turn = events.last().map_or(*last_turn, |event| event.turn);
+        stats.take_all(model, events);
     };
     let (model, parts) = captures.read(|_| (Stats::new(rule), 0), take, |fold, _| fold)?;
     let mut totals = Stats::new(rule);

@@ -70,10 +70,10 @@ impl Folds {
         Folds { question, heap: Heap::new(rule, detail), temporary }
     }
 
-    fn take(&mut self, model: &Model, event: &Event) {
-        self.heap.take(model, event);
+    fn take(&mut self, model: &Model, events: &[Event]) {
+        self.heap.take_all(model, events);
         if let Some(temporary) = &mut self.temporary {
-            temporary.take(model, event);
+            temporary.take_all(model, events);
         }
     }
 

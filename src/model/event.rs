@@ -83,6 +83,15 @@ pub enum Action {
 }
 
 impl Action {
+    /// The stack of an event that has one.
+    #[inline]
+    pub fn stack(&self) -> Option<StackId> {
+        match *self {
+            Action::Alloc { stack, .. } | Action::Mmap { stack, .. } | Action::Mremap { stack, .. } => Some(stack),
+            _ => None,
+        }
+    }
+
     /// Whether it gives memory back (or undoes that). On equal ticks of a shared turn these come first, because a free is
     /// stamped before the real call and an allocation after it.
     pub fn comes_first(&self) -> bool {

@@ -32,7 +32,7 @@ const PAGE_BYTES: u64 = 4096;
 /// Follows the events of one capture and writes what they do. Each event is handed over with the model as it is then.
 pub struct Heaptrack<W> {
     out: W,
-    live: Live<()>,
+    live: Live<StackId>,
     n_strings: u64,
     functions: HashMap<StringId, u64>,
     files: HashMap<StringId, u64>,
@@ -43,7 +43,7 @@ pub struct Heaptrack<W> {
     /// By size and stack.
     allocations: HashMap<(u64, StackId), u64>,
     /// What the event at hand does.
-    changes: Vec<(char, Holding<()>)>,
+    changes: Vec<(char, Holding<StackId>)>,
     millis: u64,
 }
 
@@ -80,7 +80,8 @@ impl<W: Write> Heaptrack<W> {
             _ => {}
         }
         let mut changes = std::mem::take(&mut self.changes);
-        self.live.apply(model, event, (), &mut |change| {
+        let stack = event.action.stack().unwrap_or(StackId::EMPTY);
+        self.live.apply(model, event, stack, &mut |change| {
             changes.push(match change {
                 Change::Allocated(holding, _) | Change::Restored(holding) | Change::Remains(holding) => ('+', holding),
                 Change::Freed(holding) | Change::Vanished(holding) => ('-', holding),
@@ -108,12 +109,12 @@ impl<W: Write> Heaptrack<W> {
         Ok(())
     }
 
-    fn allocation(&mut self, model: &Model, holding: Holding<()>) -> Result<u64> {
-        let key = (holding.bytes, holding.stack);
+    fn allocation(&mut self, model: &Model, holding: Holding<StackId>) -> Result<u64> {
+        let key = (holding.bytes, holding.tag);
         if let Some(&known) = self.allocations.get(&key) {
             return Ok(known);
         }
-        let trace = self.trace(model, holding.stack)?;
+        let trace = self.trace(model, holding.tag)?;
         // Unlike everything else these are counted from 0.
         let number = self.allocations.len() as u64;
         self.allocations.insert(key, number);

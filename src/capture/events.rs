@@ -1,0 +1,236 @@
+//! Batches of records as events: what was a number of the log becomes a handle of the model here.
+//!
+//! When an image's first event comes, the image starts and the one before is gone: exec has ended all its threads.
+
+use std::ops::ControlFlow;
+
+use memtrace_format::decode::BlockEvent;
+use memtrace_format::{LAUNCHER_IMAGE, record};
+
+use super::batch::{Batch, Step};
+use crate::model::{Action, Event, Model, StackId, ThreadKey};
+
+/// How many events are handed over at a time: so many that a fold can look ahead, and few enough for the nearest cache.
+const N_AT_A_TIME: usize = 256;
+
+/// Fills the model, and hands the events on.
+pub struct Events<'m, T> {
+    pub model: &'m mut Model,
+    take: T,
+    events: Vec<Event>,
+    lanes: Vec<Lane>,
+    current: usize,
+    /// Which image the stream has come to.
+    image: Option<u16>,
+}
+
+/// What is known of a lane where it was left.
+#[derive(Default)]
+struct Lane {
+    image: u16,
+    thread: u32,
+    turn: u64,
+    nodes: Nodes,
+}
+
+impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
+    pub fn new(model: &'m mut Model, take: T) -> Events<'m, T> {
+        let events = Vec::with_capacity(N_AT_A_TIME);
+        Events { model, take, events, lanes: vec![Lane::default()], current: 0, image: None }
+    }
+
+    /// Hands over what a batch holds, for as long as it is wanted.
+    pub fn tell(&mut self, batch: &Batch) -> ControlFlow<()> {
+        let mut told = 0;
+        for (at, step) in &batch.steps {
+            self.blocks(batch.blocks.get(told..*at).unwrap_or(&[]))?;
+            told = *at;
+            self.step(step)?;
+        }
+        self.blocks(batch.blocks.get(told..).unwrap_or(&[]))?;
+        self.flush()
+    }
+
+    fn blocks(&mut self, mut blocks: &[BlockEvent]) -> ControlFlow<()> {
+        if blocks.is_empty() || !self.is_in_current_image()? {
+            return ControlFlow::Continue(());
+        }
+        while !blocks.is_empty() {
+            let (now, later) = blocks.split_at(blocks.len().min(N_AT_A_TIME - self.events.len()));
+            let Events { model, events, lanes, current, .. } = self;
+            let Lane { image, thread, turn, nodes } = &lanes[*current];
+            let lane = *current as u32;
+            events.extend(now.iter().map(|&BlockEvent { address, size, stack, kind }| {
+                let action = match kind.is_free() {
+                    true => Action::Free { kind, address },
+                    false => Action::Alloc { kind, address, size, stack: nodes.stack(stack, model) },
+                };
+                Event { turn: *turn, image: *image, lane, thread: *thread, action }
+            }));
+            self.flush_if_full()?;
+            blocks = later;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn step(&mut self, step: &Step) -> ControlFlow<()> {
+        let Events { model, lanes, current, .. } = self;
+        let lane = &mut lanes[*current];
+        let action = match step {
+            Step::Lane { number, image } => {
+                self.go_to_lane(*number, *image);
+                return ControlFlow::Continue(());
+            }
+            Step::Block { turn, thread, first_node } => {
+                (lane.turn, lane.thread) = (*turn, *thread);
+                lane.nodes.begin_block(*first_node);
+                return ControlFlow::Continue(());
+            }
+            Step::EndOfLane => {
+                lane.nodes = Nodes::default();
+                return ControlFlow::Continue(());
+            }
+            Step::Turn(turn) => {
+                lane.turn = *turn;
+                return ControlFlow::Continue(());
+            }
+            Step::Node(node) => {
+                let parent = lane.nodes.stack(node.parent, model);
+                let frame = model.frame_at(lane.image, node.code, node.offset);
+                lane.nodes.push(model.extend_stack(parent, frame));
+                return ControlFlow::Continue(());
+            }
+            Step::Damage(damage) => {
+                model.process_mut().facts.add_damage(damage.offset, damage.bytes, damage.what.as_str());
+                return ControlFlow::Continue(());
+            }
+            Step::Mmap(record::Mmap { address, len, prot, flags, is_arena, stack }) => {
+                let stack = lane.nodes.stack(*stack, model);
+                Action::Mmap { address: *address, len: *len, prot: *prot, flags: *flags, is_arena: *is_arena, stack }
+            }
+            Step::Mremap(record::Mremap { old_address, address, len, flags, is_arena, stack }) => {
+                let stack = lane.nodes.stack(*stack, model);
+                let (old_address, address, len) = (*old_address, *address, *len);
+                Action::Mremap { old_address, address, len, flags: *flags, is_arena: *is_arena, stack }
+            }
+            Step::Thread(it) => {
+                lane.thread = it.thread;
+                Action::Thread { os_tid: it.os_tid, pthread: it.pthread }
+            }
+            Step::ThreadName { pthread, name } => {
+                let name = model.intern(&String::from_utf8_lossy(name));
+                Action::ThreadName { pthread: *pthread, name, named: None }
+            }
+            Step::Other(action) => *action,
+        };
+        self.event(action)
+    }
+
+    fn event(&mut self, mut action: Action) -> ControlFlow<()> {
+        if !self.is_in_current_image()? {
+            return ControlFlow::Continue(());
+        }
+        let Lane { image, thread, turn, .. } = self.lanes[self.current];
+        let this = ThreadKey { image, number: thread };
+        let threads = &mut self.model.process_mut().threads;
+        match &mut action {
+            Action::Thread { os_tid, pthread } => threads.appear(this, *os_tid, *pthread),
+            Action::ThreadName { pthread, name, named } => *named = threads.name(this, *pthread, *name),
+            _ => {}
+        }
+        self.events.push(Event { turn, image, lane: self.current as u32, thread, action });
+        self.flush_if_full()
+    }
+
+    /// Before an event of the current lane: starts its image when it is the next one, and says no when it is gone. No
+    /// thread of an image survives an exec, and its addresses mean nothing then.
+    fn is_in_current_image(&mut self) -> ControlFlow<(), bool> {
+        let Lane { image, turn, .. } = self.lanes[self.current];
+        if image == LAUNCHER_IMAGE || self.image == Some(image) {
+            return ControlFlow::Continue(true);
+        }
+        if self.image.is_some_and(|current| image < current) {
+            return ControlFlow::Continue(false);
+        }
+        self.image = Some(image);
+        self.model.process_mut().facts.image_mut(image);
+        let lane = self.current as u32;
+        self.events.push(Event { turn, image, lane, thread: 0, action: Action::ImageStart });
+        self.flush_if_full()?;
+        ControlFlow::Continue(true)
+    }
+
+    fn go_to_lane(&mut self, number: u32, image: u16) {
+        self.current = number as usize;
+        if self.current >= self.lanes.len() {
+            self.lanes.resize_with(self.current + 1, Lane::default);
+        }
+        self.lanes[self.current].image = image;
+    }
+
+    fn flush_if_full(&mut self) -> ControlFlow<()> {
+        if self.events.len() < N_AT_A_TIME { ControlFlow::Continue(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> ControlFlow<()> {
+        let flow =
+            if self.events.is_empty() { ControlFlow::Continue(()) } else { (self.take)(self.model, &self.events) };
+        self.events.clear();
+        flow
+    }
+}
+
+/// A lane's nodes as stacks of the model. Runs of nodes in lost blocks are gaps between segments.
+#[derive(Default)]
+struct Nodes {
+    segments: Vec<Segment>,
+}
+
+struct Segment {
+    /// Number of its first node.
+    first: u32,
+    stacks: Vec<StackId>,
+}
+
+impl Nodes {
+    /// `n_before` nodes were introduced by earlier blocks, whether we have seen them or not.
+    fn begin_block(&mut self, n_before: u32) {
+        let first = n_before.saturating_add(1);
+        // Numbers are not given twice: a block that claims less than we saw replaces what it contradicts.
+        while let Some(last) = self.segments.last_mut() {
+            if last.first >= first {
+                self.segments.pop();
+                continue;
+            }
+            last.stacks.truncate((first - last.first) as usize);
+            if last.first as u64 + last.stacks.len() as u64 == first as u64 {
+                return;
+            }
+            break;
+        }
+        self.segments.push(Segment { first, stacks: Vec::new() });
+    }
+
+    fn push(&mut self, stack: StackId) {
+        match self.segments.last_mut() {
+            Some(last) => last.stacks.push(stack),
+            None => self.segments.push(Segment { first: 1, stacks: vec![stack] }),
+        }
+    }
+
+    #[inline]
+    fn stack(&self, node: u32, model: &mut Model) -> StackId {
+        if node == 0 {
+            return StackId::EMPTY;
+        }
+        for segment in self.segments.iter().rev() {
+            if let Some(index) = node.checked_sub(segment.first) {
+                match segment.stacks.get(index as usize) {
+                    Some(&stack) => return stack,
+                    None => break,
+                }
+            }
+        }
+        model.lost_stack()
+    }
+}

@@ -1,0 +1,179 @@
+//! Generated logs: whatever lanes, turns, blocks and threads there are, events come as they happened.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use memtrace_format::turn;
+use proptest::prelude::*;
+
+use super::super::ahead;
+use super::*;
+
+#[derive(Clone, Debug)]
+struct Drawn {
+    lane: u32,
+    what: What,
+    /// Whether a turn begins with it anyhow, and of which sort it is then.
+    begins: Option<bool>,
+    ticks: u64,
+    begins_block: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Alloc { address: u64, size: u64, stack: u32 },
+    Free { address: u64 },
+    Mmap { stack: u32 },
+    Restore,
+    Node { parent: u32, code: u32 },
+}
+
+fn drawn() -> impl Strategy<Value = Vec<Drawn>> {
+    let addresses = || prop_oneof![3 => (0..500u64).prop_map(|n| 0x7f00_0000_0000 + n * 48), 1 => any::<u64>()];
+    let what = prop_oneof![
+        6 => (addresses(), any::<u64>(), any::<u32>()).prop_map(|(address, size, stack)| What::Alloc { address, size, stack }),
+        6 => addresses().prop_map(|address| What::Free { address }),
+        1 => any::<u32>().prop_map(|stack| What::Mmap { stack }),
+        1 => Just(What::Restore),
+        2 => (any::<u32>(), 1..4u32).prop_map(|(parent, code)| What::Node { parent, code }),
+    ];
+    let begins = prop_oneof![6 => Just(None), 1 => any::<bool>().prop_map(Some)];
+    let one = (0..4u32, what, begins, 1..1000u64, 0..20u32);
+    let one = one.prop_map(|(lane, what, begins, ticks, block)| Drawn {
+        lane,
+        what,
+        begins,
+        ticks,
+        begins_block: block == 0,
+    });
+    proptest::collection::vec(one, 1..400)
+}
+
+/// The log, and its events as one would tell them.
+fn written(drawn: &[Drawn]) -> (Log, Vec<String>) {
+    let mut log = Log::new();
+    for code in 1..4 {
+        log.code(code, &format!("f{code}"), "x.py", 1);
+    }
+    let mut told = Vec::new();
+    let (mut turn, mut holder, mut now) = (turn::Turn { number: 1, is_shared: true }, 0, 0);
+    let mut turns: BTreeMap<u32, turn::Turn> = BTreeMap::new();
+    let mut stacks: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for Drawn { lane, what, begins, ticks, begins_block } in drawn.iter().cloned() {
+        if begins.is_some() || (!turn.is_shared && holder != lane) {
+            turn = turn::Turn { number: turn.number + ticks, is_shared: begins.unwrap_or(false) };
+            holder = lane;
+        }
+        now += ticks;
+        let mut put = |record: Record<'_>| {
+            if begins_block {
+                log.begin_block(block_kind::EVENTS, 0, lane);
+            }
+            if turns.insert(lane, turn) != Some(turn) {
+                log.put_now(
+                    block_kind::EVENTS,
+                    0,
+                    lane,
+                    0,
+                    &Record::Turn(Turn { number: turn.number, is_shared: turn.is_shared }),
+                );
+            }
+            log.put_now(block_kind::EVENTS, 0, lane, now, &record);
+        };
+        let stacks = stacks.entry(lane).or_insert_with(|| vec![String::new()]);
+        let known = |number: u32| number % stacks.len() as u32;
+        let thread = lane + 1;
+        match what {
+            What::Node { parent, code } => {
+                let parent = known(parent);
+                put(Record::Node(Node { parent, code, offset: 0 }));
+                stacks.push(format!("f{code} {}", stacks[parent as usize]));
+            }
+            What::Alloc { address, size, stack } => {
+                let stack = known(stack);
+                put(Record::Alloc(Alloc { kind: AllocatorKind::Calloc, address, size, stack }));
+                told.push(format!("{} {thread} alloc {address} {size} {}", turn.number, stacks[stack as usize]));
+            }
+            What::Free { address } => {
+                put(Record::Free(Free { kind: AllocatorKind::Free, address }));
+                told.push(format!("{} {thread} free {address}", turn.number));
+            }
+            What::Mmap { stack } => {
+                let stack = known(stack);
+                put(Record::Mmap(Mmap { address: 1 << 30, len: 4096, prot: 3, flags: 0x22, is_arena: false, stack }));
+                told.push(format!("{} {thread} mmap {}", turn.number, stacks[stack as usize]));
+            }
+            What::Restore => {
+                put(Record::Restore(Restore));
+                told.push(format!("{} {thread} restore", turn.number));
+            }
+        }
+    }
+    (log, told)
+}
+
+fn names(model: &Model, stack: crate::model::StackId) -> String {
+    model.frames_from_leaf(stack).map(|frame| format!("{} ", model.text(frame.function))).collect()
+}
+
+fn read(capture: &Capture, is_ahead: bool) -> Vec<String> {
+    let mut told = Vec::new();
+    let take = |model: &Model, events: &[Event]| {
+        for event in events {
+            let Event { turn, thread, .. } = event;
+            told.push(match event.action {
+                Action::Alloc { address, size, stack, .. } => {
+                    format!("{turn} {thread} alloc {address} {size} {}", names(model, stack))
+                }
+                Action::Free { address, .. } => format!("{turn} {thread} free {address}"),
+                Action::Mmap { stack, .. } => format!("{turn} {thread} mmap {}", names(model, stack)),
+                Action::Restore => format!("{turn} {thread} restore"),
+                Action::ImageStart => continue,
+                other => format!("{other:?}"),
+            });
+        }
+        ControlFlow::Continue(())
+    };
+    let file = std::fs::File::open(capture.path()).unwrap();
+    let model = capture.read_by(
+        |_| {},
+        take,
+        |blocks, tell| match is_ahead {
+            true => ahead::on_two_threads(&file, blocks, tell),
+            false => ahead::on_one_thread(&file, blocks, tell),
+        },
+    );
+    assert_eq!(model.unwrap().process().facts.damage, []);
+    told
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn events_come_as_they_happened(drawn in drawn(), is_compressed: bool) {
+        let (mut log, expected) = written(&drawn);
+        log.is_compressed = is_compressed;
+        let saved = Saved::new(&format!("orders-{}", drawn.len()), &log.bytes());
+        let capture = Capture::open(&saved.0).unwrap();
+        prop_assert_eq!(&read(&capture, false), &expected);
+        prop_assert_eq!(&read(&capture, true), &expected);
+    }
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_the_decoding() {
+    let mut log = Log::new();
+    for number in 0..100_000 {
+        log.alloc(0, 1, number * 16, 8, 0);
+    }
+    let saved = Saved::new("enough", &log.bytes());
+    let capture = Capture::open(&saved.0).unwrap();
+    let file = std::fs::File::open(&saved.0).unwrap();
+    let mut n_taken = 0;
+    let take = |_: &Model, events: &[Event]| {
+        n_taken += events.len();
+        ControlFlow::Break(())
+    };
+    capture.read_by(|_| {}, take, |blocks, tell| ahead::on_two_threads(&file, blocks, tell)).unwrap();
+    assert!((1..1000).contains(&n_taken), "{n_taken}");
+}
