@@ -1,6 +1,6 @@
 //! What stands at the nodes of a page: cells that can be filtered, and the time of what is in them.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 use super::Part;
 use crate::analysis::Site;
@@ -77,9 +77,16 @@ impl Threads {
         for (process, part) in parts.iter().enumerate() {
             let mut of_sites = vec![0i64; part.temporal.sites.len()];
             part.temporal.rows.iter().for_each(|row| of_sites[row.site as usize] += row.amount.count);
+            let mut latest = (OTHER_THREADS, 0);
             for (site, count) in part.temporal.sites.iter().zip(of_sites).filter(|(_, count)| *count != 0) {
-                *counts.entry((process, site.thread)).or_default() += count;
+                if latest.0 != site.thread {
+                    *counts.entry((process, latest.0)).or_default() += latest.1;
+                    latest = (site.thread, 0);
+                }
+                latest.1 += count;
             }
+            *counts.entry((process, latest.0)).or_default() += latest.1;
+            counts.remove(&(process, OTHER_THREADS));
         }
         let mut listed: Vec<_> = counts.into_iter().collect();
         listed.sort_unstable_by_key(|&(thread, count)| (std::cmp::Reverse(count), thread));
@@ -112,9 +119,17 @@ impl Threads {
 impl Cells {
     /// Of all parts, with the node of each stack.
     pub fn new(parts: &[Part], node_of: &[u32], threads: &Threads, grain: Grain) -> Cells {
-        let cell_of = |process: usize, site: &Site| Cell {
+        // Sites of a thread often stand together.
+        let mut latest = (usize::MAX, OTHER_THREADS, 0);
+        let mut thread_of = |process: usize, key: ThreadKey| {
+            if (latest.0, latest.1) != (process, key) {
+                latest = (process, key, threads.number(process, key));
+            }
+            latest.2
+        };
+        let mut cell_of = |process: usize, site: &Site| Cell {
             node: node_of[site.stack.index()],
-            thread: threads.number(process, site.thread),
+            thread: thread_of(process, site.thread),
             allocator: site.kind as u8,
             size_class: if grain.has_size_classes { site.size_class.index() as u8 } else { 0 },
         };

@@ -1,7 +1,7 @@
 //! Which stacks stand in the page by name. The largest do, each judged by the largest share that it and what it called
 //! have of the bytes or of the allocations of the peak, the leaks or all that was ever allocated.
 
-use std::collections::HashSet;
+use hashbrown::HashSet;
 
 use super::tables::{MAX_NAME_CHARS, shortened};
 use crate::model::{FrameId, Model, StackId, StringId};
@@ -30,11 +30,11 @@ pub struct Chosen {
 }
 
 /// What a stack takes in the page, in bytes of deflated data: its columns…
-const NODE_BYTES: f64 = 4.0;
+const NODE_BYTES: f64 = 1.5;
 /// …those of its frame, with the number of the source line…
-const FRAME_BYTES: f64 = 8.0;
+const FRAME_BYTES: f64 = 4.0;
 /// …the line itself, of which it is not known yet how long it will be…
-const SOURCE_BYTES: f64 = 12.0;
+const SOURCE_BYTES: f64 = 6.0;
 /// …and of each text the marks around it.
 const STRING_BYTES: f64 = 2.0;
 

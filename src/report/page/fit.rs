@@ -19,11 +19,12 @@ pub struct Fit<'a> {
     pub cells: Cells,
     /// By process, its buckets.
     pub timelines: Vec<Temporal>,
+    is_halved: bool,
 }
 
 /// About what a cell takes, a row, and a bucket of a process, in bytes of deflated data.
-const CELL_BYTES: f64 = 2.5;
-const ROW_BYTES: f64 = 6.0;
+const CELL_BYTES: f64 = 0.8;
+const ROW_BYTES: f64 = 2.5;
 const BUCKET_BYTES: f64 = 10.0;
 /// How much of the room stacks get at first; the rest is for what stands at them.
 const SHARE_OF_NODES: f64 = 0.6;
@@ -58,7 +59,7 @@ impl<'a> Fit<'a> {
             let threads = Threads::new(parts, grain.max_threads);
             let cells = Cells::new(parts, &node_of, &threads, grain);
             let timelines = parts.iter().map(|part| part.temporal.without_rows()).collect();
-            let mut fit = Fit { chosen, tables, nodes, threads, cells, timelines };
+            let mut fit = Fit { chosen, tables, nodes, threads, cells, timelines, is_halved: false };
             let room_left = room - fit.chosen.size;
             while fit.size() > room_left && fit.n_buckets() > FEWEST_BUCKETS {
                 fit.halve();
@@ -87,7 +88,7 @@ impl<'a> Fit<'a> {
 
     /// Whether there would have been more to show.
     pub fn is_cut(&self, least_share: f64) -> bool {
-        self.chosen.n_folded > 0 && self.chosen.share >= least_share
+        self.is_halved || self.chosen.n_folded > 0 && self.chosen.share >= least_share
     }
 
     /// About what it takes beside the stacks, in bytes of deflated data.
@@ -101,5 +102,6 @@ impl<'a> Fit<'a> {
     fn halve(&mut self) {
         let segments: Vec<Vec<u16>> = self.timelines.iter_mut().map(Temporal::halve).collect();
         self.cells.halve(&self.threads, &segments);
+        self.is_halved = true;
     }
 }

@@ -157,6 +157,8 @@ impl Page {
         // How well data deflates is known only afterwards, so the room is tried out.
         let mut room = options.budget_bytes as f64 * 0.7;
         let mut best: Option<Vec<u8>> = None;
+        let n_rows: usize = parts.iter().map(|part| part.temporal.rows.len()).sum();
+        let max_tries = if n_rows > MANY_ROWS { 2 } else { 4 };
         let mut n_tries = 0;
         let deflated = loop {
             n_tries += 1;
@@ -165,13 +167,13 @@ impl Page {
             let deflated = envelope::deflated(&encode(model, &parts, &shares, options, &fit));
             sources = fit.tables.sources;
             let taken = envelope::base64_len(deflated.len()) as f64 / options.budget_bytes as f64;
-            let is_last = n_tries >= MAX_TRIES;
+            let is_last = n_tries >= max_tries;
             if taken <= 1.0 {
                 if is_last || !is_cut || taken > WELL_FILLED {
                     break deflated;
                 }
                 best = best.filter(|best| best.len() > deflated.len()).or(Some(deflated));
-            } else if is_last && best.is_some() || n_tries >= 4 * MAX_TRIES {
+            } else if is_last && best.is_some() || n_tries >= 16 {
                 break best.unwrap_or(deflated);
             }
             room *= (0.9 / taken).clamp(0.1, 4.0);
@@ -187,8 +189,8 @@ impl Page {
 
 /// A page that is cut should be filled at least so far…
 const WELL_FILLED: f64 = 0.7;
-/// …but it is not tried more often than this.
-const MAX_TRIES: usize = 4;
+/// …but with so many rows it takes a while to try, and is done only once more.
+const MANY_ROWS: usize = 1 << 20;
 
 /// Cuts the time of all parts into the same buckets, and not more than so many.
 fn align(parts: &mut [Part], max_buckets: usize) {

@@ -1,7 +1,6 @@
 //! The tables that nodes refer to: files, frames with their source lines, and every text once.
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use serde::Serialize;
 
 use crate::model::{Frame, FrameId, Model, StringId};
