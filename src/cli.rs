@@ -200,7 +200,10 @@ pub struct SummaryArgs {
     pub selection: Selection,
 }
 
-/// Show the call tree of the largest allocations
+/// Walk through the call tree of the largest allocations
+///
+/// On a terminal the tree is shown to walk through with the arrow keys; ? lists the keys. When the output goes elsewhere
+/// it is printed.
 #[derive(Args, Debug)]
 pub struct TreeArgs {
     /// The captures; several are read as one, each process at its own peak
@@ -209,6 +212,12 @@ pub struct TreeArgs {
     /// Show the N largest allocating stacks
     #[arg(short, long, value_name = "N", default_value_t = 200)]
     pub biggest_allocs: usize,
+    /// Print the tree, on a terminal too
+    #[arg(long, conflicts_with = "json")]
+    pub text: bool,
+    /// Print one JSON document: totals, and the nodes as a list in which each names its parent
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub selection: Selection,
 }

@@ -9,6 +9,7 @@ pub mod analysis;
 pub mod capture;
 pub mod model;
 pub mod report;
+pub mod terminal;
 pub mod units;
 
 // Tests of the folds and of the program write their logs with the same code.

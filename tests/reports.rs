@@ -74,7 +74,8 @@ fn trees_show_who_called_whom() {
     check("tree.txt", &["tree"]);
     check("tree-leaks.txt", &["tree", "--leaks"]);
     check("tree-temporary.txt", &["tree", "--temporary-allocation-threshold", "0"]);
-    check("tree-biggest.txt", &["tree", "-b", "1"]);
+    check("tree-biggest.txt", &["tree", "-b", "1", "--text"]);
+    check("tree.json", &["tree", "-b", "2", "--json"]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub use mappings::{Class, MmapRule};
 pub use sites::{BySite, Detail, Site, SiteId, SiteRow, Sites};
 pub use stats::Stats;
 pub use temporary::Temporary;
-pub use tree::Tree;
+pub use tree::{Keep, Measure, Tree};
 
 use crate::model::{Handles, StackId};
 

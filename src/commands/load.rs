@@ -3,11 +3,12 @@
 
 use anyhow::Result;
 
-use crate::analysis::{Detail, Heap, MmapRule, Snapshot, Temporary};
+use crate::analysis::{BySite, Detail, Heap, MmapRule, Snapshot, Temporary};
 use crate::cli::Selection;
-use crate::commands::read::Captures;
+use crate::commands::read::{Captures, Part};
 use crate::model::facts::{Facts, RecordingState, notice_sentence};
 use crate::model::{Action, Event, Model, Process};
+use crate::report::printable::printable;
 
 /// Captures read to their ends, and the answer.
 pub struct Loaded {
@@ -47,32 +48,56 @@ impl Selection {
     }
 }
 
-/// Reads the captures and prints their warnings.
+/// Reads the captures, prints their warnings, and answers the question by stack.
 pub fn load(captures: &Captures, selection: &Selection) -> Result<Loaded> {
     let question = selection.question();
-    let (model, parts) =
-        captures.read(|_| Folds::new(question, selection.mmap_rule()), Folds::take, |folds, _| folds.finish())?;
-    warn(&model);
-    warn_of_missed_frees(parts.iter().map(|part| part.answer.n_missed_frees).sum());
-    let total = |of: fn(&Answer) -> u64| parts.iter().map(|part| of(&part.answer)).fold(0, u64::saturating_add);
-    let (peak_bytes, n_allocations, n_frees) =
-        (total(|it| it.peak_bytes), total(|it| it.n_allocations), total(|it| it.n_frees));
-    let snapshots = parts.into_iter().map(|part| part.answer.snapshot.moved(&part.handles)).collect();
+    let Read { model, parts, peak_bytes, n_allocations, n_frees } =
+        read(captures, selection, Detail::Stack, |folds| folds.snapshot(question))?;
+    let snapshots = parts.into_iter().map(|part| part.answer.moved(&part.handles)).collect();
     Ok(Loaded { model, question, snapshot: Snapshot::sum(snapshots), peak_bytes, n_allocations, n_frees })
 }
 
+/// Captures read to their ends, and what a report took from each.
+pub struct Read<A> {
+    pub model: Model,
+    pub parts: Vec<Part<A>>,
+    pub peak_bytes: u64,
+    pub n_allocations: u64,
+    pub n_frees: u64,
+}
+
+/// Reads the captures and prints their warnings; `answer` takes what it needs when one has been read.
+pub fn read<A: Send>(
+    captures: &Captures,
+    selection: &Selection,
+    detail: Detail,
+    answer: impl Fn(&Folds) -> A + Sync,
+) -> Result<Read<A>> {
+    let finish = |folds: Folds| (answer(&folds), folds.totals());
+    let (model, parts) = captures.read(|_| Folds::new(selection, detail), Folds::take, |folds, _| finish(folds))?;
+    warn(&model);
+    let mut totals = Totals::default();
+    let part = |Part { answer: (answer, of_part), handles }| {
+        totals.add(&of_part);
+        Part { answer, handles }
+    };
+    let parts = parts.into_iter().map(part).collect();
+    warn_of_missed_frees(totals.n_missed_frees);
+    let Totals { peak_bytes, n_allocations, n_frees, .. } = totals;
+    Ok(Read { model, parts, peak_bytes, n_allocations, n_frees })
+}
+
 /// What is followed while one capture is read.
-struct Folds {
-    question: Question,
-    heap: Heap,
-    temporary: Option<Temporary>,
+pub struct Folds {
+    pub heap: Heap,
+    /// When temporary allocations are asked for.
+    pub temporary: Option<Temporary>,
     n_allocations: u64,
     n_frees: u64,
 }
 
-/// What one capture came to.
-struct Answer {
-    snapshot: Snapshot,
+#[derive(Default)]
+struct Totals {
     peak_bytes: u64,
     n_allocations: u64,
     n_frees: u64,
@@ -80,12 +105,13 @@ struct Answer {
 }
 
 impl Folds {
-    fn new(question: Question, rule: MmapRule) -> Folds {
-        let temporary = match question {
-            Question::Temporary(threshold) => Some(Temporary::new(threshold, rule, Detail::Stack)),
+    fn new(selection: &Selection, detail: Detail) -> Folds {
+        let rule = selection.mmap_rule();
+        let temporary = match selection.question() {
+            Question::Temporary(threshold) => Some(Temporary::new(threshold, rule, detail)),
             Question::Peak | Question::Leaks => None,
         };
-        Folds { question, heap: Heap::new(rule, Detail::Stack), temporary, n_allocations: 0, n_frees: 0 }
+        Folds { heap: Heap::new(rule, detail), temporary, n_allocations: 0, n_frees: 0 }
     }
 
     fn take(&mut self, model: &Model, events: &[Event]) {
@@ -102,22 +128,47 @@ impl Folds {
         }
     }
 
-    fn finish(self) -> Answer {
-        let Folds { question, heap, temporary, n_allocations, n_frees } = self;
-        let snapshot = match (temporary, question) {
-            (Some(temporary), _) => temporary.finish(),
-            (None, Question::Leaks) => heap.at_end(),
-            (None, _) => heap.at_peak(),
-        };
-        let (peak_bytes, n_missed_frees) = (heap.peak_bytes(), heap.n_missed_frees());
-        Answer { snapshot, peak_bytes, n_allocations, n_frees, n_missed_frees }
+    /// The answer by stack.
+    pub fn snapshot(&self, question: Question) -> Snapshot {
+        match (question, &self.temporary) {
+            (Question::Leaks, _) => self.heap.at_end(),
+            (Question::Temporary(_), Some(temporary)) => temporary.finish(),
+            (Question::Peak | Question::Temporary(_), _) => self.heap.at_peak(),
+        }
+    }
+
+    /// The answer by site.
+    pub fn by_site(&self, question: Question) -> BySite {
+        match (question, &self.temporary) {
+            (Question::Leaks, _) => self.heap.end_by_site(),
+            (Question::Temporary(_), Some(temporary)) => temporary.by_site(),
+            (Question::Peak | Question::Temporary(_), _) => self.heap.peak_by_site(),
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        Totals {
+            peak_bytes: self.heap.peak_bytes(),
+            n_allocations: self.n_allocations,
+            n_frees: self.n_frees,
+            n_missed_frees: self.heap.n_missed_frees(),
+        }
+    }
+}
+
+impl Totals {
+    fn add(&mut self, part: &Totals) {
+        self.peak_bytes = self.peak_bytes.saturating_add(part.peak_bytes);
+        self.n_allocations += part.n_allocations;
+        self.n_frees += part.n_frees;
+        self.n_missed_frees += part.n_missed_frees;
     }
 }
 
 /// Says on stderr what is missing from every report of these captures.
 pub fn warn(model: &Model) {
     for sentence in warnings(model) {
-        eprintln!("memtrace: {sentence}");
+        eprintln!("memtrace: {}", printable(&sentence));
     }
 }
 

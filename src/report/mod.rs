@@ -2,13 +2,15 @@
 
 pub mod parse;
 pub mod stats;
+pub mod stems;
 pub mod summary;
 pub mod tree;
 
 pub mod flamegraph;
 pub mod html;
-mod origin;
+pub mod origin;
 pub mod page;
+pub mod printable;
 pub mod sources;
 
 pub mod transform;

@@ -1,4 +1,5 @@
-//! Whose code a file is, told by its path alone: the flame graph colours and hides frames by it.
+//! Whose code a file is, told by its path alone: the flame graph and the tree on the terminal colour and hide
+//! frames by it.
 
 /// Whose code a frame runs. The numbers are those of the page's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,21 @@ pub fn of_file(path: &str) -> (Kind, u8) {
     (kind, role)
 }
 
+/// The path without what readers know already: the folder the program was started in, where packages are installed, and
+/// where Python is.
+pub fn short<'a>(path: &'a str, cwd: &str) -> &'a str {
+    for folder in ["/site-packages/", "/dist-packages/"] {
+        if let Some((_, inside)) = path.rsplit_once(folder) {
+            return inside;
+        }
+    }
+    if let Some(inside) = inside_standard_library(path) {
+        return inside;
+    }
+    let inside = path.strip_prefix(cwd).and_then(|rest| rest.strip_prefix('/'));
+    inside.filter(|inside| !cwd.is_empty() && !inside.is_empty()).unwrap_or(path)
+}
+
 fn kind_of(path: &str) -> Kind {
     if path.starts_with("<frozen ") {
         return Kind::Standard;
@@ -58,18 +74,21 @@ fn kind_of(path: &str) -> Kind {
     if is_in_standard_library(path) { Kind::Standard } else { Kind::Project }
 }
 
-/// Whether a path leads through `lib/python3.N/` or `lib/python3N.zip/`, wherever Python is installed.
 fn is_in_standard_library(path: &str) -> bool {
-    path.match_indices("/python3").any(|(at, found)| {
+    inside_standard_library(path).is_some()
+}
+
+/// What follows `lib/python3.N/` or `lib/python3N.zip/` in a path, wherever Python is installed.
+fn inside_standard_library(path: &str) -> Option<&str> {
+    path.match_indices("/python3").find_map(|(at, found)| {
         let is_in_lib = path[..at].ends_with("/lib") || path[..at].ends_with("/lib64");
-        let folder = path[at + found.len()..].split('/').next().unwrap_or("");
-        let is_last = at + found.len() + folder.len() == path.len();
+        let (folder, inside) = path[at + found.len()..].split_once('/')?;
         let minor = folder.strip_prefix('.').map_or_else(
             || folder.strip_suffix(".zip"),
             // `python3.13t` is the free-threaded build.
             |minor| Some(minor.trim_end_matches('t')),
         );
-        is_in_lib && !is_last && minor.is_some_and(|minor| minor.parse::<u8>().is_ok())
+        (is_in_lib && minor.is_some_and(|minor| minor.parse::<u8>().is_ok())).then_some(inside)
     })
 }
 
@@ -119,5 +138,17 @@ mod tests {
         check("<frozen runpy>", Kind::Standard, role::RUNNER);
         check("/usr/lib/python3.10/runpy.py", Kind::Standard, role::RUNNER);
         check("/home/ada/shop/runpy.py", Kind::Project, role::NONE);
+    }
+
+    #[test]
+    fn short_paths_leave_out_where_things_are_installed() {
+        let check = |path: &str, expected: &str| assert_eq!(short(path, "/home/ada/shop"), expected, "{path}");
+        check("/home/ada/shop/report.py", "report.py");
+        check("/home/ada/shop", "/home/ada/shop");
+        check("/home/ada/shopping/report.py", "/home/ada/shopping/report.py");
+        check("/home/ada/shop/.venv/lib/python3.12/site-packages/pandas/io/common.py", "pandas/io/common.py");
+        check("/usr/lib/python3.12/json/decoder.py", "json/decoder.py");
+        check("<frozen os>", "<frozen os>");
+        assert_eq!(short("/srv/app.py", ""), "/srv/app.py");
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,9 +31,22 @@ pub struct Sources {
     cwd: PathBuf,
     /// Files that changed later than this are left out.
     recorded_until: Duration,
-    files: HashMap<String, Option<Lines>>,
+    files: HashMap<String, Result<Lines, Missing>>,
     /// How many files were left out because they changed after the recording.
     pub n_changed: usize,
+}
+
+/// Why the lines of a file are not shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The code never was in a file: built in, generated, or typed.
+    NoFile,
+    /// There is no such file here (any more), or none that holds text.
+    NotThere,
+    /// Confidential.
+    Withheld,
+    /// Its lines would be wrong.
+    Changed,
 }
 
 /// A file's text and where its lines end.
@@ -54,46 +68,62 @@ impl Sources {
 
     /// The text of a line, counted from 1, without the space around it; empty when there is none to show.
     pub fn line(&mut self, file: &str, line: u32) -> String {
-        if self.confidential == Confidential::All || line == 0 || file.is_empty() || file.starts_with('<') {
-            return String::new();
+        match self.lines(file) {
+            Ok(lines) => shortened(lines.get(line).unwrap_or_default().trim()),
+            Err(_) => String::new(),
+        }
+    }
+
+    /// The lines of a range, counted from 1, as they stand in the file; those that it does not have are left out.
+    pub fn excerpt(&mut self, file: &str, range: RangeInclusive<u32>) -> Result<Vec<(u32, String)>, Missing> {
+        let lines = self.lines(file)?;
+        Ok(range.map_while(|line| Some((line, shortened(lines.get(line)?.trim_end())))).collect())
+    }
+
+    fn lines(&mut self, file: &str) -> Result<&Lines, Missing> {
+        if self.confidential == Confidential::All {
+            return Err(Missing::Withheld);
+        }
+        if file.is_empty() || file.starts_with('<') {
+            return Err(Missing::NoFile);
         }
         if !self.files.contains_key(file) {
             let lines = self.read(file);
             self.files.insert(file.to_owned(), lines);
         }
-        let Some(Some(lines)) = self.files.get(file) else { return String::new() };
-        shortened(lines.get(line).trim())
+        self.files[file].as_ref().map_err(|&missing| missing)
     }
 
-    fn read(&mut self, file: &str) -> Option<Lines> {
+    fn read(&mut self, file: &str) -> Result<Lines, Missing> {
         let path = self.cwd.join(file);
-        let metadata = fs::metadata(&path).ok()?;
+        let metadata = fs::metadata(&path).map_err(|_| Missing::NotThere)?;
         // Opening a pipe would wait for a writer.
         if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
-            return None;
+            return Err(Missing::NotThere);
         }
         if self.confidential == Confidential::Default && is_confidential(&path, metadata.permissions().mode()) {
-            return None;
+            return Err(Missing::Withheld);
         }
         let seconds = u64::try_from(metadata.mtime()).unwrap_or(0);
         if Duration::from_secs(seconds) > self.recorded_until {
             self.n_changed += 1;
-            return None;
+            return Err(Missing::Changed);
         }
         let mut bytes = Vec::new();
-        File::open(&path).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
+        let read = File::open(&path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes));
+        read.map_err(|_| Missing::NotThere)?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let ends = text.match_indices('\n').map(|(at, _)| at).chain([text.len()]).collect();
-        Some(Lines { text, ends })
+        Ok(Lines { text, ends })
     }
 }
 
 impl Lines {
-    fn get(&self, line: u32) -> &str {
-        let index = line as usize - 1;
-        let Some(&end) = self.ends.get(index) else { return "" };
+    fn get(&self, line: u32) -> Option<&str> {
+        let index = (line as usize).checked_sub(1)?;
+        let end = *self.ends.get(index)?;
         let start = if index == 0 { 0 } else { self.ends[index - 1] + 1 };
-        &self.text[start..end]
+        Some(&self.text[start..end])
     }
 }
 
@@ -175,6 +205,20 @@ mod tests {
         let mut sources = Sources::new(Confidential::Default, folder.0.to_str().unwrap(), Duration::from_secs(1));
         assert_eq!(sources.line("code.py", 1), "");
         assert_eq!(sources.n_changed, 1);
+    }
+
+    #[test]
+    fn an_excerpt_ends_with_the_file_and_keeps_its_indents() {
+        let folder = Folder::new("excerpt");
+        folder.file("code.py", 0o600);
+        let mut sources = folder.sources(Confidential::Default);
+        let lines = [(1, "first of code.py".to_owned()), (2, "  second of code.py".to_owned())];
+        assert_eq!(sources.excerpt("code.py", 2..=2), Ok(lines[1..].to_vec()));
+        // Behind the last line break there is an empty line.
+        assert_eq!(sources.excerpt("code.py", 1..=9), Ok([&lines[..], &[(3, String::new())]].concat()));
+        assert_eq!(sources.excerpt("<string>", 1..=1), Err(Missing::NoFile));
+        assert_eq!(sources.excerpt("none.py", 1..=1), Err(Missing::NotThere));
+        assert_eq!(folder.sources(Confidential::All).excerpt("code.py", 1..=1), Err(Missing::Withheld));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{Result, Write};
 
 use serde::Serialize;
 
+use super::printable::printable;
 use crate::analysis::Snapshot;
 use crate::analysis::summary::Function;
 use crate::model::Model;
@@ -36,7 +37,7 @@ pub fn text(
     for function in &shown {
         let (name, file) = names(model, function);
         rows.push([
-            format!("{name} at {file}"),
+            printable(&format!("{name} at {file}")).into_owned(),
             units::bytes(function.total_bytes),
             units::share(function.total_bytes, snapshot.bytes),
             units::bytes(function.own_bytes),

@@ -7,6 +7,7 @@ use memtrace_format::LAUNCHER_IMAGE;
 use super::{Buffer, ParseOptions};
 use crate::model::facts::{Facts, notice_sentence};
 use crate::model::{Action, Event, Model, StackId};
+use crate::report::printable::printable;
 use crate::units;
 
 pub struct Text<W> {
@@ -112,7 +113,7 @@ impl<W: Write> Text<W> {
     }
 
     fn line(&mut self, line: &str) -> Result<()> {
-        self.out.text(line);
+        self.out.text(&printable(line));
         self.out.text("\n");
         self.out.pass()
     }

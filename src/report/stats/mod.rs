@@ -13,6 +13,7 @@ use serde::ser::SerializeMap;
 
 use self::histogram::Bin;
 use self::modules::Modules;
+use super::printable::printable;
 use crate::analysis::Stats;
 use crate::model::{FrameId, Model};
 use crate::units;
@@ -182,11 +183,11 @@ pub fn text(document: &Document, out: &mut dyn Write) -> Result<()> {
     let n = document.num_largest;
     writeln!(out, "\nTop {n} largest allocating locations (by size):")?;
     for BySize { location, size } in &document.top_allocations_by_size {
-        writeln!(out, "    - {location} -> {}", units::bytes(*size))?;
+        writeln!(out, "    - {} -> {}", printable(location), units::bytes(*size))?;
     }
     writeln!(out, "\nTop {n} largest allocating locations (by number of allocations):")?;
     for ByCount { location, count } in &document.top_allocations_by_count {
-        writeln!(out, "    - {location} -> {count}")?;
+        writeln!(out, "    - {} -> {count}", printable(location))?;
     }
     for (order, modules) in [
         ("by size", &document.top_modules_by_allocation_size),
@@ -194,7 +195,8 @@ pub fn text(document: &Document, out: &mut dyn Write) -> Result<()> {
     ] {
         writeln!(out, "\nTop {n} allocating modules ({order}):")?;
         for Module { module, num_allocations, total_bytes } in modules {
-            writeln!(out, "    - {module}: {} total | {num_allocations} allocations", units::bytes(*total_bytes))?;
+            let (module, total) = (printable(module), units::bytes(*total_bytes));
+            writeln!(out, "    - {module}: {total} total | {num_allocations} allocations")?;
         }
     }
     Ok(())

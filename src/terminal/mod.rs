@@ -1,0 +1,51 @@
+//! Interactive views on a terminal. Each is three things: a state that keys change and that knows no terminal, a view
+//! that draws the state, and the loop of [`screen`], which all views share.
+
+mod screen;
+mod theme;
+
+pub mod tree;
+
+use std::io::{IsTerminal, stdin, stdout};
+
+use crossterm::event::KeyEvent;
+use ratatui::{Frame, crossterm};
+
+use screen::{Input, Screen};
+use theme::Theme;
+
+/// What a key asks of the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Nothing,
+    Quit,
+    Suspend,
+}
+
+/// Something to look at until its user has seen enough.
+trait View {
+    fn key(&mut self, key: KeyEvent) -> Effect;
+    fn draw(&mut self, frame: &mut Frame, theme: &Theme);
+}
+
+/// Whether a view can be shown at all.
+pub fn is_possible() -> bool {
+    stdin().is_terminal() && stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+fn show(view: &mut dyn View) -> anyhow::Result<()> {
+    let theme = Theme::of_environment();
+    let mut screen = Screen::open()?;
+    loop {
+        screen.draw(|frame| view.draw(frame, &theme))?;
+        let effect = match screen.next()? {
+            Input::Key(key) => view.key(key),
+            Input::Redraw => Effect::Nothing,
+        };
+        match effect {
+            Effect::Nothing => {}
+            Effect::Suspend => screen.suspend()?,
+            Effect::Quit => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! One line of the tree: what the call holds, lines that show whom it belongs to, its name and its place. The numbers
+//! come first, so that they stay in sight however narrow the screen is.
+
+use ratatui::text::{Line, Span};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use super::state::State;
+use crate::analysis::Measure;
+use crate::report::origin;
+use crate::report::printable::printable;
+use crate::report::stems::Guide;
+use crate::terminal::theme::Theme;
+use crate::units;
+
+/// The line of a node, `width` columns wide at most.
+pub fn row(state: &State, node: usize, width: usize, theme: &Theme) -> Line<'static> {
+    let amount_width = amount(state, 0).0.width().max("999.999kB".len());
+    let (amount, share) = amount(state, node);
+    let numbers = format!("{amount:>amount_width$} {:>6} ", percent(share));
+    let mut spans = vec![Span::styled(numbers, theme.share(share))];
+    // Lines take a third of the rest at most; what is cut off of them is far to the left.
+    let rest = width.saturating_sub(spans[0].width());
+    spans.push(Span::styled(lines(&state.stems.guides(node), rest / 3), theme.faint()));
+    let marker = match (state.has_children(node), state.is_open(node)) {
+        (false, _) => "  ",
+        (true, true) => "▾ ",
+        (true, false) => "▸ ",
+    };
+    spans.push(Span::raw(marker));
+    let used: usize = spans.iter().map(Span::width).sum();
+    spans.extend(name(state, node, width.saturating_sub(used), theme));
+    Line::from(spans)
+}
+
+fn amount(state: &State, node: usize) -> (String, f64) {
+    let (node, snapshot) = (&state.tree.nodes[node], state.snapshot());
+    match state.measure {
+        Measure::Bytes => (units::bytes(node.bytes), share(node.bytes, snapshot.bytes)),
+        Measure::Count => (units::count(node.count), share(node.count, snapshot.count)),
+    }
+}
+
+/// From 0 to 1; of nothing it is nothing.
+pub fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+pub fn percent(share: f64) -> String {
+    format!("{:.1}%", share * 100.0)
+}
+
+fn lines(guides: &[Guide], max_width: usize) -> String {
+    let n_fitting = (max_width / 2).max(1);
+    let n_cut = guides.len().saturating_sub(n_fitting);
+    let cut = if n_cut > 0 { "‹" } else { "" };
+    let drawn = guides[n_cut..].iter().map(|guide| match guide {
+        Guide::Branch => "├─",
+        Guide::LastBranch => "└─",
+        Guide::Beside => "│ ",
+        Guide::Below => "  ",
+    });
+    std::iter::once(cut).chain(drawn).collect()
+}
+
+fn name(state: &State, node: usize, width: usize, theme: &Theme) -> Vec<Span<'static>> {
+    let model = state.model;
+    let Some(frame) = state.tree.nodes[node].frame.map(|id| model.frame(id)) else {
+        return vec![Span::styled(end_cut("everything", width), theme.strong())];
+    };
+    let file = model.text(frame.file);
+    let style = match state.search.is_match(node) {
+        true => theme.found(),
+        false => theme.function(origin::of_file(file).0),
+    };
+    let function = end_cut(&printable(model.text(frame.function)), width);
+    // Less of a place than this says nothing.
+    const MIN_PLACE: usize = 8;
+    let left = width.saturating_sub(function.width() + 2);
+    let place = format!("{}:{}", origin::short(file, &model.process().facts.cwd), frame.line);
+    let place = if left < MIN_PLACE { String::new() } else { format!("  {}", start_cut(&printable(&place), left)) };
+    vec![Span::styled(function, style), Span::styled(place, theme.place())]
+}
+
+/// The text, or its beginning and `…`.
+pub fn end_cut(text: &str, max_width: usize) -> String {
+    if text.width() <= max_width {
+        return text.to_owned();
+    }
+    let mut width = 0;
+    let fits = |character: &char| {
+        width += character.width().unwrap_or(0);
+        width < max_width
+    };
+    let mut cut: String = text.chars().take_while(fits).collect();
+    if max_width > 0 {
+        cut.push('…');
+    }
+    cut
+}
+
+/// The text, or `…` and its end: of a path, the end says most.
+pub fn start_cut(text: &str, max_width: usize) -> String {
+    if text.width() <= max_width {
+        return text.to_owned();
+    }
+    let mut width = 0;
+    let fits = |character: &char| {
+        width += character.width().unwrap_or(0);
+        width < max_width
+    };
+    let mut cut: Vec<char> = text.chars().rev().take_while(fits).collect();
+    if max_width > 0 {
+        cut.push('…');
+    }
+    cut.into_iter().rev().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_by_columns_and_not_by_characters() {
+        let check = |width, from_end: &str, from_start: &str| {
+            assert_eq!(
+                [end_cut("größe/データ.py", width), start_cut("größe/データ.py", width)],
+                [from_end, from_start]
+            );
+        };
+        check(15, "größe/データ.py", "größe/データ.py");
+        check(14, "größe/データ.…", "…öße/データ.py");
+        check(11, "größe/デー…", "…/データ.py");
+        check(1, "…", "…");
+        check(0, "", "");
+    }
+}

@@ -1,0 +1,182 @@
+//! The interactive views as their users have them: on a terminal, with keys.
+
+#[path = "support/sample.rs"]
+mod sample;
+mod support;
+#[path = "support/log.rs"]
+mod testlog;
+#[path = "support/tty.rs"]
+mod tty;
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use memtrace_format::record::{Code, PyStr, Record};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sample::sample;
+use support::{Scratch, memtrace, memtrace_path};
+use tty::Tty;
+
+const SIZE: (u16, u16) = (24, 80);
+
+fn save(scratch: &Scratch) -> PathBuf {
+    let capture = scratch.join("sample.bin");
+    sample().save(&capture);
+    capture
+}
+
+fn tree(scratch: &Scratch) -> Command {
+    let mut command = memtrace();
+    command.arg("tree").arg(save(scratch)).env_remove("NO_COLOR");
+    command
+}
+
+#[track_caller]
+fn check_given_back(tty: &Tty) {
+    assert!(tty.is_given_back(), "the terminal is not as it was:\n{}", tty.contents());
+}
+
+#[test]
+fn the_tree_is_walked_through_with_keys() {
+    let scratch = Scratch::new("terminal-tree");
+    let mut tty = Tty::start(&mut tree(&scratch), SIZE);
+    tty.wait_for_text("everything");
+    assert!(!tty.is_given_back());
+    assert!(tty.is_coloured());
+    tty.wait_for_text("Peak 1.700MB");
+    // Arrow keys as a terminal sends them: down to the largest call, and closed.
+    tty.press("\x1b[B\x1b[D");
+    tty.wait_for("closed call", |contents| !contents.contains("loads"));
+    tty.press("/LOADS\r");
+    tty.wait_for_text("1 of 1, 58.8%");
+    tty.wait_for_text("/usr/lib/python3.11/json/__init__.py:303");
+    tty.press("\x1b");
+    tty.press("\t");
+    tty.wait_for_text("of 1.700MB");
+    tty.press("c");
+    tty.wait_for_text("4 blocks");
+    tty.press("?");
+    tty.wait_for_text("open a chain of single calls");
+    tty.wait_for_text("3 events could not be recorded");
+    tty.press("xq");
+    assert!(tty.wait_for_end().success());
+    check_given_back(&tty);
+    // What was told before the view came is there again.
+    assert!(tty.contents().contains("memtrace: 3 events could not be recorded"), "{}", tty.contents());
+}
+
+#[test]
+fn leaks_are_shown_first_when_asked_for() {
+    let scratch = Scratch::new("terminal-leaks");
+    let mut tty = Tty::start(tree(&scratch).arg("--leaks").arg("-b").arg("1"), SIZE);
+    tty.wait_for_text("the largest 1 of");
+    tty.press("q");
+    assert!(tty.wait_for_end().success());
+    let mut tty = Tty::start(tree(&scratch).arg("--temporary-allocations"), SIZE);
+    tty.wait_for_text("Temporary 702.254kB");
+    tty.press("\x03");
+    assert!(tty.wait_for_end().success());
+    check_given_back(&tty);
+}
+
+#[test]
+fn a_signal_ends_the_view_and_not_the_terminal() {
+    let scratch = Scratch::new("terminal-signals");
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        let mut tty = Tty::start(&mut tree(&scratch), SIZE);
+        tty.wait_for_text("everything");
+        kill(Pid::from_raw(tty.pid()), signal).unwrap();
+        let status = tty.wait_for_end();
+        assert_eq!(status.signal(), Some(signal as i32), "{status}");
+        check_given_back(&tty);
+    }
+}
+
+#[test]
+fn a_suspended_view_gives_the_terminal_to_the_shell_and_comes_back() {
+    let scratch = Scratch::new("terminal-suspend");
+    let capture = save(&scratch);
+    // A session with this terminal, without which there is no job control.
+    let mut shell = Command::new("setsid");
+    shell
+        .args(["--ctty", "--wait", "bash", "--norc", "--noprofile", "-i"])
+        .env("PS1", "ready> ")
+        .env_remove("HISTFILE");
+    let mut tty = Tty::start(&mut shell, SIZE);
+    tty.wait_for_text("ready>");
+    tty.press(&format!("{} tree {}\n", memtrace_path().display(), capture.display()));
+    tty.wait_for_text("everything");
+    tty.press("\x1a");
+    tty.wait_for_text("Stopped");
+    assert!(!tty.contents().contains("everything"));
+    tty.press("echo still $((40 + 2)) here\n");
+    tty.wait_for_text("still 42 here");
+    tty.press("fg\n");
+    tty.wait_for_text("everything");
+    tty.press("\x1b[B");
+    tty.wait_for_text("/srv/app.py:2");
+    // The signal of `kill -TSTP` does what the key does.
+    tty.press("\x1a");
+    tty.wait_for_text("still 42 here");
+    tty.press("fg\n");
+    tty.wait_for_text("everything");
+    tty.press("q");
+    tty.wait_for("prompt", |contents| contents.trim_end().ends_with("ready>"));
+    tty.press("exit 7\n");
+    assert_eq!(tty.wait_for_end().code(), Some(7));
+}
+
+#[test]
+fn without_colours_nothing_is_coloured() {
+    let scratch = Scratch::new("terminal-colours");
+    let mut tty = Tty::start(tree(&scratch).env("NO_COLOR", "1"), SIZE);
+    tty.wait_for_text("everything");
+    assert!(!tty.is_coloured());
+    tty.press("q");
+    assert!(tty.wait_for_end().success());
+}
+
+#[test]
+fn on_a_terminal_text_is_printed_when_asked_for_or_when_nothing_else_is_possible() {
+    let scratch = Scratch::new("terminal-text");
+    let mut text = tree(&scratch);
+    let mut json = tree(&scratch);
+    for (command, expected) in [(text.arg("--text"), "<all>"), (json.arg("--json"), "\"own_allocations\"")] {
+        let mut tty = Tty::start(command, (200, 120));
+        assert!(tty.wait_for_end().success());
+        assert!(tty.contents().contains(expected), "{}", tty.contents());
+        assert!(!tty.written.contains(&0x1b));
+    }
+    let mut dumb = Command::new("env");
+    dumb.args(["TERM=dumb"]).arg(memtrace_path()).arg("tree").arg(save(&scratch));
+    let mut tty = Tty::start(&mut dumb, (200, 120));
+    assert!(tty.wait_for_end().success());
+    assert!(tty.contents().contains("<all>") && !tty.written.contains(&0x1b), "{}", tty.contents());
+}
+
+#[test]
+fn names_that_are_escape_sequences_are_shown_and_not_obeyed() {
+    let scratch = Scratch::new("terminal-hostile");
+    let capture = scratch.join("hostile.bin");
+    let mut log = sample();
+    let name = PyStr { width: 1, bytes: b"\x1b]0;title\x07\x1b[2J" };
+    let file = PyStr { width: 1, bytes: b"/srv/\x9b31m\n.py" };
+    log.meta(Record::Code(Code { id: 9, first_line: 1, name, file, line_table: &[] }));
+    log.node(0, 0, 9, 0);
+    log.alloc(0, 4000, 0x5000, 5_000_000, 5);
+    log.save(&capture);
+    let mut tty = Tty::start(memtrace().arg("tree").arg(&capture), (24, 120));
+    tty.wait_for_text("\\x1b]0;title\\x07\\x1b[2J");
+    tty.press("q");
+    assert!(tty.wait_for_end().success());
+    let written = String::from_utf8_lossy(&tty.written).into_owned();
+    assert!(!written.contains("\x1b]0;") && !written.contains('\u{9b}'), "{written:?}");
+    for command in [&["tree"][..], &["summary"], &["stats"]] {
+        let output = memtrace().args(command).arg(&capture).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(printed.contains("\\x1b]0;title\\x07"), "{printed}");
+        assert!(!printed.contains(|character: char| character.is_control() && character != '\n'), "{printed:?}");
+    }
+}
