@@ -37,6 +37,7 @@ pub enum Command {
     Summary(SummaryArgs),
     Tree(TreeArgs),
     Stats(StatsArgs),
+    Diff(DiffArgs),
     Transform(TransformArgs),
     Parse(ParseArgs),
 }
@@ -153,7 +154,7 @@ pub struct Selection {
     pub all_mappings: bool,
 }
 
-/// Draw a flame graph as one HTML file
+/// Draw a flame graph as one HTML or SVG file
 #[derive(Args, Debug)]
 pub struct FlamegraphArgs {
     /// The captures; several are read as one, each process at its own peak
@@ -167,10 +168,22 @@ pub struct FlamegraphArgs {
     pub force: bool,
     #[command(flatten)]
     pub selection: Selection,
+    /// A page, or a picture of one question that inferno draws
+    #[arg(long, value_enum, default_value_t = GraphFormat::Html)]
+    pub format: GraphFormat,
+    /// With --format svg: frames as wide as their allocations, and not as their bytes
+    #[arg(long)]
+    pub counts: bool,
     /// Which files are confidential, so that no line of them stands in the page: all, none, or by default those that
     /// are neither Python files nor executable nor readable by anybody
     #[arg(long, value_enum, default_value_t = ConfidentialFiles::Default, value_name = "all|none|default")]
     pub confidential_files: ConfidentialFiles,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    Html,
+    Svg,
 }
 
 /// Which files are confidential, so that their source lines stay out of reports.
@@ -243,6 +256,73 @@ pub struct StatsArgs {
     /// Count every mmap at its full length, files and reserved address space included, as memray does
     #[arg(long)]
     pub all_mappings: bool,
+}
+
+/// Show what changed between two captures
+///
+/// Stacks are compared by their functions and files. Their lines are left out unless --lines is given, because lines
+/// move when code is edited.
+#[derive(Args, Debug)]
+pub struct DiffArgs {
+    /// The capture before
+    pub base: PathBuf,
+    /// The capture after
+    pub new: PathBuf,
+    /// What was never given back, instead of what was there at the peak
+    #[arg(long, conflicts_with = "churn")]
+    pub leaks: bool,
+    /// Everything that was allocated, instead of what was there at the peak
+    #[arg(long)]
+    pub churn: bool,
+    /// Scale the base to the total of the new one, so that shares are compared
+    #[arg(long, alias = "normalize")]
+    pub normalise: bool,
+    /// Tell the lines of a function apart
+    #[arg(long)]
+    pub lines: bool,
+    /// As text, as JSON, or as a flame graph that is red where there is more and blue where there is less
+    #[arg(long, value_enum, default_value_t = DiffFormat::Text)]
+    pub format: DiffFormat,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+    /// Show at most N functions and N stacks [default: 10 in a text, all in JSON]
+    #[arg(short = 'r', long, value_name = "N")]
+    pub max_rows: Option<usize>,
+    /// Exit with code 1 when there are more than BYTES more in total
+    #[arg(long, value_name = "BYTES")]
+    pub fail_above: Option<u64>,
+    /// Write to FILE [default: the screen, or for a flame graph memtrace-diff-<name>.svg beside the new capture]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite an existing file
+    #[arg(short, long)]
+    pub force: bool,
+    /// Count every mmap at its full length, files and reserved address space included, as memray does
+    #[arg(long)]
+    pub all_mappings: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DiffFormat {
+    Text,
+    Json,
+    Svg,
+}
+
+impl DiffArgs {
+    pub fn format(&self) -> DiffFormat {
+        if self.json { DiffFormat::Json } else { self.format }
+    }
+
+    /// The name of what is compared.
+    pub fn shown(&self) -> &'static str {
+        match (self.leaks, self.churn) {
+            (true, _) => "leaks",
+            (_, true) => "churn",
+            _ => "peak",
+        }
+    }
 }
 
 /// Write a capture in the format of another tool

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Summary(args) => commands::summary::run(args),
         Command::Tree(args) => commands::tree::run(args),
         Command::Stats(args) => commands::stats::run(args),
+        Command::Diff(args) => commands::diff::run(args),
         Command::Transform(args) => commands::transform::run(args),
         Command::Parse(args) => commands::parse::run(args),
     };

@@ -1,6 +1,7 @@
 //! Folds: events in, values out. Each answers one question in one pass over the events, with memory in proportion to
 //! what is alive at a time and to the distinct stacks. None knows files, clocks or output.
 
+pub mod diff;
 pub mod heap;
 pub mod intervals;
 pub mod live;
@@ -12,6 +13,7 @@ mod table;
 pub mod temporary;
 pub mod tree;
 
+pub use diff::{Diff, DiffOptions};
 pub use heap::Heap;
 pub use intervals::{Intervals, Temporal};
 pub use live::Live;

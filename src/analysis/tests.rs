@@ -9,6 +9,7 @@ use super::sites::SizeClass;
 use super::*;
 use crate::model::{Action, Event, Model, ThreadKey};
 
+mod diff;
 mod intervals;
 
 const PAGE: u64 = 4096;

@@ -6,6 +6,7 @@ mod output;
 pub mod pages;
 pub mod read;
 
+pub mod diff;
 pub mod flamegraph;
 pub mod parse;
 pub mod run;

@@ -1,5 +1,6 @@
 //! Outputs, one file each: a value, options and a writer. Reports never read logs.
 
+pub mod diff;
 pub mod parse;
 pub mod stats;
 pub mod stems;
@@ -12,5 +13,6 @@ pub mod origin;
 pub mod page;
 pub mod printable;
 pub mod sources;
+pub mod svg;
 
 pub mod transform;

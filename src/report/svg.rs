@@ -1,0 +1,242 @@
+//! Flame graphs as SVG, drawn by inferno: of one snapshot, with our colours, and of the difference of two, red where
+//! there is more and blue where there is less.
+//!
+//! Stacks too small to be drawn are given to their callers before anything is written down, so that the picture stays
+//! small whatever the capture holds, and looks the same.
+
+use std::collections::BTreeMap;
+use std::io::{Error, Result, Write};
+
+use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
+use inferno::flamegraph::{self, Direction, Options};
+
+use super::origin::{self, Kind};
+use super::transform::{NO_STACK, folded, frame_text};
+use crate::analysis::Snapshot;
+use crate::analysis::diff::Change;
+use crate::model::{Model, StackId};
+
+/// What the width of a frame stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Bytes,
+    Allocations,
+}
+
+pub struct SvgOptions<'a> {
+    pub title: &'a str,
+    pub unit: Unit,
+}
+
+/// What of the whole is drawn at least; inferno leaves out what is smaller.
+const SMALLEST_PERCENT: f64 = 0.01;
+
+/// Where the stacks below that go which nothing called.
+const SMALL: &str = "<small stacks>";
+
+/// A flame graph that hangs from the top.
+pub fn write(model: &Model, snapshot: &Snapshot, options: &SvgOptions, out: &mut dyn Write) -> Result<()> {
+    let rows = snapshot.rows.iter().map(|row| match options.unit {
+        Unit::Bytes => (row.stack, [row.bytes]),
+        Unit::Allocations => (row.stack, [row.count]),
+    });
+    let lines = lines(model, rows);
+    let mut palette = palette(model);
+    let mut look = look(options);
+    look.palette_map = Some(&mut palette);
+    draw(&mut look, &lines, out)
+}
+
+/// The difference of two snapshots. Frames are as wide as in the new one.
+pub fn write_diff(
+    model: &Model,
+    stacks: &[(StackId, Change)],
+    options: &SvgOptions,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let rows = stacks.iter().map(|&(stack, change)| match options.unit {
+        Unit::Bytes => (stack, [change.base_bytes, change.new_bytes]),
+        Unit::Allocations => (stack, [change.base_count, change.new_count]),
+    });
+    let lines = lines(model, rows);
+    draw(&mut look(options), &lines, out)
+}
+
+fn look<'a>(options: &SvgOptions) -> Options<'a> {
+    let mut look = Options::default();
+    look.title = options.title.to_string();
+    look.count_name = match options.unit {
+        Unit::Bytes => "bytes",
+        Unit::Allocations => "allocations",
+    }
+    .to_string();
+    look.direction = Direction::Inverted;
+    look.min_width = SMALLEST_PERCENT;
+    look.bgcolors = Some(BackgroundColor::Flat(Color { r: 255, g: 255, b: 255 }));
+    // The same capture gives the same file.
+    look.deterministic = true;
+    look
+}
+
+fn draw(look: &mut Options, lines: &[String], out: &mut dyn Write) -> Result<()> {
+    if lines.is_empty() {
+        // Inferno has nothing to say about nothing.
+        let picture = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"600\" height=\"60\" font-family=\"sans-serif\">\
+                       <text x=\"20\" y=\"36\">Nothing was allocated</text></svg>";
+        return writeln!(out, "{picture}");
+    }
+    flamegraph::from_lines(look, lines.iter().map(String::as_str), out).map_err(Error::other)
+}
+
+/// Folded stacks with one amount, or with two, of those that are large enough to be drawn.
+fn lines<const N: usize>(model: &Model, rows: impl Iterator<Item = (StackId, [u64; N])>) -> Vec<String> {
+    let mut own = vec![[0u64; N]; model.n_stacks()];
+    let mut whole = [0u64; N];
+    for (stack, amounts) in rows {
+        add(&mut own[stack.index()], amounts);
+        add(&mut whole, amounts);
+    }
+    let smallest = whole.map(|whole| whole as f64 * SMALLEST_PERCENT / 100.0);
+    let without_stack = own[0];
+    let mut sums = own.clone();
+    // Parents have smaller numbers, so from the back every sum is complete when it is asked for.
+    for index in (1..own.len()).rev() {
+        let parent = model.parent(StackId::from_index(index)).index();
+        let (sum, is_small) = (sums[index], sums[index].iter().zip(smallest).all(|(&sum, least)| (sum as f64) < least));
+        add(&mut sums[parent], sum);
+        if is_small {
+            let given = std::mem::replace(&mut own[index], [0; N]);
+            add(&mut own[parent], given);
+        }
+    }
+    let mut small = own[0];
+    small.iter_mut().zip(without_stack).for_each(|(small, without_stack)| *small -= without_stack);
+    let stacks = own.iter().enumerate().skip(1);
+    let stacks = stacks.filter(|(_, amounts)| **amounts != [0; N]);
+    let stacks = stacks.map(|(index, amounts)| (folded::stack_text(model, StackId::from_index(index)), *amounts));
+    let others = [(NO_STACK, without_stack), (SMALL, small)];
+    let others = others.into_iter().filter(|(_, amounts)| *amounts != [0; N]);
+    // Frames with different origins may have the same text.
+    let mut lines: BTreeMap<String, [u64; N]> = BTreeMap::new();
+    for (text, amounts) in stacks.chain(others.map(|(name, amounts)| (name.to_string(), amounts))) {
+        add(lines.entry(text).or_insert([0; N]), amounts);
+    }
+    lines
+        .into_iter()
+        .map(|(text, amounts)| amounts.iter().fold(text, |line, amount| format!("{line} {amount}")))
+        .collect()
+}
+
+fn add<const N: usize>(to: &mut [u64; N], amounts: [u64; N]) {
+    to.iter_mut().zip(amounts).for_each(|(to, amount)| *to = to.saturating_add(amount));
+}
+
+/// The colour of each frame: that of its kind, as in the page's light theme.
+fn palette(model: &Model) -> PaletteMap {
+    let mut palette = PaletteMap::default();
+    for index in 0..model.n_frames() {
+        let frame = model.frame(crate::model::FrameId::from_index(index));
+        let (kind, _) = origin::of_file(model.text(frame.file));
+        palette.insert(frame_text(model, frame), colour(kind));
+    }
+    for (name, kind) in [("", Kind::Root), (NO_STACK, Kind::Unknown), (SMALL, Kind::Other)] {
+        palette.insert(name, colour(kind));
+    }
+    palette
+}
+
+fn colour(kind: Kind) -> Color {
+    let (r, g, b) = match kind {
+        Kind::Project => (249, 192, 118),
+        Kind::Library => (170, 203, 238),
+        Kind::Standard => (219, 223, 230),
+        Kind::Unknown => (189, 189, 189),
+        Kind::Other => (232, 232, 232),
+        Kind::Root => (235, 236, 240),
+    };
+    Color { r, g, b }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::Row;
+
+    /// Stacks as `main>work`, each with its bytes in two allocations.
+    fn snapshot(stacks: &[(&str, u64)]) -> (Model, Snapshot) {
+        let mut model = Model::default();
+        let rows = stacks.iter().map(|&(path, bytes)| {
+            let mut stack = StackId::EMPTY;
+            for name in path.split('>').filter(|name| !name.is_empty()) {
+                let frame = model.intern_frame(name, "/srv/app.py", 1);
+                stack = model.extend_stack(stack, frame);
+            }
+            Row { stack, bytes, count: 2 }
+        });
+        let rows = rows.collect();
+        (model, Snapshot::summed(rows, None))
+    }
+
+    fn drawn(stacks: &[(&str, u64)]) -> Vec<String> {
+        let (model, snapshot) = snapshot(stacks);
+        lines(&model, snapshot.rows.iter().map(|row| (row.stack, [row.bytes])))
+    }
+
+    #[test]
+    fn what_is_too_small_to_be_drawn_is_given_to_its_callers() {
+        let stacks = [("", 7), ("main", 50_000), ("main>work", 49_000), ("main>work>tiny>er", 3), ("tiny", 5)];
+        let expected = [
+            "<no stack> 7",
+            "<small stacks> 5",
+            "main (/srv/app.py:1) 50000",
+            "main (/srv/app.py:1);work (/srv/app.py:1) 49003",
+        ];
+        assert_eq!(drawn(&stacks), expected);
+    }
+
+    #[test]
+    fn many_small_ones_below_a_large_one_keep_their_sum() {
+        let names: Vec<String> = (0..20_000).map(|n| format!("main>f{n}")).collect();
+        let stacks: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        assert_eq!(drawn(&stacks), ["main (/srv/app.py:1) 20000"]);
+    }
+
+    #[test]
+    fn frames_have_the_colours_of_the_page_and_their_numbers() {
+        let (model, snapshot) = snapshot(&[("main", 40), ("main>work", 60)]);
+        let mut out = Vec::new();
+        write(&model, &snapshot, &SvgOptions { title: "peak", unit: Unit::Bytes }, &mut out).unwrap();
+        let svg = String::from_utf8(out).unwrap();
+        assert!(svg.contains("work (/srv/app.py:1) (60 bytes, 60.00%)"), "{svg}");
+        assert!(svg.contains("all (100 bytes, 100%)"), "{svg}");
+        assert!(svg.contains("rgb(249,192,118)"), "{svg}");
+        let mut again = Vec::new();
+        write(&model, &snapshot, &SvgOptions { title: "peak", unit: Unit::Bytes }, &mut again).unwrap();
+        assert_eq!(svg.as_bytes(), again);
+    }
+
+    #[test]
+    fn nothing_is_a_picture_too() {
+        let (model, snapshot) = snapshot(&[]);
+        let mut out = Vec::new();
+        write(&model, &snapshot, &SvgOptions { title: "peak", unit: Unit::Bytes }, &mut out).unwrap();
+        assert!(String::from_utf8(out).unwrap().contains("Nothing was allocated"));
+    }
+
+    #[test]
+    fn more_is_red_and_less_is_blue() {
+        let (model, snapshot) = snapshot(&[("more", 60), ("less", 40)]);
+        let changes =
+            [(20, 60), (80, 40)].map(|(base_bytes, new_bytes)| Change { base_bytes, new_bytes, ..Change::default() });
+        let stacks: Vec<_> = snapshot.rows.iter().map(|row| row.stack).zip(changes).collect();
+        let mut out = Vec::new();
+        write_diff(&model, &stacks, &SvgOptions { title: "diff", unit: Unit::Bytes }, &mut out).unwrap();
+        let svg = String::from_utf8(out).unwrap();
+        let fill = |name: &str| {
+            let rest = svg.split_once(name).unwrap_or_else(|| panic!("no {name} in {svg}")).1;
+            rest.split_once("rgb(").unwrap().1.split_once(')').unwrap().0.to_string()
+        };
+        assert!(fill("more (/srv/app.py:1) (60 bytes, 60.00%; +40.00%)").starts_with("255,"));
+        assert!(fill("less (/srv/app.py:1) (40 bytes, 40.00%; -40.00%)").ends_with(",255"));
+    }
+}
