@@ -35,6 +35,7 @@ pub enum Command {
     Run(RunArgs),
     Flamegraph(FlamegraphArgs),
     Summary(SummaryArgs),
+    Table(TableArgs),
     Tree(TreeArgs),
     Stats(StatsArgs),
     Diff(DiffArgs),
@@ -213,6 +214,34 @@ pub struct SummaryArgs {
     pub selection: Selection,
 }
 
+/// List where memory was allocated, by place in the code and allocator
+#[derive(Args, Debug)]
+pub struct TableArgs {
+    /// The captures; several are read as one, each process at its own peak
+    #[arg(value_name = "CAPTURE", required = true)]
+    pub captures: Vec<PathBuf>,
+    /// Print the table
+    #[arg(long, conflicts_with = "json")]
+    pub text: bool,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print at most N rows, the largest ones [default: all]
+    #[arg(short = 'r', long, value_name = "N")]
+    pub max_rows: Option<usize>,
+    /// Show each thread by itself
+    #[arg(long)]
+    pub split_threads: bool,
+    /// Write to FILE instead of the screen
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite an existing file
+    #[arg(short, long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub selection: Selection,
+}
+
 /// Walk through the call tree of the largest allocations
 ///
 /// On a terminal the tree is shown to walk through with the arrow keys; ? lists the keys. When the output goes elsewhere
@@ -253,6 +282,9 @@ pub struct StatsArgs {
     /// Overwrite an existing file
     #[arg(short, long)]
     pub force: bool,
+    /// Only what was never given back, instead of everything that was allocated
+    #[arg(long)]
+    pub leaks: bool,
     /// Count every mmap at its full length, files and reserved address space included, as memray does
     #[arg(long)]
     pub all_mappings: bool,

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(args),
         Command::Flamegraph(args) => commands::flamegraph::run(args),
         Command::Summary(args) => commands::summary::run(args),
+        Command::Table(args) => commands::table::run(args),
         Command::Tree(args) => commands::tree::run(args),
         Command::Stats(args) => commands::stats::run(args),
         Command::Diff(args) => commands::diff::run(args),

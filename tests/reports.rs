@@ -58,6 +58,8 @@ fn parse_leaves_out_small_allocations_and_repeats_no_stack_when_asked() {
 fn stats_are_shown_as_text_and_json() {
     check("stats.txt", &["stats"]);
     check("stats.json", &["stats", "--json", "-n", "2"]);
+    check("stats-leaks.txt", &["stats", "--leaks"]);
+    check("stats-leaks.json", &["stats", "--leaks", "--json"]);
     check("stats-all-mappings.json", &["stats", "--json", "--all-mappings"]);
 }
 
@@ -67,6 +69,37 @@ fn summaries_show_functions() {
     check("summary-leaks.txt", &["summary", "--leaks", "--sort-column", "3"]);
     check("summary-temporary.txt", &["summary", "--temporary-allocations", "-r", "1"]);
     check("summary.json", &["summary", "--json"]);
+}
+
+#[test]
+fn tables_show_places_by_allocator_and_thread() {
+    check("table.txt", &["table", "--text"]);
+    check("table-threads.txt", &["table", "--text", "--split-threads", "-r", "4"]);
+    check("table-leaks.txt", &["table", "--text", "--leaks"]);
+    check("table-temporary.txt", &["table", "--text", "--temporary-allocations"]);
+    check("table.json", &["table", "--json", "--split-threads"]);
+}
+
+#[test]
+fn rows_sum_to_the_total_and_text_has_the_same_ones_as_json() {
+    let scratch = Scratch::new("reports-sums");
+    let capture = scratch.join("sample.bin");
+    sample().save(&capture);
+    let printed = |arguments: &[&str]| String::from_utf8(run(&capture, arguments).stdout).unwrap();
+    for options in [&[][..], &["--leaks"], &["--split-threads"], &["--leaks", "--split-threads"]] {
+        let json: serde_json::Value =
+            serde_json::from_str(&printed(&[&["table", "--json"], options].concat())).unwrap();
+        let text = printed(&[&["table", "--text"], options].concat());
+        let rows = json["rows"].as_array().unwrap();
+        let sum = |key: &str| rows.iter().map(|row| row[key].as_u64().unwrap()).sum::<u64>();
+        assert_eq!(json["total_bytes"], sum("bytes"));
+        assert_eq!(json["total_allocations"], sum("allocations"));
+        assert_eq!((json["total_rows"].as_u64(), text.lines().count()), (Some(rows.len() as u64), rows.len() + 1));
+        for (row, line) in rows.iter().zip(text.lines().skip(1)) {
+            let is_in = |key: &str| line.contains(row[key].as_str().unwrap_or_default());
+            assert!(is_in("allocator") && is_in("function") && is_in("file"), "{row}\n{line}");
+        }
+    }
 }
 
 #[test]

@@ -173,7 +173,7 @@ fn names_that_are_escape_sequences_are_shown_and_not_obeyed() {
     assert!(tty.wait_for_end().success());
     let written = String::from_utf8_lossy(&tty.written).into_owned();
     assert!(!written.contains("\x1b]0;") && !written.contains('\u{9b}'), "{written:?}");
-    for command in [&["tree"][..], &["summary"], &["stats"]] {
+    for command in [&["tree"][..], &["summary"], &["stats"], &["table", "--text"]] {
         let output = memtrace().args(command).arg(&capture).output().unwrap();
         let printed = String::from_utf8(output.stdout).unwrap();
         assert!(printed.contains("\\x1b]0;title\\x07"), "{printed}");

@@ -6,6 +6,7 @@ pub mod heap;
 pub mod intervals;
 pub mod live;
 mod mappings;
+pub mod places;
 pub mod sites;
 pub mod stats;
 pub mod summary;
@@ -19,7 +20,7 @@ pub use intervals::{Intervals, Temporal};
 pub use live::Live;
 pub use mappings::{Class, MmapRule};
 pub use sites::{BySite, Detail, Site, SiteId, SiteRow, Sites};
-pub use stats::Stats;
+pub use stats::{Counted, Stats};
 pub use temporary::Temporary;
 pub use tree::{Keep, Measure, Tree};
 

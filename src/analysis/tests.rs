@@ -250,7 +250,7 @@ proptest! {
     #[test]
     fn totals_count_every_allocation_once(events in events()) {
         let model = model();
-        let mut stats = Stats::new(MmapRule::All);
+        let mut stats = Stats::new(MmapRule::All, Counted::Everything);
         let mut heap = Heap::new(MmapRule::All, Detail::Stack);
         let (mut n_allocations, mut bytes) = (0, 0);
         for event in &events {
@@ -262,12 +262,46 @@ proptest! {
                 _ => {}
             }
         }
-        prop_assert_eq!((stats.n_allocations, stats.bytes), (n_allocations, bytes));
-        let sums = stats.stacks().fold((0, 0), |sums, (_, bytes, count)| (sums.0 + count, sums.1 + bytes));
+        prop_assert_eq!((stats.totals.n_allocations, stats.totals.bytes), (n_allocations, bytes));
+        let sums = stats.totals.stacks().fold((0, 0), |sums, (_, bytes, count)| (sums.0 + count, sums.1 + bytes));
         prop_assert_eq!(sums, (n_allocations, bytes));
-        let n_sizes: u64 = stats.sizes.iter().map(|(_, count)| count).sum();
+        let n_sizes: u64 = stats.totals.sizes.iter().map(|(_, count)| count).sum();
         prop_assert_eq!(n_sizes, n_allocations);
         prop_assert_eq!((heap.ever().count, heap.ever().bytes), (n_allocations, bytes));
+    }
+
+    #[test]
+    fn totals_of_leaks_are_what_is_left_in_the_heap(events in events()) {
+        let model = model();
+        let mut stats = Stats::new(MmapRule::All, Counted::Leaks);
+        let mut heap = Heap::new(MmapRule::All, Detail::Full);
+        for event in &events {
+            stats.take(&model, event);
+            heap.take(&model, event);
+        }
+        let left = heap.end_by_site();
+        let totals = &stats.totals;
+        prop_assert_eq!((totals.n_allocations, totals.bytes), (left.count, left.bytes));
+        let stacks: Vec<Row> = totals.stacks().map(|(stack, bytes, count)| Row { stack, bytes, count }).collect();
+        prop_assert_eq!(stacks, left.by_stack().rows);
+        let (n_sizes, bytes) = totals.sizes.iter().fold((0, 0), |sum, (size, count)| (sum.0 + count, sum.1 + size * count));
+        prop_assert_eq!((n_sizes, bytes), (left.count, left.bytes));
+        for kind in AllocatorKind::ALL {
+            let of_kind = left.rows.iter().filter(|row| row.site.kind == kind).map(|row| row.count).sum::<u64>();
+            prop_assert_eq!(totals.by_kind[kind as usize], of_kind);
+        }
+        // The table adds up to the same, by allocator, and with threads to the same rows again.
+        let rows = places::by_place(&model, &left, false);
+        prop_assert_eq!(rows.iter().map(|row| row.bytes).sum::<u64>(), left.bytes);
+        prop_assert_eq!(rows.iter().map(|row| row.count).sum::<u64>(), left.count);
+        let mut merged = BTreeMap::<_, (u64, u64)>::new();
+        for row in places::by_place(&model, &left, true) {
+            let sum = merged.entry((row.place.kind, row.place.frame)).or_default();
+            *sum = (sum.0 + row.bytes, sum.1 + row.count);
+        }
+        let rows: BTreeMap<_, _> =
+            rows.into_iter().map(|row| ((row.place.kind, row.place.frame), (row.bytes, row.count))).collect();
+        prop_assert_eq!(merged, rows);
     }
 }
 
@@ -345,7 +379,7 @@ proptest! {
         let mut expected: BTreeMap<Vec<String>, (u64, u64)> = BTreeMap::new();
         let mut totals = (0, 0, 0);
         let mut merged = Model::default();
-        let mut sum = Stats::new(MmapRule::Memory);
+        let mut sum = Stats::new(MmapRule::Memory, Counted::Everything);
         let mut snapshots = Vec::new();
         for (events, is_numbered_otherwise) in &processes {
             let mut model = model();
@@ -354,7 +388,7 @@ proptest! {
                 number_otherwise(&mut model, &mut events);
             }
             let mut heap = Heap::new(MmapRule::Memory, Detail::Stack);
-            let mut stats = Stats::new(MmapRule::Memory);
+            let mut stats = Stats::new(MmapRule::Memory, Counted::Everything);
             for event in &events {
                 heap.take(&model, event);
                 stats.take(&model, event);
@@ -363,16 +397,16 @@ proptest! {
                 let entry = expected.entry(names).or_default();
                 *entry = (entry.0 + bytes, entry.1 + count);
             }
-            totals = (totals.0 + stats.bytes, totals.1 + stats.n_allocations, totals.2 + heap.peak_bytes());
+            totals = (totals.0 + stats.totals.bytes, totals.1 + stats.totals.n_allocations, totals.2 + heap.peak_bytes());
             let handles = merged.absorb(model);
             sum.absorb(&stats, &handles);
             snapshots.push(heap.at_peak().moved(&handles));
         }
         let snapshot = Snapshot::sum(snapshots);
         prop_assert_eq!(by_functions(&merged, &snapshot), expected);
-        prop_assert_eq!((sum.bytes, sum.n_allocations, sum.peak_bytes), totals);
+        prop_assert_eq!((sum.totals.bytes, sum.totals.n_allocations, sum.peak_bytes), totals);
         prop_assert_eq!(snapshot.bytes, totals.2);
-        prop_assert_eq!(sum.stacks().map(|(_, bytes, _)| bytes).sum::<u64>(), totals.0);
+        prop_assert_eq!(sum.totals.stacks().map(|(_, bytes, _)| bytes).sum::<u64>(), totals.0);
         prop_assert_eq!(Tree::new(&merged, &snapshot).nodes.first().map_or(0, |root| root.bytes), totals.2);
     }
 }

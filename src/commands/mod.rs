@@ -12,5 +12,6 @@ pub mod parse;
 pub mod run;
 pub mod stats;
 pub mod summary;
+pub mod table;
 pub mod transform;
 pub mod tree;

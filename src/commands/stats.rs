@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::analysis::{MmapRule, Stats};
+use crate::analysis::{Counted, MmapRule, Stats};
 use crate::cli::StatsArgs;
 use crate::commands::load;
 use crate::commands::output::Output;
@@ -14,12 +14,13 @@ pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let captures = Captures::open(&args.captures)?;
     let out = Output::create(args.output.as_deref(), args.force)?;
     let rule = if args.all_mappings { MmapRule::All } else { MmapRule::Memory };
+    let counted = if args.leaks { Counted::Leaks } else { Counted::Everything };
     let take = |(stats, last_turn): &mut (Stats, u64), model: &Model, events: &[Event]| {
         *last_turn = events.last().map_or(*last_turn, |event| event.turn);
         stats.take_all(model, events);
     };
-    let (model, parts) = captures.read(|_| (Stats::new(rule), 0), take, |fold, _| fold)?;
-    let mut totals = Stats::new(rule);
+    let (model, parts) = captures.read(|_| (Stats::new(rule, counted), 0), take, |fold, _| fold)?;
+    let mut totals = Stats::new(rule, counted);
     for Part { answer: (stats, _), handles } in &parts {
         totals.absorb(stats, handles);
     }

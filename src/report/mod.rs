@@ -5,6 +5,7 @@ pub mod parse;
 pub mod stats;
 pub mod stems;
 pub mod summary;
+pub mod table;
 pub mod tree;
 
 pub mod flamegraph;

@@ -7,7 +7,7 @@ use std::io::sink;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use memtrace::analysis::{Detail, Heap, MmapRule, Stats, Temporary, Tree, summary};
+use memtrace::analysis::{Counted, Detail, Heap, MmapRule, Stats, Temporary, Tree, summary};
 use memtrace::capture::Capture;
 use memtrace::commands::load::warnings;
 use memtrace::model::Model;
@@ -29,7 +29,7 @@ pub fn consume(path: &Path) -> Result<Consumed, String> {
     let capture = Capture::open(path).map_err(sentence)?;
     let mut heap = Heap::new(MmapRule::Memory, Detail::Stack);
     let mut temporary = Temporary::new(1, MmapRule::All, Detail::Stack);
-    let mut totals = Stats::new(MmapRule::All);
+    let mut totals = Stats::new(MmapRule::All, Counted::Everything);
     let mut text = Text::new(sink(), ParseOptions::default());
     let mut lines = JsonLines::new(sink(), ParseOptions { min_size: 0, stacks_once: true });
     text.begin(capture.facts()).unwrap();

@@ -23,7 +23,7 @@ const BAR_LEN: u64 = 25;
 /// Empty when nothing but empty blocks was allocated.
 pub fn bins(sizes: &Sizes) -> Vec<Bin> {
     let smallest = sizes.iter().map(|(size, _)| size).filter(|&size| size > 0).min();
-    let (Some(smallest), Some(largest)) = (smallest, sizes.largest) else { return Vec::new() };
+    let (Some(smallest), Some((_, largest))) = (smallest, sizes.extremes()) else { return Vec::new() };
     let (mut low, high) = ((smallest as f64).ln(), (largest as f64).ln());
     if low == high {
         low /= 2.0;

@@ -14,7 +14,7 @@ use serde::ser::SerializeMap;
 use self::histogram::Bin;
 use self::modules::Modules;
 use super::printable::printable;
-use crate::analysis::Stats;
+use crate::analysis::{Counted, Stats};
 use crate::model::{FrameId, Model};
 use crate::units;
 
@@ -40,6 +40,8 @@ pub struct Document {
     extremes: Option<(u64, u64)>,
     #[serde(skip)]
     num_largest: usize,
+    #[serde(skip)]
+    counted: Counted,
 }
 
 #[derive(Serialize)]
@@ -82,7 +84,7 @@ struct Metadata {
 pub fn document(model: &Model, stats: &Stats, last_turns: &[u64], options: &StatsOptions) -> Document {
     let mut by_location: HashMap<Option<FrameId>, (u64, u64)> = HashMap::new();
     let mut modules = Modules::new(model.processes());
-    for (stack, bytes, count) in stats.stacks() {
+    for (stack, bytes, count) in stats.totals.stacks() {
         let sum = by_location.entry(model.leaf(stack)).or_default();
         *sum = (sum.0.saturating_add(bytes), sum.1 + count);
         modules.add(model, stack, bytes, count);
@@ -106,21 +108,23 @@ pub fn document(model: &Model, stats: &Stats, last_turns: &[u64], options: &Stat
     modules.sort_by(|a, b| (b.num_allocations, &a.module).cmp(&(a.num_allocations, &b.module)));
     let modules_by_count = modules.iter().take(n_shown).cloned().collect();
 
-    let kinds = AllocatorKind::ALL.iter().map(|&kind| (kind.name().to_uppercase(), stats.by_kind[kind as usize]));
+    let kinds =
+        AllocatorKind::ALL.iter().map(|&kind| (kind.name().to_uppercase(), stats.totals.by_kind[kind as usize]));
     let mut kinds: Vec<(String, u64)> = kinds.filter(|&(_, count)| count > 0).collect();
     kinds.sort_by_key(|&(_, count)| Reverse(count));
     Document {
-        total_num_allocations: stats.n_allocations,
-        total_bytes_allocated: stats.bytes,
-        allocation_size_histogram: histogram::bins(&stats.sizes),
+        total_num_allocations: stats.totals.n_allocations,
+        total_bytes_allocated: stats.totals.bytes,
+        allocation_size_histogram: histogram::bins(&stats.totals.sizes),
         allocator_type_distribution: kinds,
         top_allocations_by_size: by_size,
         top_allocations_by_count: by_count,
         top_modules_by_allocation_size: modules_by_size,
         top_modules_by_allocation_count: modules_by_count,
         metadata: metadata(model, stats, last_turns),
-        extremes: stats.sizes.smallest.zip(stats.sizes.largest),
+        extremes: stats.totals.sizes.extremes(),
         num_largest: n_shown,
+        counted: stats.counted,
     }
 }
 
@@ -164,8 +168,12 @@ pub fn json(document: &Document, out: &mut dyn Write) -> Result<()> {
 }
 
 pub fn text(document: &Document, out: &mut dyn Write) -> Result<()> {
-    writeln!(out, "Total allocations:\n    {}\n", document.total_num_allocations)?;
-    writeln!(out, "Total memory allocated:\n    {}\n", units::bytes(document.total_bytes_allocated))?;
+    let (allocations, memory) = match document.counted {
+        Counted::Everything => ("Total allocations", "Total memory allocated"),
+        Counted::Leaks => ("Allocations never given back", "Memory never given back"),
+    };
+    writeln!(out, "{allocations}:\n    {}\n", document.total_num_allocations)?;
+    writeln!(out, "{memory}:\n    {}\n", units::bytes(document.total_bytes_allocated))?;
     writeln!(out, "Peak memory usage:\n    {}\n", units::bytes(document.metadata.peak_memory))?;
     writeln!(out, "Histogram of allocation size:")?;
     match document.extremes {
