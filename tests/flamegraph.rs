@@ -3,14 +3,16 @@
 #[path = "support/log.rs"]
 mod log;
 mod support;
+#[path = "support/webpage.rs"]
+mod webpage;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use log::Log;
-use serde_json::Value;
 use support::Scratch;
+use webpage::Webpage;
 
 /// Three functions in files of this folder: `kept` is never freed, `peak` only after the peak, `short` at once.
 fn capture(folder: &Path) -> Log {
@@ -37,28 +39,11 @@ fn write(scratch: &Scratch) -> std::path::PathBuf {
 }
 
 /// The data of the page that these arguments give.
-fn data(scratch: &Scratch, arguments: &[&str]) -> Value {
+fn data(scratch: &Scratch, arguments: &[&str]) -> Webpage {
     let page = scratch.join("page.html");
     let capture = scratch.join("memtrace-shop.17.bin");
     support::run(support::memtrace().arg("flamegraph").arg(capture).arg("-fo").arg(&page).args(arguments));
-    let page = fs::read_to_string(page).unwrap();
-    let (_, rest) = page.split_once(r#"<script type="application/json" id="data">"#).unwrap();
-    serde_json::from_str(rest.split_once("</script>").unwrap().0).unwrap()
-}
-
-/// `function bytes count source` of the nodes below the root.
-fn nodes(data: &Value) -> Vec<String> {
-    let number = |column: &Value, at: usize| column[at].as_u64().unwrap() as usize;
-    let text = |column: &Value, at: usize| data["strings"][number(column, at)].as_str().unwrap();
-    let n_nodes = data["nodes"]["frame"].as_array().unwrap().len();
-    let line = |node: usize| {
-        let frame = number(&data["nodes"]["frame"], node);
-        let name = text(&data["frames"]["function"], frame);
-        let source = text(&data["frames"]["source"], frame);
-        let (bytes, count) = (&data["nodes"]["bytes"][node], &data["nodes"]["count"][node]);
-        format!("{name} {bytes} {count} {source}").trim_end().to_owned()
-    };
-    (1..n_nodes).map(line).collect()
+    Webpage::new(&fs::read_to_string(page).unwrap())
 }
 
 /// Runs it, expecting a failure with this sentence.
@@ -101,13 +86,14 @@ fn what_is_no_capture_is_refused_in_one_sentence_and_leaves_nothing() {
 fn the_page_shows_the_peak_or_what_was_asked_for() {
     let scratch = Scratch::new("flamegraph");
     write(&scratch);
-    assert_eq!(nodes(&data(&scratch, &[])), ["peak 5000 1", "kept 100 1"]);
-    assert_eq!(nodes(&data(&scratch, &["--leaks"])), ["kept 100 1"]);
-    assert_eq!(nodes(&data(&scratch, &["--temporary-allocations"])), ["peak 5000 1", "short 30 1"]);
+    assert_eq!(data(&scratch, &[]).stacks(), ["peak 5000 1", "kept 100 1"]);
+    assert_eq!(data(&scratch, &["--leaks"]).stacks(), ["kept 100 1"]);
+    assert_eq!(data(&scratch, &["--temporary-allocations"]).stacks(), ["peak 5000 1", "short 30 1"]);
     let zero = data(&scratch, &["--temporary-allocation-threshold", "0"]);
-    assert_eq!(nodes(&zero), ["peak 5000 1", "short 30 1"]);
-    assert_eq!(zero["report"], serde_json::json!({ "kind": "temporary", "threshold": 0 }));
-    assert_eq!(zero["facts"]["peak_bytes"], 5100, "the peak of the heap is a fact in every report");
+    assert_eq!(zero.stacks(), ["peak 5000 1", "short 30 1"]);
+    assert_eq!((&zero.header["open"]["tab"], &zero.header["temporary_threshold"]), (&"temporary".into(), &0.into()));
+    let facts = &zero.header["processes"][0]["facts"];
+    assert_eq!(facts["peak_bytes"], 5100, "the peak of the heap is a fact in every report");
 }
 
 #[test]
@@ -118,10 +104,10 @@ fn source_lines_are_shown_unless_they_may_be_secret() {
         fs::write(scratch.join(name), text).unwrap();
         fs::set_permissions(scratch.join(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
-    assert_eq!(nodes(&data(&scratch, &[])), ["peak 5000 1", "kept 100 1 keep(it)"]);
-    assert_eq!(nodes(&data(&scratch, &["--confidential-files", "all"])), ["peak 5000 1", "kept 100 1"]);
+    assert_eq!(data(&scratch, &[]).stacks(), ["peak 5000 1", "kept 100 1 keep(it)"]);
+    assert_eq!(data(&scratch, &["--confidential-files", "all"]).stacks(), ["peak 5000 1", "kept 100 1"]);
     let none = data(&scratch, &["--confidential-files", "none"]);
-    assert_eq!(nodes(&none), ["peak 5000 1 password = 1", "kept 100 1 keep(it)"]);
+    assert_eq!(none.stacks(), ["peak 5000 1 password = 1", "kept 100 1 keep(it)"]);
     let short = data(&scratch, &["--temporary-allocation-threshold", "0"]);
-    assert_eq!(nodes(&short), ["peak 5000 1", "short 30 1 </script>"]);
+    assert_eq!(short.stacks(), ["peak 5000 1", "short 30 1 </script>"]);
 }

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use log::Log;
+use memtrace_format::AllocatorKind;
+use memtrace_format::record::{Alloc, Clock, Record, Rss, Thread, ThreadName};
 use support::Scratch;
 use web::{chromium, modules, on_path};
 
@@ -21,20 +23,45 @@ fn the_page_can_be_read_and_used() {
     let Some(modules) = modules() else { return };
     let Some(chromium) = chromium() else { return };
     let scratch = Scratch::new("page");
-    let (shop_capture, deep_capture) = (scratch.join("shop.bin"), scratch.join("deep.bin"));
-    fs::write(&shop_capture, shop().bytes()).unwrap();
-    fs::write(&deep_capture, deep().bytes()).unwrap();
-    let make = |capture: &Path, name: &str, arguments: &[&str]| {
-        let page = scratch.join(name);
+    let make = |log: Log, name: &str, arguments: &[&str]| {
+        let (capture, page) = (scratch.join(name).with_extension("bin"), scratch.join(name));
+        fs::write(&capture, log.bytes()).unwrap();
         support::run(support::memtrace().arg("flamegraph").arg(capture).arg("-o").arg(page).args(arguments));
     };
-    make(&shop_capture, "shop.html", &[]);
-    make(&shop_capture, "empty.html", &["--leaks"]);
-    make(&deep_capture, "deep.html", &[]);
-    let check = support::root().join("tests/page/check.mjs");
-    let mut node = Command::new("node");
-    node.arg(check).arg(scratch.path()).arg(chromium).env("MEMTRACE_PAGE_MODULES", modules).env("HOME", scratch.path());
-    print!("{}", support::text(&support::run(&mut node)));
+    make(shop(), "shop.html", &[]);
+    make(shop(), "empty.html", &["--leaks"]);
+    make(deep(), "deep.html", &[]);
+    make(busy(), "busy.html", &[]);
+    in_browser("check.mjs", scratch.path(), &chromium, &modules);
+}
+
+#[test]
+fn the_page_of_a_real_program_says_what_the_other_reports_say() {
+    let Some(modules) = modules() else { return };
+    let Some(chromium) = chromium() else { return };
+    let Some(python) = support::pythons().iter().rfind(|python| support::has_package(python, "pandas")) else {
+        return eprintln!("skipped: no Python with pandas on this machine");
+    };
+    let scratch = Scratch::new("page-real");
+    let capture = scratch.join("real.bin");
+    let mut record = support::memtrace();
+    record.arg("run").arg("-o").arg(&capture).arg("--python").arg(support::environment(python));
+    support::run(record.arg(support::fixture("programs/pandas_frames.py")).arg("20000"));
+    support::run(support::memtrace().arg("flamegraph").arg(&capture).arg("-o").arg(scratch.join("real.html")));
+    let stats = support::run(support::memtrace().arg("stats").arg("--json").arg(&capture));
+    fs::write(scratch.join("stats.json"), stats.stdout).unwrap();
+    in_browser("real.mjs", scratch.path(), &chromium, &modules);
+}
+
+#[test]
+fn the_plot_library_is_the_one_of_its_package() {
+    let Some(modules) = modules() else { return };
+    for file in ["uPlot.iife.min.js", "uPlot.min.css"] {
+        let ours = fs::read(support::root().join("src/report/assets/vendor").join(file)).unwrap();
+        assert!(ours == fs::read(modules.join("node_modules/uplot/dist").join(file)).unwrap(), "{file} differs");
+    }
+    let licence = fs::read(support::root().join("src/report/assets/vendor/uPlot.LICENSE")).unwrap();
+    assert!(licence == fs::read(modules.join("node_modules/uplot/LICENSE")).unwrap());
 }
 
 #[test]
@@ -43,11 +70,14 @@ fn numbers_names_and_trees_are_shown_right() {
     // Without a package that says so, node takes no file for a module.
     let scratch = Scratch::new("page-units");
     fs::write(scratch.join("package.json"), r#"{"type": "module"}"#).unwrap();
-    for script in scripts().into_iter().chain([support::root().join("tests/page/units.mjs")]) {
+    let units = fs::read_dir(support::root().join("tests/page/units")).unwrap().map(|entry| entry.unwrap().path());
+    for script in scripts().into_iter().chain(units) {
         fs::copy(&script, scratch.join(script.file_name().unwrap().to_str().unwrap())).unwrap();
     }
-    let output = support::run(Command::new(node).arg(scratch.join("units.mjs")));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n");
+    for name in ["text.mjs", "sums.mjs", "trees.mjs"] {
+        let output = support::run(Command::new(&node).arg(scratch.join(name)));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{name}");
+    }
 }
 
 #[test]
@@ -131,6 +161,50 @@ fn shop() -> Log {
     log
 }
 
+/// What `page/checks/time.mjs` expects: ten seconds of two threads, a turn for each millisecond.
+fn busy() -> Log {
+    let mut log = Log::new();
+    log.python();
+    for second in 1..=10 {
+        let (turn, mono_nanos) = (second * 1000, log.header.start_mono_nanos + second * 1_000_000_000);
+        log.launcher(turn, Record::Clock(Clock { mono_nanos }));
+        log.launcher(turn, Record::Rss(Rss { mono_nanos, bytes: 20_000_000 }));
+    }
+    let app = "/srv/app.py";
+    let pandas = "/srv/env/lib/python3.11/site-packages/pandas/io.py";
+    let codes = [("<module>", app, 10), ("cache", app, 20), ("read", pandas, 7), ("loop", app, 30), ("late", app, 40)];
+    for (id, (name, file, line)) in (1..).zip(codes) {
+        log.code(id, name, file, line);
+    }
+    let (main, loader) = (0xaaaa, 0xbbbb);
+    log.event(0, 1, Record::ThreadName(ThreadName { pthread: main, name: b"MainThread" }));
+    log.event(0, 2, Record::Thread(Thread { thread: 1, os_tid: 4711, pthread: main }));
+    log.event(1, 3, Record::ThreadName(ThreadName { pthread: loader, name: b"loader" }));
+    log.event(1, 4, Record::Thread(Thread { thread: 2, os_tid: 4712, pthread: loader }));
+    // A module's line and what it calls there: nodes 1 and 2, 3 and 4 and so on, of which the loader has its own.
+    for (call, code) in [(0, 2), (2, 4), (3, 5)] {
+        log.node(0, 0, 1, 2 * call);
+        let module = [1, 3, 5][[0, 2, 3].iter().position(|&it| it == call).unwrap()];
+        log.node(0, module, code, 0);
+    }
+    log.node(1, 0, 1, 2);
+    log.node(1, 1, 3, 0);
+    let mut alloc = |lane, at, kind, address, size, stack| {
+        log.event(lane, at, Record::Alloc(Alloc { kind, address, size, stack }));
+    };
+    alloc(0, 1000, AllocatorKind::Malloc, 0x10_0000, 1_000_000, 2);
+    alloc(1, 3000, AllocatorKind::AlignedAlloc, 0x1000_0000, 8_000_000, 2);
+    log.free(1, 5000, 0x1000_0000);
+    for n in 0..1000 {
+        log.alloc(0, 6000 + n / 10, 0x3000_0000 + n * 0x1000, 1000, 4);
+        log.free(0, 6000 + n / 10, 0x3000_0000 + n * 0x1000);
+    }
+    let late = Alloc { kind: AllocatorKind::Calloc, address: 0x2000_0000, size: 3_000_000, stack: 6 };
+    log.event(0, 7000, Record::Alloc(late));
+    log.end();
+    log
+}
+
 /// A recursion of 2 000 calls with a million bytes at its end, and 30 000 functions with ten bytes each.
 fn deep() -> Log {
     let mut log = Log::new();
@@ -150,4 +224,11 @@ fn deep() -> Log {
     }
     log.end();
     log
+}
+
+/// Runs a script of `tests/page`, which prints a line for each check.
+fn in_browser(script: &str, folder: &Path, chromium: &Path, modules: &Path) {
+    let mut node = Command::new("node");
+    node.arg(support::root().join("tests/page").join(script)).arg(folder).arg(chromium);
+    print!("{}", support::text(&support::run(node.env("MEMTRACE_PAGE_MODULES", modules).env("HOME", folder))));
 }

@@ -1,32 +1,59 @@
-//! The flame graph as one HTML file that needs nothing else: no server, no network, no build step.
+//! The page as one HTML file that needs nothing else: no server, no network, no build step.
 //!
 //! Names in a capture are whatever a program called its functions and files, so the page treats them as hostile: they
-//! travel as JSON inside a data block, reach the document as text only, and a content security policy lets no script
+//! travel deflated inside a data block, reach the document as text only, and a content security policy lets no script
 //! run but ours and nothing be fetched.
 
 use std::io::{self, Write};
 
 use sha2::{Digest, Sha256};
 
-use super::flamegraph::{Flamegraph, Report};
+use super::page::{Page, Tab};
 
 const TEMPLATE: &str = include_str!("assets/index.html");
-const STYLE: &str = include_str!("assets/style.css");
+/// uPlot's own sheet, then ours.
+const STYLES: [&str; 2] = [include_str!("assets/vendor/uPlot.min.css"), include_str!("assets/style.css")];
+/// uPlot, as its package has it. Its licence stands beside it.
+const PLOT: &str = include_str!("assets/vendor/uPlot.iife.min.js");
 /// The modules of the page, each after those it imports.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 31] = [
     include_str!("assets/format.js"),
+    include_str!("assets/dom.js"),
     include_str!("assets/palette.js"),
+    include_str!("assets/decode.js"),
     include_str!("assets/profile.js"),
+    include_str!("assets/range.js"),
+    include_str!("assets/totals.js"),
+    include_str!("assets/filters.js"),
+    include_str!("assets/tree.js"),
+    include_str!("assets/view.js"),
+    include_str!("assets/paths.js"),
     include_str!("assets/search.js"),
+    include_str!("assets/state.js"),
     include_str!("assets/facts.js"),
+    include_str!("assets/memory.js"),
+    include_str!("assets/theme.js"),
+    include_str!("assets/svg.js"),
+    include_str!("assets/paint.js"),
     include_str!("assets/graph.js"),
+    include_str!("assets/tooltip.js"),
+    include_str!("assets/stage.js"),
+    include_str!("assets/timeline.js"),
+    include_str!("assets/table.js"),
+    include_str!("assets/details.js"),
+    include_str!("assets/menus.js"),
+    include_str!("assets/export.js"),
+    include_str!("assets/keyboard.js"),
+    include_str!("assets/controls.js"),
+    include_str!("assets/shown.js"),
+    include_str!("assets/surface.js"),
     include_str!("assets/page.js"),
 ];
 
 /// Writes the page.
-pub fn write(graph: &Flamegraph, out: &mut dyn Write) -> io::Result<()> {
+pub fn write(page: &Page, out: &mut dyn Write) -> io::Result<()> {
     let script = joined_modules();
-    let data = serde_json::to_string(graph).map(|json| safe_in_script(&json))?;
+    let style = STYLES.concat();
     let mut rest = TEMPLATE;
     // One pass over the template alone: whatever stands in the data is never taken for a placeholder.
     while let Some((before, (name, after))) =
@@ -34,13 +61,15 @@ pub fn write(graph: &Flamegraph, out: &mut dyn Write) -> io::Result<()> {
     {
         out.write_all(before.as_bytes())?;
         match name {
-            "title" => out.write_all(safe_in_text(&title(graph)).as_bytes())?,
+            "title" => out.write_all(safe_in_text(&title(page)).as_bytes())?,
             "version" => out.write_all(env!("CARGO_PKG_VERSION").as_bytes())?,
-            "style" => out.write_all(STYLE.as_bytes())?,
-            "style_hash" => out.write_all(hash_source(STYLE).as_bytes())?,
+            "style" => out.write_all(style.as_bytes())?,
+            "style_hash" => out.write_all(hash_source(&style).as_bytes())?,
+            "plot" => out.write_all(PLOT.as_bytes())?,
+            "plot_hash" => out.write_all(hash_source(PLOT).as_bytes())?,
             "script" => out.write_all(script.as_bytes())?,
             "script_hash" => out.write_all(hash_source(&script).as_bytes())?,
-            "data" => out.write_all(data.as_bytes())?,
+            "data" => out.write_all(page.base64().as_bytes())?,
             unknown => unreachable!("the template asks for {unknown}"),
         }
         rest = after;
@@ -48,13 +77,14 @@ pub fn write(graph: &Flamegraph, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(rest.as_bytes())
 }
 
-fn title(graph: &Flamegraph) -> String {
-    let report = match graph.report {
-        Report::Peak => "peak memory",
-        Report::Leaks => "memory not freed",
-        Report::Temporary { .. } => "temporary allocations",
+fn title(page: &Page) -> String {
+    let report = match page.tab {
+        Tab::Peak => "peak memory",
+        Tab::Leaks => "memory not freed",
+        Tab::Churn => "all allocations",
+        Tab::Temporary => "temporary allocations",
     };
-    match graph.facts.command.as_str() {
+    match page.command.as_str() {
         "" => format!("{report} – memtrace"),
         command => format!("{command} – {report} – memtrace"),
     }
@@ -91,34 +121,32 @@ pub(super) fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// JSON that cannot end the script element it stands in, nor open a comment there. The two line separators are legal
-/// in JSON but not in older JavaScript, should anybody copy the data there.
-fn safe_in_script(json: &str) -> String {
-    json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
-}
-
 fn safe_in_text(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::analysis::{Row, Snapshot, Tree};
-    use crate::model::{Model, StackId};
-    use crate::report::flamegraph::{FlamegraphOptions, Reading};
+    use memtrace_format::AllocatorKind;
 
-    /// The page of one stack with one frame.
+    use super::*;
+    use crate::analysis::{Intervals, MmapRule};
+    use crate::model::{Action, Event, Model, StackId};
+    use crate::report::page::{PageOptions, Part};
+
+    /// The page of one allocation by one frame.
     fn page(function: &str, file: &str, command: &str) -> String {
         let mut model = Model::default();
         model.process_mut().facts.command_line = vec![command.to_owned()];
         let frame = model.intern_frame(function, file, 1);
         let stack = model.extend_stack(StackId::EMPTY, frame);
-        let rows = vec![Row { stack, bytes: 100, count: 1 }];
-        let tree = Tree::new(&model, &Snapshot { rows, bytes: 100, count: 1, turn: None });
-        let graph = Flamegraph::new(&model, &tree, Report::Peak, Reading::default(), &FlamegraphOptions::default());
+        let mut intervals = Intervals::new(MmapRule::Memory, 0);
+        let action = Action::Alloc { kind: AllocatorKind::Malloc, address: 0x1000, size: 100, stack };
+        intervals.take(&model, &Event { turn: 1, image: 0, lane: 0, thread: 1, action });
+        let part = Part { temporal: intervals.finish(&model), n_events: 1, notices: Vec::new() };
+        let page = Page::new(&model, vec![part], &PageOptions::default());
         let mut out = Vec::new();
-        write(&graph, &mut out).unwrap();
+        write(&page, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -128,7 +156,7 @@ mod tests {
         rest.split_once(end).unwrap().0
     }
 
-    const DATA: &str = r#"<script type="application/json" id="data">"#;
+    const DATA: &str = r#"<script type="application/octet-stream" id="data">"#;
 
     #[test]
     fn hostile_names_stay_data() {
@@ -137,12 +165,8 @@ mod tests {
         let plain = page("plain", "plain.py", "plain");
         for name in names {
             let page = page(name, name, name);
-            let json = element(&page, DATA, "</script>");
-            assert!(!json.contains('<') && !json.contains(['\u{2028}', '\u{2029}']), "{name}: {json}");
-            let data: serde_json::Value = serde_json::from_str(json).unwrap();
-            let strings = data["strings"].as_array().unwrap();
-            assert!(strings.iter().any(|string| string == name), "{name}");
-            assert_eq!(data["facts"]["command"], name);
+            let data = element(&page, DATA, "</script>");
+            assert!(data.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte)), "{name}: {data}");
             let tags = |page: &str| page.matches("<script").count() + page.matches("</").count();
             assert_eq!(tags(&page), tags(&plain), "{name}");
         }
@@ -155,11 +179,13 @@ mod tests {
         assert!(!script.lines().any(|line| line.starts_with("import ") || line.starts_with("export ")));
         let policy = element(&page, "Content-Security-Policy\" content=\"", "\">");
         assert!(policy.starts_with("default-src 'none'; "), "{policy}");
-        assert!(policy.contains(&format!("script-src '{}'", hash_source(script))), "{policy}");
+        let plot = element(&page, "<script>", "</script>");
+        let scripts = format!("script-src '{}' '{}'; ", hash_source(plot), hash_source(script));
+        assert!(policy.contains(&scripts), "{policy}");
         let style = element(&page, "<style>", "</style>");
         assert!(policy.contains(&format!("style-src '{}'", hash_source(style))), "{policy}");
         assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
-        for name in ["title", "version", "style", "style_hash", "script", "script_hash", "data"] {
+        for name in ["title", "version", "style", "style_hash", "plot", "plot_hash", "script", "script_hash", "data"] {
             assert!(!page.contains(&format!("{{{{{name}}}}}")), "the placeholder of {name} is left");
         }
     }
@@ -168,9 +194,13 @@ mod tests {
     fn nothing_in_the_page_is_fetched() {
         let page = page("f", "f.py", "f");
         for word in ["http://", "https://", " src=", "url(", "@import", "fetch(", "XMLHttpRequest", "WebSocket"] {
-            // The one address is the name of SVG in the icon's data.
-            let n_allowed =
-                if word == "http://" { page.matches("xmlns='http://www.w3.org/2000/svg'").count() } else { 0 };
+            // Names of SVG's elements, where uPlot says it comes from, and a part of a picture that refers to another.
+            let n_allowed = match word {
+                "http://" => page.matches("http://www.w3.org/2000/svg").count(),
+                "https://" => page.matches("/*! https://github.com/leeoniya/uPlot").count(),
+                "url(" => page.matches("url(#${id})").count(),
+                _ => 0,
+            };
             assert_eq!(page.matches(word).count(), n_allowed, "{word}");
         }
     }

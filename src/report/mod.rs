@@ -8,7 +8,6 @@ pub mod summary;
 pub mod table;
 pub mod tree;
 
-pub mod flamegraph;
 pub mod html;
 pub mod origin;
 pub mod page;

@@ -179,3 +179,18 @@ export function fitText(text, room, widthOf) {
   }
   return low < 2 ? "" : characters.slice(0, low).join("") + "…";
 }
+
+/**
+ * A moment on a time line: `0 s`, `0.25 s`, `12.5 s`, `3:05`, `2:07:30`.
+ * @param {number} seconds
+ * @returns {string}
+ */
+export function secondsText(seconds) {
+  if (seconds < 0.001) return seconds <= 0 ? "0 s" : `${Number((seconds * 1e6).toPrecision(3))} µs`;
+  if (seconds < 1) return `${Number((seconds * 1e3).toPrecision(3))} ms`;
+  if (seconds < 120) return `${Number(seconds.toFixed(seconds < 10 ? 2 : 1))} s`;
+  const whole = Math.round(seconds);
+  const two = (/** @type {number} */ n) => String(n).padStart(2, "0");
+  if (whole < 3600) return `${Math.floor(whole / 60)}:${two(whole % 60)}`;
+  return `${Math.floor(whole / 3600)}:${two(Math.floor((whole % 3600) / 60))}:${two(whole % 60)}`;
+}

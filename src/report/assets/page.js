@@ -1,664 +1,569 @@
 // @ts-check
-// Ties the page together: reads the data, owns what the user chose, tells the graph and the texts about it.
+// Ties the page together: owns what the user chose, and shows it. Every change goes through `change`, which writes the
+// address; going back reads it.
 
-import { counted, exact, humanBytes, nameForms, share } from "./format.js";
-import { emptiness, factRows, foldedSentence, meaning, reportName, warnings } from "./facts.js";
-import { Graph } from "./graph.js";
-import { kindColour, LEGEND, THEMES } from "./palette.js";
-import { Profile, View } from "./profile.js";
-import { search } from "./search.js";
+import { actionsOf, startControls, startSearch } from "./controls.js";
+import { decode, inflate } from "./decode.js";
+import { fillDetails } from "./details.js";
+import { button, byId, buttonById, capitalised, clipped, dialogById, element, inputById, menuById, press } from "./dom.js";
+import { copyText, csvOf, download, pngOf, svgOf, viewRows } from "./export.js";
+import { emptiness, factRows, limitsText, meaning, TAB_NAMES, warnings } from "./facts.js";
+import { everything } from "./filters.js";
+import { counted, exact, humanBytes, secondsText, share } from "./format.js";
+import { startKeyboard } from "./keyboard.js";
+import { seriesRows } from "./memory.js";
+import { fillChips, fillFilters, filterChips, openMenu } from "./menus.js";
+import { kindColour, LEGEND } from "./palette.js";
+import { keyOf, stackText } from "./paths.js";
+import { Profile } from "./profile.js";
+import { bucketSeconds } from "./range.js";
+import { Shown } from "./shown.js";
+import { Stage } from "./stage.js";
+import { fromFragment, opening, toFragment } from "./state.js";
+import { surfaceOf } from "./surface.js";
+import { columnsOf, fillTable, functionRows, siteRows, sortedRows } from "./table.js";
+import { startTheme, theme } from "./theme.js";
+import { colourSwatches, Timeline } from "./timeline.js";
+import { shortName } from "./tooltip.js";
 
-/** @typedef {import("./profile.js").Shape} Shape */
+/** @typedef {import("./state.js").State} State */
+/** @typedef {import("./decode.js").Tab} Tab */
 
-const THEME_KEY = "memtrace-theme";
-const THEME_ICONS = {
-  system: '<path d="M2 3.5h12v7.5H2zM6 14h4"/>',
-  light: '<circle cx="8" cy="8" r="3"/><path d="M8 1v1.5M8 13.5V15M1 8h1.5M13.5 8H15M3 3l1 1M12 12l1 1M13 3l-1 1M4 12l-1 1"/>',
-  dark: '<path d="M13.5 9.5A6 6 0 0 1 6.5 2.5a6 6 0 1 0 7 7z"/>',
-};
+/** Half of what a change may take while the brush moves. */
+const QUICK_MILLIS = 40;
 
-/**
- * @param {string} id
- * @returns {HTMLElement}
- */
-function byId(id) {
-  const element = document.getElementById(id);
-  if (!element) throw new Error(`the page has no element #${id}`);
-  return element;
-}
-
-/** @param {string} id */
-const inputById = (id) => /** @type {HTMLInputElement} */ (byId(id));
-/** @param {string} id */
-const buttonById = (id) => /** @type {HTMLButtonElement} */ (byId(id));
-/** @param {string} id */
-const dialogById = (id) => /** @type {HTMLDialogElement} */ (byId(id));
-
-const profile = new Profile(JSON.parse(byId("data").textContent ?? ""));
-
-/** @type {Shape} */
-const shape = { imports: "machinery", runners: false, metric: "bytes" };
-let view = new View(profile, shape);
-/** The node of the profile that is zoomed to; 0 shows everything. */
-let zoomed = 0;
-let isPattern = false;
-/** @type {{matches: Uint8Array, frames: number} | null} */
-let found = null;
-/** Matching nodes of the view, the largest first, and which one was visited last. */
-let visits = { nodes: /** @type {number[]} */ ([]), at: -1 };
-
-const tip = byId("tip");
-let tipNode = -1;
-
-const graph = new Graph(
-  /** @type {HTMLCanvasElement} */ (byId("graph")),
-  byId("scroller"),
-  byId("spacer"),
-  {
-    onZoom: (node) => goTo(node),
-    onHover: (node, rect) => (node >= 0 ? showTip(node, rect, graph.pointer?.x ?? 0) : hideTip()),
-  },
-);
-
-// Zoom and the browser's history
-
-/**
- * Zooms to a node of the view, as one step of the browser's history.
- * @param {number} node
- */
-function goTo(node) {
-  const origin = view.origin[node];
-  if (origin === zoomed) return;
-  const address = origin === 0 ? location.pathname + location.search : `#zoom=${origin}`;
-  try {
-    history.pushState(null, "", address);
-  } catch {
-    // Inside some frames a page may not write history; the zoom works all the same.
+export class Page {
+  /** @param {Profile} profile */
+  constructor(profile) {
+    this.profile = profile;
+    this.state = fromFragment(profile, location.hash);
+    this.shown = new Shown(profile);
+    this.stage = new Stage({
+      onZoom: (side, node) => this.zoomTo(side, node),
+      onMenu: (side, node, x, y) => this.openFrameMenu(side, node, x, y),
+      onFocus: () => this.showDetails(),
+    });
+    this.timeline = new Timeline(profile, (range, isFinal) => this.brush(range, isFinal));
+    /** Matching nodes of the active view, the largest first, and which one was visited last. */
+    this.visits = { nodes: /** @type {number[]} */ ([]), at: -1, of: /** @type {unknown} */ (null) };
+    this.lastMillis = 0;
+    this.brushTimer = 0;
+    this.beforeBrush = "";
   }
-  zoomTo(origin, true);
-}
 
-/**
- * @param {number} origin
- * @param {boolean} isSmooth
- */
-function zoomTo(origin, isSmooth) {
-  zoomed = view.origin[view.nodeOf[origin] ?? 0];
-  graph.zoom(view.nodeOf[zoomed], isSmooth);
-  buttonById("reset").disabled = zoomed === 0;
-  tipNode = -1;
-  hideTip();
-  showMatched();
-}
+  // What the user chose
 
-/** The node that the address names; the root when it names none. */
-function zoomOfAddress() {
-  const named = /^#zoom=(\d+)$/.exec(location.hash);
-  const node = named ? Number(named[1]) : 0;
-  return node < profile.nodes ? node : 0;
-}
-
-// What is shown
-
-/** Builds the tree anew after frames were hidden or shown, or the metric changed. */
-function rebuild() {
-  const focused = graph.focused >= 0 ? view.origin[graph.focused] : -1;
-  view = new View(profile, { ...shape });
-  graph.setView(view);
-  zoomTo(zoomed, false);
-  if (focused >= 0) graph.focus(view.nodeOf[focused]);
-  visits = { nodes: [], at: -1 };
-  showTotals();
-  showLegend();
-}
-
-function showTotals() {
-  byId("report").textContent = reportName(profile);
-  byId("size").textContent = humanBytes(view.bytes[0]);
-  byId("size").title = `${exact(view.bytes[0])} bytes`;
-  const leftOut =
-    shape.imports === "none" ? `, without ${humanBytes(view.leftOut.bytes)} allocated by imports` : "";
-  byId("allocations").textContent = `in ${counted(view.count[0], "allocation")}${leftOut}`;
-}
-
-function showLegend() {
-  const kinds = view.byKind();
-  const weights = shape.metric === "bytes" ? kinds.bytes : kinds.count;
-  const legend = byId("legend");
-  legend.replaceChildren();
-  for (const { kind, label, title } of LEGEND) {
-    if (!profile.kinds.includes(kind)) continue;
-    const item = element("li", "", "");
-    item.title = `${title}; the share is what frames of this kind allocated themselves`;
-    const swatch = element("i", "", "");
-    swatch.style.background = kindColour(theme(), kind);
-    item.append(swatch, label, " ", element("b", "", share(weights[kind], view.weight[0])));
-    legend.append(item);
+  /**
+   * @param {Partial<State>} patch
+   * @param {"push" | "replace" | "none"} [how] what becomes of the address
+   */
+  change(patch, how = "push") {
+    this.state = { ...this.state, ...patch };
+    if (how !== "none") this.writeAddress(how);
+    this.show(true);
   }
-  byId("folded").textContent = profile.folded ? foldedSentence(profile) : "";
-}
 
-// The tooltip, and its words for those who cannot see it
-
-/**
- * @param {number} node
- * @param {DOMRect | null} rect
- * @param {number} x where the pointer is on the canvas, or how far from its left the tooltip should begin
- */
-function showTip(node, rect, x) {
-  if (!rect) return hideTip();
-  if (node !== tipNode) {
-    tipNode = node;
-    fillTip(node);
-  }
-  tip.hidden = false;
-  const canvas = graph.canvas.getBoundingClientRect();
-  const size = tip.getBoundingClientRect();
-  const left = Math.min(Math.max(8, canvas.left + x - 24), window.innerWidth - size.width - 8);
-  const below = rect.bottom + 8;
-  const above = rect.top - 8 - size.height;
-  const fitsBelow = below + size.height <= window.innerHeight - 8;
-  const top = (graph.isIcicle ? fitsBelow || above < 8 : above < 8) ? below : above;
-  const highest = Math.max(8, window.innerHeight - size.height - 8);
-  tip.style.transform = `translate(${Math.round(Math.max(8, left))}px, ${Math.round(Math.min(Math.max(8, top), highest))}px)`;
-}
-
-function hideTip() {
-  tip.hidden = true;
-}
-
-/** @param {number} node */
-function fillTip(node) {
-  const frame = view.frame[node];
-  const rows = element("dl", "", "");
-  const row = (/** @type {string} */ label, /** @type {string} */ main, /** @type {string} */ more) => {
-    const value = element("dd", "", "");
-    value.append(element("b", "", main), " ", element("span", "", more));
-    rows.append(element("dt", "", label), value);
-  };
-  row("Memory", humanBytes(view.bytes[node]), `${exact(view.bytes[node])} bytes`);
-  row("Allocations", exact(view.count[node]), "");
-  const what = shape.metric === "bytes" ? "bytes" : "allocations";
-  row("Share", share(view.weight[node], view.weight[0]), `of all ${what}`);
-  const at = graph.zoomed;
-  if (at > 0 && view.isAncestor(at, node) && at !== node) {
-    row("", share(view.weight[node], view.weight[at]), `of ${clipped(shortName(view.frame[at]), 60)}`);
-  }
-  if (view.end[node] > node + 1 && view.selfCount[node] > 0) {
-    row("Itself", humanBytes(view.selfBytes[node]), `in ${counted(view.selfCount[node], "allocation")}`);
-  }
-  const parts = [element("div", "name", clipped(profile.functions[frame], 600))];
-  const place = profile.location(frame);
-  if (place !== "") parts.push(element("div", "place", place));
-  if (profile.sources[frame] !== "") parts.push(element("code", "", profile.sources[frame]));
-  tip.replaceChildren(...parts, rows);
-}
-
-/** @param {number} node */
-function speak(node) {
-  const frame = view.frame[node];
-  const place = profile.location(frame);
-  const children = childCount(node);
-  byId("spoken").textContent =
-    `${profile.functions[frame]}${place === "" ? "" : `, ${place}`}: ${humanBytes(view.bytes[node])}, ` +
-    `${counted(view.count[node], "allocation")}, ${share(view.weight[node], view.weight[0])} of all; ` +
-    `level ${view.depth[node]}, ${children === 0 ? "no callees" : counted(children, "callee")}`;
-}
-
-/** @param {number} node */
-function childCount(node) {
-  let children = 0;
-  for (let child = node + 1; child < view.end[node]; child = view.end[child]) children += 1;
-  return children;
-}
-
-// Search
-
-function runSearch() {
-  const query = inputById("query").value;
-  const result = search(profile, query, isPattern);
-  const field = /** @type {HTMLElement} */ (byId("search").querySelector(".field"));
-  const isWrong = result !== null && "error" in result;
-  field.classList.toggle("is-wrong", isWrong);
-  field.classList.toggle("has-query", query !== "");
-  found = result === null || isWrong ? null : /** @type {{matches: Uint8Array, frames: number}} */ (result);
-  visits = { nodes: [], at: -1 };
-  graph.setMatches(found ? found.matches : null);
-  if (result !== null && "error" in result) byId("matched").textContent = result.error;
-  else showMatched();
-}
-
-function showMatched() {
-  const output = byId("matched");
-  if (!found) {
-    if (inputById("query").value === "") output.textContent = "";
-    return;
-  }
-  const all = view.matched(found.matches);
-  if (all.nodes === 0) {
-    output.textContent = "no match";
-    return;
-  }
-  const weight = (/** @type {{bytes: number, count: number}} */ m) => (shape.metric === "bytes" ? m.bytes : m.count);
-  const parts = [element("b", "", share(weight(all), view.weight[0])), ` matched, ${humanBytes(all.bytes)}`];
-  if (graph.zoomed > 0) {
-    const here = view.matched(found.matches, graph.zoomed);
-    parts.push(`; ${share(weight(here), view.weight[graph.zoomed])} of the zoom`);
-  }
-  if (visits.at >= 0) parts.push(`; ${visits.at + 1} / ${visits.nodes.length}`);
-  output.replaceChildren(...parts);
-  output.title = `${exact(all.bytes)} bytes in ${counted(all.count, "allocation")}; each stack counts once, however many of its frames match`;
-}
-
-/**
- * Moves the focus to the next match, the largest first.
- * @param {number} step
- */
-function visit(step) {
-  if (!found) return;
-  if (visits.nodes.length === 0) {
-    const matches = found.matches;
-    for (let node = 0; node < view.size; node += 1) if (matches[view.frame[node]]) visits.nodes.push(node);
-    visits.nodes.sort((a, b) => view.weight[b] - view.weight[a] || a - b);
-    if (visits.nodes.length === 0) return;
-    if (step < 0) visits.at = 0;
-  }
-  visits.at = (visits.at + step + visits.nodes.length) % visits.nodes.length;
-  const node = visits.nodes[visits.at];
-  if (!view.isAncestor(graph.zoomed, node) && !view.isAncestor(node, graph.zoomed)) goTo(0);
-  focus(node);
-  showMatched();
-}
-
-// Keyboard
-
-/** @param {number} node */
-function focus(node) {
-  graph.focus(node);
-  speak(node);
-  tipNode = -1;
-  // After the scrolling that the focus may have caused, and after a zoom has ended.
-  requestAnimationFrame(() => {
-    const rect = graph.rectOf(node);
-    showTip(node, rect, rect ? rect.left - graph.canvas.getBoundingClientRect().left + 24 : 0);
-  });
-}
-
-/**
- * The node that an arrow leads to, or the same node at the edge of the graph.
- * @param {number} node
- * @param {"caller" | "callee" | "before" | "after"} way
- */
-function neighbour(node, way) {
-  switch (way) {
-    case "caller":
-      return Math.max(0, view.parent[node]);
-    case "callee":
-      return node + 1 < view.end[node] ? node + 1 : node;
-    case "after": {
-      for (let next = view.end[node]; next < view.size; next += 1) if (view.depth[next] === view.depth[node]) return next;
-      return node;
-    }
-    case "before": {
-      for (let next = node - 1; next >= 0; next -= 1) if (view.depth[next] === view.depth[node]) return next;
-      return node;
+  /** @param {"push" | "replace"} how */
+  writeAddress(how) {
+    const fragment = toFragment(this.profile, this.state);
+    const address = fragment === "" ? location.pathname + location.search : `#${fragment}`;
+    if (fragment === location.hash.replace(/^#/, "")) return;
+    try {
+      if (how === "push") history.pushState(null, "", address);
+      else history.replaceState(null, "", address);
+    } catch {
+      // Inside some frames a page may not write history; all else works.
     }
   }
-}
 
-/** @param {KeyboardEvent} event */
-function onGraphKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return false;
-  const node = graph.focused >= 0 ? graph.focused : graph.zoomed;
-  const isFirst = graph.focused < 0;
-  switch (event.key) {
-    case "ArrowUp":
-    case "ArrowDown": {
-      const isToCallee = (event.key === "ArrowDown") === graph.isIcicle;
-      focus(isFirst ? node : neighbour(node, isToCallee ? "callee" : "caller"));
-      return true;
+  readAddress() {
+    const fragment = location.hash.replace(/^#/, "");
+    if (fragment === toFragment(this.profile, this.state)) return;
+    this.state = fromFragment(this.profile, fragment);
+    inputById("query").value = this.state.query;
+    this.show(true);
+  }
+
+  /**
+   * @param {number} side
+   * @param {number} node
+   */
+  zoomTo(side, node) {
+    const { view, reading } = this.stage.sides[side];
+    const key = keyOf(view, reading, node);
+    const zoom = key === "" ? "" : (this.stage.sides.length === 2 && side === 0 ? "^" : "") + key;
+    if (zoom !== this.state.zoom) this.change({ zoom });
+    else this.showDetails();
+  }
+
+  /**
+   * @param {{from: number, to: number}} range
+   * @param {boolean} isFinal
+   */
+  brush(range, isFinal) {
+    clearTimeout(this.brushTimer);
+    this.state = { ...this.state, ...range, page: 0 };
+    if (isFinal) {
+      this.writeAddress("push");
+      this.show(false);
+      return;
     }
-    case "ArrowLeft":
-    case "ArrowRight":
-      focus(isFirst ? node : neighbour(node, event.key === "ArrowLeft" ? "before" : "after"));
-      return true;
-    case "Home":
-      focus(0);
-      return true;
-    case "Enter":
-    case " ":
-      if (graph.focused < 0) return false;
-      goTo(node);
-      focus(node);
-      return true;
-    case "Backspace":
-      if (graph.zoomed === 0) return false;
-      goTo(view.parent[graph.zoomed]);
-      return true;
+    this.timeline.show(this.state, theme());
+    // As often as the rest can follow.
+    this.brushTimer = window.setTimeout(() => this.show(false), this.lastMillis < QUICK_MILLIS ? 0 : 2 * this.lastMillis);
   }
-  return false;
-}
 
-/** @param {KeyboardEvent} event */
-function onKey(event) {
-  const isTyping = event.target === byId("query");
-  const isInDialog = document.querySelector("dialog[open]") !== null;
-  if (isInDialog) return;
-  const isFind = (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey && event.key.toLowerCase() === "f";
-  // A second Ctrl-F is the browser's own.
-  if (isFind && !isTyping) {
-    event.preventDefault();
-    startSearch();
-    return;
+  // What is shown
+
+  /** @param {boolean} isSmooth */
+  show(isSmooth) {
+    const begun = performance.now();
+    const { state, profile } = this;
+    const total = this.shown.total(state, state.tab);
+    const isEmpty = total.count === 0 && total.bytes === 0;
+    const isTable = state.show === "table";
+    byId("below").hidden = isEmpty || isTable;
+    byId("table").hidden = isEmpty || !isTable;
+    byId("empty").hidden = !isEmpty;
+    if (isEmpty) this.showEmptiness();
+    else if (isTable) this.showTable();
+    this.showGraphs(isSmooth, !isEmpty && !isTable);
+    this.showTabs();
+    this.showControls();
+    this.showMatched();
+    this.showChips();
+    this.showLegend();
+    this.showDetails();
+    if (menuById("filters").open) this.showFilters();
+    this.timeline.show(state, theme());
+    byId("command").textContent = profile.processes.map(({ facts }) => facts.command).join("  ·  ");
+    this.lastMillis = performance.now() - begun;
   }
-  if (event.key === "Escape") return onEscape(isTyping);
-  if (event.ctrlKey || event.metaKey || event.altKey || isTyping) return;
-  const isOnControl = event.target instanceof HTMLElement && event.target.closest("button, summary, .panel") !== null;
-  if (isOnControl && [" ", "Enter"].includes(event.key)) return;
-  if (onGraphKey(event)) {
-    event.preventDefault();
-    return;
+
+  /**
+   * @param {boolean} isSmooth
+   * @param {boolean} isVisible
+   */
+  showGraphs(isSmooth, isVisible) {
+    const { state } = this;
+    const found = this.shown.found(state);
+    const matches = found && "matches" in found ? found.matches : null;
+    const look = { theme: theme(), isIcicle: state.isIcicle, showsSource: state.showsSource, matches };
+    const sides = this.shown.sides(state);
+    byId("above").hidden = !isVisible || sides.length < 2;
+    this.stage.show(sides, look, this.shown.zoom(state), isSmooth);
+    if (!isVisible) this.stage.tip.hide();
   }
-  const action = KEYS[event.key];
-  if (!action) return;
-  event.preventDefault();
-  action();
-}
 
-/** @type {Record<string, () => void>} */
-const KEYS = {
-  "/": () => startSearch(),
-  "?": () => dialogById("help").showModal(),
-  i: () => dialogById("facts").showModal(),
-  b: () => setMetric(shape.metric === "bytes" ? "count" : "bytes"),
-  f: () => setDirection(!graph.isIcicle),
-  m: () => inputById("hide-imports").click(),
-  s: () => inputById("show-source").click(),
-  t: () => nextTheme(),
-};
-
-/** @param {boolean} isTyping */
-function onEscape(isTyping) {
-  const menu = /** @type {HTMLDetailsElement} */ (byId("frames"));
-  if (menu.open) {
-    menu.open = false;
-  } else if (isTyping) {
-    if (inputById("query").value === "") graph.canvas.focus();
-    else clearSearch();
-  } else if (zoomed !== 0) {
-    goTo(0);
-  } else if (found) {
-    clearSearch();
-  } else {
-    graph.focus(-1);
-    hideTip();
+  showTable() {
+    const { state, profile, shown } = this;
+    const rows = this.tableRows();
+    const total = shown.total(state, state.tab);
+    fillTable(profile, state, rows, total[state.metric], {
+      onSort: (sort) => this.change({ sort, page: 0 }),
+      onPage: (page) => this.change({ page }),
+      onFunction: (frame) => this.openFunction(frame),
+    });
   }
-}
 
-function startSearch() {
-  inputById("query").focus();
-  inputById("query").select();
-}
-
-function clearSearch() {
-  inputById("query").value = "";
-  runSearch();
-}
-
-// Choices
-
-/** @param {"bytes" | "count"} metric */
-function setMetric(metric) {
-  shape.metric = metric;
-  press("metric", metric);
-  rebuild();
-}
-
-/** @param {boolean} isIcicle */
-function setDirection(isIcicle) {
-  press("direction", isIcicle ? "icicle" : "flames");
-  hideTip();
-  graph.setIcicle(isIcicle);
-}
-
-/**
- * @param {string} id of a group of buttons
- * @param {string} value of the one that is on
- */
-function press(id, value) {
-  for (const button of byId(id).querySelectorAll("button")) {
-    button.setAttribute("aria-pressed", String(button.dataset.value === value));
+  tableRows() {
+    const { state, profile, shown } = this;
+    const found = shown.found(state);
+    const rows =
+      state.rows === "functions"
+        ? functionRows(profile, shown.own(state))
+        : siteRows(profile, shown.cells(state), shown.out(state), state.isSplit);
+    const matches = found && "matches" in found ? found.matches : null;
+    return sortedRows(rows, columnsOf(profile, state), state.sort, matches);
   }
-}
 
-function readShape() {
-  const isHidden = inputById("hide-imports").checked;
-  shape.imports = inputById("drop-imports").checked ? "none" : isHidden ? "machinery" : "all";
-  shape.runners = !inputById("hide-runners").checked;
-  inputById("hide-imports").disabled = inputById("drop-imports").checked;
-  rebuild();
-}
-
-/** @returns {"system" | "light" | "dark"} */
-function chosenTheme() {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen === "light" || chosen === "dark" ? chosen : "system";
-}
-
-function theme() {
-  const chosen = chosenTheme();
-  const isDark = chosen === "system" ? matchMedia("(prefers-color-scheme: dark)").matches : chosen === "dark";
-  return isDark ? THEMES.dark : THEMES.light;
-}
-
-/** @param {string | null} choice */
-function setTheme(choice) {
-  if (choice === "light" || choice === "dark") document.documentElement.dataset.theme = choice;
-  else delete document.documentElement.dataset.theme;
-  const chosen = chosenTheme();
-  const button = buttonById("theme");
-  button.innerHTML = `<svg viewBox="0 0 16 16" aria-hidden="true">${THEME_ICONS[chosen]}</svg>`;
-  button.title = `Theme: ${chosen === "system" ? "the system's" : chosen} (t)`;
-  button.setAttribute("aria-label", button.title);
-  graph.setTheme(theme());
-  showLegend();
-}
-
-function nextTheme() {
-  const isSystemDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  // The first press always changes something.
-  const order = isSystemDark ? ["system", "light", "dark"] : ["system", "dark", "light"];
-  const next = order[(order.indexOf(chosenTheme()) + 1) % order.length];
-  try {
-    if (next === "system") localStorage.removeItem(THEME_KEY);
-    else localStorage.setItem(THEME_KEY, next);
-  } catch {
-    // A page opened from a file may have no storage; the theme then lasts as long as the page.
+  showTabs() {
+    const { state, profile, shown } = this;
+    const tabs = profile.header.tabs.map((tab) => {
+      const total = shown.total(state, tab);
+      const made = button(
+        [
+          element("span", "name", TAB_NAMES[tab]),
+          element("strong", "", humanBytes(total.bytes)),
+          element("span", "quiet", counted(total.count, "allocation")),
+        ],
+        () => this.change({ tab, page: 0 }),
+      );
+      made.id = `tab-${tab}`;
+      made.title = `${meaning(profile, tab)}\n${exact(total.bytes)} bytes`;
+      made.setAttribute("role", "tab");
+      made.setAttribute("aria-selected", String(tab === state.tab));
+      made.tabIndex = tab === state.tab ? 0 : -1;
+      return made;
+    });
+    const focused = document.activeElement?.id ?? "";
+    byId("tabs").replaceChildren(...tabs);
+    if (focused.startsWith("tab-")) document.getElementById(`tab-${state.tab}`)?.focus();
   }
-  setTheme(next);
-}
 
-function rememberedTheme() {
-  try {
-    return localStorage.getItem(THEME_KEY);
-  } catch {
-    return null;
+  showControls() {
+    const { state } = this;
+    press("show", state.show === "table" ? "table" : state.isInverted && state.about < 0 ? "inverted" : state.about < 0 ? "graph" : "");
+    press("metric", state.metric);
+    press("direction", state.isIcicle ? "icicle" : "flames");
+    press("chart", state.chart);
+    press("rows-of", state.rows);
+    const isGraph = state.show === "graph";
+    byId("direction").hidden = !isGraph || state.about >= 0;
+    byId("reset").hidden = !isGraph;
+    buttonById("reset").disabled = state.zoom === "";
+    inputById("hide-imports").checked = state.imports !== "all";
+    inputById("hide-imports").disabled = state.imports === "none";
+    inputById("drop-imports").checked = state.imports === "none";
+    inputById("hide-runners").checked = !state.runners;
+    inputById("show-source").checked = state.showsSource;
+    inputById("split").checked = state.isSplit;
+    byId("details-button").hidden = !isGraph;
+    byId("details-button").setAttribute("aria-pressed", String(state.hasDetails));
+    for (const id of ["save-svg", "save-png"]) byId(id).hidden = !isGraph;
+    byId("save-series").hidden = !this.timeline.isThere;
+    const query = inputById("query");
+    if (document.activeElement !== query) query.value = state.query;
+    byId("pattern").setAttribute("aria-pressed", String(state.isPattern));
   }
-}
 
-// Dialogs and notices
+  showChips() {
+    const { state, profile } = this;
+    const change = (/** @type {Partial<State>} */ patch) => this.change(patch);
+    const chips = [];
+    const base = opening(profile);
+    if (state.about >= 0 && state.show === "graph") {
+      const name = clipped(shortName(profile, state.about), 60);
+      const remove = () => change({ about: -1, zoom: "" });
+      chips.push({ text: `Callers and callees of ${name}`, title: profile.location(state.about), remove });
+    }
+    if (state.from !== base.from || state.to !== base.to) {
+      const from = secondsText(bucketSeconds(profile, state.from).begin);
+      const text = `${from} – ${secondsText(bucketSeconds(profile, state.to).end)}`;
+      chips.push({ text, title: "The range of time", remove: () => change({ from: base.from, to: base.to, page: 0 }) });
+    }
+    chips.push(...filterChips(profile, state, change));
+    if (state.imports === "none") {
+      chips.push({ text: "Without imports", title: "", remove: () => change({ imports: "machinery", page: 0 }) });
+    }
+    const { bytes, count, allBytes, allCount } = this.shown.total(state, state.tab);
+    const [part, whole] = state.metric === "bytes" ? [bytes, allBytes] : [count, allCount];
+    const figure = (/** @type {number} */ n) => (state.metric === "bytes" ? humanBytes(n) : exact(n));
+    const summary = part === whole ? "" : `${figure(part)} of ${figure(whole)}, ${share(part, whole)}`;
+    fillChips(chips, summary, () =>
+      change({ about: -1, zoom: "", from: base.from, to: base.to, chosen: everything(), imports: base.imports, page: 0 }),
+    );
+  }
 
-function fillFacts() {
-  byId("meaning").textContent = `${reportName(profile)}: ${meaning(profile)}`;
-  const list = byId("facts-list");
-  for (const { label, lines, isCode } of factRows(profile)) {
-    const value = element("dd", isCode ? "mono" : "", "");
-    if (lines.length === 1) value.textContent = lines[0];
+  showFilters() {
+    const { state, profile, shown } = this;
+    fillFilters(profile, state, shown.cells(state), shown.out(state), (patch) => this.change(patch));
+  }
+
+  showLegend() {
+    const { state, profile, shown } = this;
+    const { view, reading } = shown.sides(state).slice(-1)[0];
+    const own = view.byKind(reading.side === "callers");
+    const whole = view.weight[0];
+    const legend = byId("legend");
+    legend.replaceChildren();
+    for (const { kind, label, title } of LEGEND) {
+      if (own[kind] === 0 && !profile.kinds.includes(kind)) continue;
+      const swatch = element("i");
+      swatch.style.background = kindColour(theme(), kind);
+      const item = element("li", "", [swatch, label, " ", element("b", "", share(own[kind], whole))]);
+      item.title = `${title}; the share is what frames of this kind allocated themselves`;
+      legend.append(item);
+    }
+  }
+
+  showEmptiness() {
+    const { state, profile } = this;
+    const base = opening(profile);
+    const isRange = state.from !== base.from || state.to !== base.to;
+    const { heading, text } = emptiness(profile, state.tab, isRange || this.shown.out(state).some((bits) => bits !== 0));
+    byId("empty").replaceChildren(element("h2", "", heading), element("p", "", text));
+  }
+
+  showDetails() {
+    const { state, shown, stage } = this;
+    const isShown = state.hasDetails && state.show === "graph" && byId("empty").hidden;
+    byId("details").hidden = !isShown;
+    if (!isShown || !stage.side) return;
+    const node = stage.selected;
+    const sums = { cells: shown.cells(state), out: shown.out(state), own: shown.own(state) };
+    fillDetails(stage.side, node, sums, {
+      onFunction: () => this.openFunction(stage.side.view.frame[node]),
+      onCopy: () => this.copyStack(node),
+    });
+  }
+
+  showTheme() {
+    colourSwatches(theme());
+    this.show(false);
+  }
+
+  // Frames
+
+  /** @param {number} frame */
+  openFunction(frame) {
+    const about = this.profile.functionOf[frame] ?? -1;
+    if (about > 0) this.change({ about, show: "graph", zoom: "" });
+  }
+
+  /** @param {number} node */
+  async copyStack(node) {
+    const { view, reading } = this.stage.side;
+    this.say((await copyText(stackText(view, reading, node))) ? "The stack is copied" : "The browser refuses the clipboard");
+  }
+
+  /**
+   * @param {number} side
+   * @param {number} node
+   * @param {number} x
+   * @param {number} y
+   */
+  openFrameMenu(side, node, x, y) {
+    const { stage, profile, state } = this;
+    const { view } = stage.sides[side];
+    const frame = view.frame[node];
+    stage.active = side;
+    stage.focus(node, false);
+    const items = [{ text: "Zoom here", key: "Enter", act: () => this.zoomTo(side, node) }];
+    if (frame < profile.frames && profile.files[frame] >= 0 && profile.paths[frame] !== "") {
+      const module = profile.moduleOf[frame];
+      const chosen = { ...state.chosen, module: [module] };
+      items.push(
+        { text: "Callers and callees", key: "w", act: () => this.openFunction(frame) },
+        { text: "Search for this function", key: "", act: () => this.searchFor(profile.functions[frame]) },
+        { text: `Only stacks through ${clipped(profile.modules[module].label, 30)}`, key: "", act: () => this.change({ chosen, isThrough: true }) },
+      );
+    }
+    items.push(
+      { text: "Copy stack", key: "c", act: () => void this.copyStack(node) },
+      { text: "Details", key: "d", act: () => this.change({ hasDetails: true }) },
+    );
+    openMenu(x, y, items, stage.graph.canvas);
+  }
+
+  // Search
+
+  /** @param {string} query */
+  searchFor(query) {
+    inputById("query").value = query;
+    this.change({ query, isPattern: false, page: 0 });
+  }
+
+  showMatched() {
+    const { state, stage } = this;
+    const found = this.shown.found(state);
+    const field = /** @type {HTMLElement} */ (byId("search").querySelector(".field"));
+    const isWrong = found !== null && "error" in found;
+    field.classList.toggle("is-wrong", isWrong);
+    field.classList.toggle("has-query", state.query !== "");
+    const output = byId("matched");
+    output.title = "";
+    if (found === null) output.textContent = "";
+    else if ("error" in found) output.textContent = found.error;
+    else if (state.show === "table") this.showMatchedRows(output);
     else {
-      const items = element("ul", "", "");
-      items.append(...lines.map((line) => element("li", "", line)));
-      value.append(items);
+      const { view } = stage.side;
+      const all = view.matched(found.matches);
+      if (all.nodes === 0) {
+        output.textContent = "no match";
+        return;
+      }
+      const parts = [element("b", "", share(all[state.metric], view.weight[0])), ` matched, ${humanBytes(all.bytes)}`];
+      if (stage.graph.zoomed > 0) {
+        const here = view.matched(found.matches, stage.graph.zoomed);
+        parts.push(`; ${share(here[state.metric], view.weight[stage.graph.zoomed])} of the zoom`);
+      }
+      if (this.visits.at >= 0 && this.visits.of === found) parts.push(`; ${this.visits.at + 1} / ${this.visits.nodes.length}`);
+      output.replaceChildren(...parts);
+      output.title = `${exact(all.bytes)} bytes in ${counted(all.count, "allocation")}; each stack counts once, however many of its frames match`;
     }
-    list.append(element("dt", "", label), value);
+  }
+
+  /** @param {HTMLElement} output */
+  showMatchedRows(output) {
+    const rows = this.tableRows();
+    if (rows.length === 0) output.textContent = "no match";
+    else output.textContent = counted(rows.length, "row");
+  }
+
+  /**
+   * Moves the focus to the next match, the largest first.
+   * @param {number} step
+   */
+  visit(step) {
+    const { stage, state } = this;
+    const found = this.shown.found(state);
+    if (!found || "error" in found || state.show === "table") return;
+    const { view } = stage.side;
+    if (this.visits.of !== found || this.visits.nodes.length === 0) {
+      const nodes = [];
+      for (let node = 0; node < view.size; node += 1) if (found.matches[view.frame[node]]) nodes.push(node);
+      nodes.sort((a, b) => view.weight[b] - view.weight[a] || a - b);
+      this.visits = { nodes, at: step < 0 ? 0 : -1, of: found };
+      if (nodes.length === 0) return;
+    }
+    const { nodes } = this.visits;
+    this.visits.at = (this.visits.at + step + nodes.length) % nodes.length;
+    const node = nodes[this.visits.at];
+    const { zoomed } = stage.graph;
+    if (!view.isAncestor(zoomed, node) && !view.isAncestor(node, zoomed)) this.zoomTo(stage.active, 0);
+    stage.focus(node);
+    this.showMatched();
+  }
+
+  /** @param {boolean} isTyping */
+  escape(isTyping) {
+    const open = [...document.querySelectorAll("details.menu")].find((menu) => /** @type {HTMLDetailsElement} */ (menu).open);
+    if (open) {
+      /** @type {HTMLDetailsElement} */ (open).open = false;
+      open.querySelector("summary")?.focus();
+    } else if (isTyping) {
+      if (this.state.query === "") this.stage.graph.canvas.focus();
+      else this.searchFor("");
+    } else if (this.state.zoom !== "") {
+      this.change({ zoom: "" });
+    } else if (this.state.query !== "") {
+      this.searchFor("");
+    } else if (this.state.about >= 0) {
+      this.change({ about: -1 });
+    } else {
+      this.stage.blur();
+    }
+  }
+
+  // Files, dialogs, words
+
+  async save(/** @type {"svg" | "png" | "csv" | "series"} */ what) {
+    const { profile, state, stage } = this;
+    const pid = profile.processes[0]?.facts.pid;
+    const name = `memtrace-${state.tab}${pid === null || pid === undefined ? "" : `-${pid}`}`;
+    if (what === "series") return download(`${name}-time.csv`, csvOf(seriesRows(profile)), "text/csv");
+    if (what === "csv") return download(`${name}.csv`, csvOf(this.numbers()), "text/csv");
+    if (what === "svg") return download(`${name}.svg`, svgOf(stage.graphs, theme(), document.title), "image/svg+xml");
+    const { image, isCut } = await pngOf(stage.graphs, theme());
+    download(`${name}.png`, image, "image/png");
+    if (isCut) this.say("The picture ends where a bitmap must; the SVG has all");
+  }
+
+  /** What is shown, as rows. */
+  numbers() {
+    const { state, profile, stage } = this;
+    if (state.show !== "table") {
+      const [head, ...rows] = stage.graphs.map((graph, side) => viewRows(stage.sides[side].view, graph.zoomed)).flatMap((part, side) => (side === 0 ? part : part.slice(1)));
+      return [head, ...rows];
+    }
+    const columns = columnsOf(profile, state);
+    /** @type {(row: import("./table.js").Row, id: string, text: string) => string | number} */
+    const cell = (row, id, text) => {
+      const value = /** @type {Record<string, unknown>} */ (/** @type {unknown} */ (row))[id];
+      return typeof value === "number" && ["bytes", "ownBytes", "count", "ownCount"].includes(id) ? value : text;
+    };
+    return [columns.map(({ title }) => title), ...this.tableRows().map((row) => columns.map(({ id, text }) => cell(row, id, text(row))))];
+  }
+
+  /** @param {string} text */
+  say(text) {
+    const toast = byId("toast");
+    toast.textContent = text;
+    toast.classList.add("is-on");
+    setTimeout(() => toast.classList.remove("is-on"), 2500);
+  }
+
+  openFacts() {
+    byId("meaning").textContent = `${TAB_NAMES[this.state.tab]}: ${meaning(this.profile, this.state.tab)}`;
+    dialogById("facts").showModal();
+  }
+
+  fillFacts() {
+    const { profile } = this;
+    const parts = profile.processes.map((_, process) => {
+      const list = element("dl");
+      for (const { label, lines, isCode } of factRows(profile, process)) {
+        const value = element("dd", isCode ? "mono" : "");
+        if (lines.length === 1) value.textContent = lines[0];
+        else value.append(element("ul", "", lines.map((line) => element("li", "", line))));
+        list.append(element("dt", "", label), value);
+      }
+      return list;
+    });
+    const limits = limitsText(profile);
+    if (limits) {
+      parts[parts.length - 1]?.append(element("dt", "", "Limits"), element("dd", "", limits.long));
+      const note = buttonById("limits");
+      note.hidden = limits.short === "";
+      note.textContent = limits.short;
+      note.title = limits.long;
+      note.addEventListener("click", () => this.openFacts());
+    }
+    byId("facts-list").replaceChildren(...parts);
+  }
+
+  showWarnings() {
+    const found = warnings(this.profile);
+    if (found.length === 0) return;
+    const notice = byId("notice");
+    notice.hidden = false;
+    notice.append(capitalised(found[0]), ". ");
+    if (found.length > 1) notice.append(button(counted(found.length - 1, "more notice"), () => this.openFacts()));
+  }
+
+  // Controls
+
+  start() {
+    const { profile, state } = this;
+    byId("command").title = profile.processes.map(({ facts }) => facts.command).join("\n");
+    inputById("query").value = state.query;
+    byId("loading").hidden = true;
+    byId("split-label").hidden = profile.threads.length < 2;
+    this.fillFacts();
+    this.showWarnings();
+    startTheme(() => this.showTheme());
+    startControls(this);
+    startSearch(this);
+    startKeyboard(this.stage, actionsOf(this), {
+      escape: (isTyping) => this.escape(isTyping),
+      zoom: (node) => this.zoomTo(this.stage.active, node),
+      menu: () => this.openMenuAtFocus(),
+      hasGraph: () => this.state.show === "graph",
+    });
+    window.addEventListener("popstate", () => this.readAddress());
+    window.addEventListener("hashchange", () => this.readAddress());
+  }
+
+  /** @param {string} value */
+  setView(value) {
+    if (value === "table") this.change({ show: "table" });
+    else this.change({ show: "graph", isInverted: value === "inverted", about: -1, zoom: "" });
+  }
+
+  /** @param {Tab} tab */
+  setTab(tab) {
+    if (this.profile.header.tabs.includes(tab)) this.change({ tab, page: 0 });
+  }
+
+  /** @param {KeyboardEvent} event */
+  onTabKey(event) {
+    const step = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
+    if (step === 0) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const { tabs } = this.profile.header;
+    this.setTab(tabs[(tabs.indexOf(this.state.tab) + step + tabs.length) % tabs.length]);
+  }
+
+  openMenuAtFocus() {
+    const node = this.stage.selected;
+    const rect = this.stage.graph.rectOf(node);
+    if (node > 0 && rect) this.openFrameMenu(this.stage.active, node, rect.left + 24, rect.bottom + 4);
   }
 }
 
-function showWarnings() {
-  const found = warnings(profile);
-  if (found.length === 0) return;
-  const notice = byId("notice");
-  notice.hidden = false;
-  notice.append(capitalised(found[0]), ". ");
-  if (found.length > 1) {
-    const more = element("button", "", `${counted(found.length - 1, "more notice")}`);
-    more.addEventListener("click", () => dialogById("facts").showModal());
-    notice.append(more);
-  }
-}
-
-function showEmptiness() {
-  const empty = emptiness(profile);
-  if (!empty) return;
-  const section = byId("empty");
-  section.hidden = false;
-  byId("scroller").hidden = true;
-  section.append(element("h2", "", empty.heading), element("p", "", empty.text));
-}
-
-// Small helpers
-
-/**
- * @param {string} tag
- * @param {string} name of the class
- * @param {string} text
- * @returns {HTMLElement}
- */
-function element(tag, name, text) {
-  const made = document.createElement(tag);
-  if (name !== "") made.className = name;
-  if (text !== "") made.textContent = text;
-  return made;
-}
-
-/**
- * A frame's name for use in a sentence: of a module's own code, the file.
- * @param {number} frame
- */
-function shortName(frame) {
-  return nameForms(profile.functions[frame], profile.paths[frame])[0];
-}
-
-/**
- * @param {string} text
- * @param {number} most
- */
-function clipped(text, most) {
-  return text.length <= most ? text : `${text.slice(0, most / 2)}…${text.slice(-most / 2)}`;
-}
-
-/** @param {string} text */
-function capitalised(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
-
-// Start
-
-byId("command").textContent = profile.facts.command;
-byId("command").title = profile.facts.command;
-byId("report").title = meaning(profile);
-fillFacts();
-showWarnings();
-showEmptiness();
-showTotals();
-setTheme(rememberedTheme());
-graph.setView(view);
-zoomTo(zoomOfAddress(), false);
-
-window.addEventListener("popstate", () => zoomTo(zoomOfAddress(), true));
-window.addEventListener("hashchange", () => {
-  if (zoomOfAddress() !== zoomed) zoomTo(zoomOfAddress(), true);
-});
-document.addEventListener("keydown", onKey);
-document.addEventListener("click", (event) => {
-  const menu = /** @type {HTMLDetailsElement} */ (byId("frames"));
-  if (menu.open && event.target instanceof Node && !menu.contains(event.target)) menu.open = false;
-});
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(chosenTheme()));
-byId("search").addEventListener("submit", (event) => event.preventDefault());
-inputById("query").addEventListener("input", runSearch);
-inputById("query").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter") return;
-  event.preventDefault();
-  visit(event.shiftKey ? -1 : 1);
-});
-byId("pattern").addEventListener("click", () => {
-  isPattern = !isPattern;
-  byId("pattern").setAttribute("aria-pressed", String(isPattern));
-  runSearch();
-});
-for (const button of byId("metric").querySelectorAll("button")) {
-  button.addEventListener("click", () => setMetric(button.dataset.value === "count" ? "count" : "bytes"));
-}
-for (const button of byId("direction").querySelectorAll("button")) {
-  button.addEventListener("click", () => setDirection(button.dataset.value === "icicle"));
-}
-for (const id of ["hide-imports", "hide-runners", "drop-imports"]) byId(id).addEventListener("change", readShape);
-byId("show-source").addEventListener("change", () => {
-  graph.showsSource = inputById("show-source").checked;
-  graph.draw();
-});
-byId("reset").addEventListener("click", () => goTo(0));
-byId("theme").addEventListener("click", nextTheme);
-byId("facts-button").addEventListener("click", () => dialogById("facts").showModal());
-byId("help-button").addEventListener("click", () => dialogById("help").showModal());
-for (const dialog of document.querySelectorAll("dialog")) {
-  // A click beside a dialog closes it.
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-}
-graph.canvas.addEventListener("blur", hideTip);
-
-/**
- * For tests and automation: read-only, everything by copies. Nodes are those of the present view.
- */
-const surface = Object.freeze({
-  get total() {
-    return { bytes: view.bytes[0], count: view.count[0] };
-  },
-  get zoomed() {
-    return describe(graph.zoomed);
-  },
-  get focused() {
-    return graph.focused < 0 ? null : describe(graph.focused);
-  },
-  get isMoving() {
-    return graph.motion !== null;
-  },
-  get nodes() {
-    const canvas = graph.canvas.getBoundingClientRect();
-    return Array.from({ length: view.size }, (_, node) => describe(node, canvas));
-  },
-});
-Object.defineProperty(window, "memtrace", { value: surface });
-
-/**
- * @param {number} node
- * @param {DOMRect} [canvas]
- */
-function describe(node, canvas) {
-  const frame = view.frame[node];
-  const rect = graph.rectOf(node, canvas);
-  return {
-    node,
-    id: view.origin[node],
-    parent: view.parent[node],
-    depth: view.depth[node],
-    function: profile.functions[frame],
-    location: profile.location(frame),
-    kind: profile.kinds[frame],
-    source: profile.sources[frame],
-    bytes: view.bytes[node],
-    count: view.count[node],
-    selfBytes: view.selfBytes[node],
-    rect: rect ? { x: rect.x, y: rect.y, width: rect.width, height: rect.height } : null,
-  };
-}
+const bytes = await inflate(byId("data").textContent ?? "");
+const page = new Page(new Profile(decode(bytes)));
+page.start();
+Object.defineProperty(window, "memtrace", { value: surfaceOf(page) });

@@ -1,5 +1,5 @@
 // @ts-check
-// The colours of frames, for both themes.
+// The colours of frames and of the time line, for both themes.
 //
 // Kinds of code are told apart by blue against orange and by lightness, which survive every common form of colour
 // blindness; a search match is set apart by lightness and by fading everything else.
@@ -32,6 +32,11 @@ export const LEGEND = [
  * @property {string} hover
  * @property {number} fade how much of a frame's colour is left while others are searched for
  * @property {number} above how much of it is left above the zoomed frame
+ * @property {string} axis text of the time line
+ * @property {string} grid
+ * @property {string} heapFill
+ * @property {Record<string, string>} lines of the time line
+ * @property {Record<string, string>} areas of the resident set's parts
  */
 
 /** @type {{light: Theme, dark: Theme}} */
@@ -56,6 +61,11 @@ export const THEMES = {
     hover: "rgba(20, 30, 50, 0.55)",
     fade: 0.28,
     above: 0.5,
+    axis: "#5c6672",
+    grid: "#eceff2",
+    heapFill: "rgba(216, 130, 20, 0.16)",
+    lines: { heap: "#c26a00", rss: "#1256c4" },
+    areas: { live: "#f0b45c", arenas: "#8cbcec", slack: "#4a7ebf", files: "#b9c3cf", unaccounted: "#e6e9ed" },
   },
   dark: {
     kinds: [
@@ -77,6 +87,11 @@ export const THEMES = {
     hover: "rgba(255, 255, 255, 0.7)",
     fade: 0.35,
     above: 0.5,
+    axis: "#9aa5b3",
+    grid: "#23282f",
+    heapFill: "rgba(240, 160, 60, 0.16)",
+    lines: { heap: "#f0a94a", rss: "#8fbcff" },
+    areas: { live: "#b9772a", arenas: "#3f6ea3", slack: "#274c7d", files: "#566170", unaccounted: "#333a44" },
   },
 };
 

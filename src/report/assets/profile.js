@@ -1,76 +1,104 @@
 // @ts-check
-// The tree of the report as columns, and the views of it that the page draws.
+// What the page knows, as columns with handles: frames, the tree of stacks, cells, intervals, time. Read-only.
 //
-// The data comes in pre-order, one column per property. A view is the same tree after frames were hidden and equal
-// siblings merged, again in pre-order, the widest child first, so that a drawing skips a subtree by one assignment.
+// A *node* is one stack. A *cell* is what one thread allocated at a node through one allocator in one class of sizes.
+// An *interval* says how much of a cell was born and died in which segments of time. All sums come from intervals.
 
 import { Kind } from "./palette.js";
+import { shortPath } from "./format.js";
+
+/** @typedef {import("./decode.js").Data} Data */
+/** @typedef {import("./decode.js").Facts} Facts */
+/** @typedef {{key: string, label: string, kind: number}} Module whose code a file is: a package, a module, a folder */
+/** @typedef {{process: number, name: string, label: string}} Thread */
+/** @typedef {"peakBytes" | "peakNanos" | "endBytes" | "rss" | "slack" | "arenas" | "files" | "reserved"} Series */
 
 /** Roles of frames, as bits; the numbers are those of the data. */
 export const Role = { importing: 1, runner: 2 };
 
-/**
- * @typedef {object} Facts
- * @property {string} command
- * @property {string[]} argv
- * @property {string} cwd
- * @property {number | null} pid
- * @property {{version: string, allocator: string, stacks: boolean}[]} pythons
- * @property {number | null} start_unix_millis
- * @property {number | null} duration_nanos
- * @property {string | null} end
- * @property {number} events
- * @property {number | null} peak_bytes
- * @property {number | null} peak_rss_bytes
- * @property {boolean} python_allocators
- * @property {string} recorded_by
- * @property {string} made_by
- * @property {number} lost
- * @property {string[]} notices
- * @property {number} changed_files
- */
+/** Frames of the data's own, before those of the program. */
+export const OwnFrame = { root: 0, noStack: 1, other: 2 };
 
-/**
- * @typedef {object} Data
- * @property {{kind: "peak" | "leaks" | "temporary", threshold?: number}} report
- * @property {Facts} facts
- * @property {string[]} strings
- * @property {{path: number[], kind: number[], role: number[]}} files
- * @property {{function: number[], file: number[], line: number[], source: number[]}} frames
- * @property {{depth: number[], frame: number[], bytes: number[], count: number[]}} nodes
- * @property {{nodes: number, bytes: number, share: number} | null} folded
- */
-
-/** @typedef {{imports: "all" | "machinery" | "none", runners: boolean, metric: "bytes" | "count"}} Shape */
+/** Letters that tell modules of equal names apart, by kind. */
+const KIND_LETTERS = ["p", "l", "s", "u", "o", "r"];
 
 export class Profile {
   /** @param {Data} data */
-  constructor(data) {
-    this.report = data.report;
-    this.facts = data.facts;
-    this.folded = data.folded;
-    const { strings, files, frames, nodes } = data;
+  constructor({ header, columns }) {
+    const column = (/** @type {string} */ name) => columns.get(name) ?? new Float64Array(0);
+    this.header = header;
+    this.folded = header.folded;
+    const { strings } = header;
 
-    /** How many frames the table has. */
-    this.frames = frames.function.length;
-    /** @type {string[]} */
-    this.functions = frames.function.map((id) => strings[id]);
-    /** @type {string[]} */
-    this.paths = frames.file.map((file) => strings[files.path[file]]);
-    this.lines = frames.line;
-    /** @type {string[]} the running line's text, empty where it is not known or withheld */
-    this.sources = frames.source.map((id) => strings[id]);
-    this.kinds = Uint8Array.from(frames.file, (file) => files.kind[file]);
-    this.roles = Uint8Array.from(frames.file, (file) => files.role[file]);
+    const [path, kind, role] = [column("files.path"), column("files.kind"), column("files.role")];
+    const [names, file, line, source] = ["function", "file", "line", "source"].map((name) => column(`frames.${name}`));
+    const fileModules = modulesOf(Array.from(path, (id) => strings[id]), kind, header.processes[0]?.facts.cwd ?? "");
+    /** How many frames come from the data; behind them stand those of threads. */
+    this.frames = names.length;
+    this.functions = Array.from(names, (id) => strings[id]);
+    this.paths = Array.from(file, (id) => strings[path[id]]);
+    this.lines = Array.from(line);
+    /** The running line's text, empty where it is not known or withheld. */
+    this.sources = Array.from(source, (id) => strings[id]);
+    this.files = Array.from(file);
+    this.kinds = Array.from(file, (id) => kind[id]);
+    this.roles = Array.from(file, (id) => role[id]);
+    this.modules = fileModules.modules;
+    this.moduleOf = Int32Array.from(file, (id) => fileModules.moduleOf[id]);
 
+    this.frame = Uint32Array.from(column("nodes.frame"));
     /** How many nodes the tree has; node 0 is the root. */
-    this.nodes = nodes.depth.length;
-    this.frame = Uint32Array.from(nodes.frame);
-    this.parent = parentsOf(nodes.depth);
-    this.bytes = Float64Array.from(nodes.bytes);
-    this.count = Float64Array.from(nodes.count);
-    this.selfBytes = withoutChildren(this.bytes, this.parent);
-    this.selfCount = withoutChildren(this.count, this.parent);
+    this.nodes = this.frame.length;
+    this.depth = Uint32Array.from(column("nodes.depth"));
+    this.parent = parentsOf(this.depth);
+    /** One past the last node of each subtree. */
+    this.end = endsOf(this.parent);
+
+    this.processes = header.processes;
+    /** @type {Thread[]} */
+    this.threads = header.processes.flatMap(({ facts, threads }, process) =>
+      threads.map(({ number, os_tid, name }) => ({
+        process,
+        name: name || `thread ${number}`,
+        label: threadLabel(name, number, os_tid, header.processes.length > 1 ? facts.pid : null),
+      })),
+    );
+    /** The frame that stands for a thread where stacks are split by thread. */
+    this.threadFrames = this.threads.map(({ label }) => this.addFrame(label));
+
+    const cellThread = Uint32Array.from(column("cells.thread"));
+    this.cells = {
+      size: cellThread.length,
+      node: Uint32Array.from(column("cells.node")),
+      thread: cellThread,
+      process: Uint32Array.from(cellThread, (thread) => this.threads[thread]?.process ?? 0),
+      allocator: Uint32Array.from(column("cells.allocator")),
+      sizeClass: Uint32Array.from(column("cells.size_class")),
+    };
+    this.intervals = {
+      cell: Uint32Array.from(column("intervals.cell")),
+      born: Uint32Array.from(column("intervals.born")),
+      died: Uint32Array.from(column("intervals.died")),
+      bytes: column("intervals.bytes"),
+      count: column("intervals.count"),
+    };
+    this.nBuckets = header.n_buckets;
+    this.bucketNanos = header.bucket_nanos;
+    const part = (/** @type {string} */ name, /** @type {number} */ process) =>
+      column(`buckets.${name}`).subarray(process * this.nBuckets, (process + 1) * this.nBuckets);
+    /** @type {Record<Series, Float64Array>[]} one per process, a number per bucket */
+    this.buckets = header.processes.map((_, process) => ({
+      peakBytes: part("peak_bytes", process),
+      peakNanos: part("peak_nanos", process),
+      endBytes: part("end_bytes", process),
+      rss: heldOver(part("rss", process), part("peak_bytes", process)),
+      slack: part("slack", process),
+      arenas: part("arenas", process),
+      files: part("files", process),
+      reserved: part("reserved", process),
+    }));
+    /** @type {Int32Array | null} */
+    this.knownFunctions = null;
   }
 
   /**
@@ -86,140 +114,50 @@ export class Profile {
     return this.lines[frame] > 0 ? `${shown}:${this.lines[frame]}` : shown;
   }
 
+  /** For each frame the first frame of the same function, whatever the line. */
+  get functionOf() {
+    if (this.knownFunctions) return this.knownFunctions;
+    const known = new Map();
+    this.knownFunctions = Int32Array.from(this.functions, (name, frame) => {
+      const key = `${name}\n${this.files[frame]}`;
+      if (!known.has(key)) known.set(key, frame);
+      return known.get(key);
+    });
+    return this.knownFunctions;
+  }
+
   /** Whether any stack has a Python frame. */
   get hasPython() {
     return this.kinds.some((kind) => kind < Kind.unknown);
   }
-}
 
-/** A tree ready to be drawn. Positions and widths are in the units of the metric: bytes or allocations. */
-export class View {
   /**
-   * @param {Profile} profile
-   * @param {Shape} shape
+   * The name of a class of sizes: `≤ 16 B`, `> 1 MiB`.
+   * @param {number} index
    */
-  constructor(profile, shape) {
-    this.profile = profile;
-    this.shape = shape;
-    const merged = mergeNodes(profile, shape);
-    const weight = shape.metric === "bytes" ? merged.bytes : merged.count;
-    const order = widestFirst(merged.parent, weight, (node) => profile.kinds[merged.frame[node]] === Kind.other);
-
-    const size = order.length;
-    this.size = size;
-    this.parent = new Int32Array(size);
-    this.depth = new Uint32Array(size);
-    /** One past the last node of each subtree. */
-    this.end = new Uint32Array(size);
-    this.frame = new Uint32Array(size);
-    this.bytes = new Float64Array(size);
-    this.count = new Float64Array(size);
-    this.selfBytes = new Float64Array(size);
-    this.selfCount = new Float64Array(size);
-    this.left = new Float64Array(size);
-    /** The node of the profile by which each node is known outside of this view. */
-    this.origin = new Uint32Array(size);
-
-    const place = new Int32Array(size);
-    for (let at = 0; at < size; at += 1) place[order[at]] = at;
-    const filled = new Float64Array(size);
-    for (let at = 0; at < size; at += 1) {
-      const from = order[at];
-      const parent = at === 0 ? -1 : place[merged.parent[from]];
-      this.parent[at] = parent;
-      this.depth[at] = at === 0 ? 0 : this.depth[parent] + 1;
-      this.frame[at] = merged.frame[from];
-      this.bytes[at] = merged.bytes[from];
-      this.count[at] = merged.count[from];
-      this.selfBytes[at] = merged.selfBytes[from];
-      this.selfCount[at] = merged.selfCount[from];
-      this.origin[at] = merged.origin[from];
-      if (at > 0) {
-        this.left[at] = this.left[parent] + filled[parent];
-        filled[parent] += weight[from];
-      }
-    }
-    for (let at = size - 1; at >= 0; at -= 1) {
-      this.end[at] = Math.max(this.end[at], at + 1);
-      if (at > 0) this.end[this.parent[at]] = Math.max(this.end[this.parent[at]], this.end[at]);
-    }
-    /** Width of each node in the metric. */
-    this.weight = shape.metric === "bytes" ? this.bytes : this.count;
-    /** @type {Int32Array} the view's node for each node of the profile; a hidden one is its nearest shown ancestor */
-    this.nodeOf = merged.target.map((node) => (node < 0 ? 0 : place[node]));
-    /** What a shape without imports leaves out. */
-    this.leftOut = {
-      bytes: (profile.bytes[0] ?? 0) - this.bytes[0],
-      count: (profile.count[0] ?? 0) - this.count[0],
-    };
+  sizeClassLabel(index) {
+    const bounds = this.header.size_classes;
+    return index < bounds.length ? `≤ ${binarySize(bounds[index])}` : `> ${binarySize(bounds[bounds.length - 1] ?? 0)}`;
   }
 
   /**
-   * Whether a node is the other one or lies above it.
-   * @param {number} node
-   * @param {number} below
+   * @param {string} label
+   * @returns {number}
    */
-  isAncestor(node, below) {
-    return node <= below && below < this.end[node];
-  }
-
-  /**
-   * The node at a depth and position, or -1.
-   * @param {number} depth
-   * @param {number} position in the metric's units
-   */
-  at(depth, position) {
-    let node = 0;
-    if (position < 0 || position >= this.weight[0]) return -1;
-    for (let level = 0; level < depth; level += 1) {
-      let child = node + 1;
-      while (child < this.end[node] && position >= this.left[child] + this.weight[child]) child = this.end[child];
-      if (child >= this.end[node]) return -1;
-      node = child;
-    }
-    return node;
-  }
-
-  /**
-   * The share of what was matched, each stack counted once however many of its frames match.
-   * @param {Uint8Array} matches one flag per frame of the profile
-   * @param {number} [below] only stacks through this node
-   */
-  matched(matches, below = 0) {
-    const found = { bytes: 0, count: 0, nodes: 0 };
-    for (let node = below; node >= 0; node = this.parent[node]) {
-      if (matches[this.frame[node]]) {
-        found.bytes = this.bytes[below];
-        found.count = this.count[below];
-      }
-    }
-    const whole = found.bytes > 0 || found.count > 0;
-    let covered = below;
-    for (let node = below; node < this.end[below]; node += 1) {
-      if (!matches[this.frame[node]]) continue;
-      found.nodes += 1;
-      if (whole || node < covered) continue;
-      found.bytes += this.bytes[node];
-      found.count += this.count[node];
-      covered = this.end[node];
-    }
-    return found;
-  }
-
-  /** Bytes and allocations by the kind of the frame that made them. */
-  byKind() {
-    const kinds = { bytes: new Float64Array(6), count: new Float64Array(6) };
-    for (let node = 0; node < this.size; node += 1) {
-      const kind = this.profile.kinds[this.frame[node]];
-      kinds.bytes[kind] += this.selfBytes[node];
-      kinds.count[kind] += this.selfCount[node];
-    }
-    return kinds;
+  addFrame(label) {
+    this.functions.push(label);
+    this.paths.push("");
+    this.lines.push(0);
+    this.sources.push("");
+    this.files.push(-1);
+    this.kinds.push(Kind.root);
+    this.roles.push(0);
+    return this.functions.length - 1;
   }
 }
 
 /**
- * @param {number[]} depths in pre-order
+ * @param {ArrayLike<number>} depths in pre-order
  * @returns {Int32Array}
  */
 function parentsOf(depths) {
@@ -234,88 +172,91 @@ function parentsOf(depths) {
 }
 
 /**
- * @param {Float64Array} total
- * @param {Int32Array} parent
- * @returns {Float64Array}
+ * Samples, with the one before where a bucket has none, as long as the process has memory.
+ * @param {Float64Array} samples
+ * @param {Float64Array} heap
  */
-function withoutChildren(total, parent) {
-  const self = total.slice();
-  for (let node = 1; node < total.length; node += 1) self[parent[node]] -= total[node];
-  return self;
+function heldOver(samples, heap) {
+  let last = 0;
+  return samples.map((sample, bucket) => {
+    last = sample || (heap[bucket] > 0 ? last : 0);
+    return last;
+  });
 }
 
 /**
- * Hides frames and merges the siblings that become equal. Nodes come out with parents before children.
- * @param {Profile} profile
- * @param {Shape} shape
- */
-function mergeNodes(profile, shape) {
-  const hidden =
-    (shape.imports === "all" ? 0 : Role.importing) | (shape.runners ? 0 : Role.runner);
-  const target = new Int32Array(profile.nodes);
-  /** @type {Map<number, number>} */
-  const known = new Map();
-  /** @type {number[]} */
-  const parent = [-1];
-  const origin = [0];
-  for (let node = 1; node < profile.nodes; node += 1) {
-    const above = target[profile.parent[node]];
-    const frame = profile.frame[node];
-    const role = profile.roles[frame];
-    if (above < 0) {
-      target[node] = -1;
-    } else if (role & hidden) {
-      target[node] = shape.imports === "none" && role & Role.importing ? -1 : above;
-    } else {
-      const key = above * profile.frames + frame;
-      let found = known.get(key);
-      if (found === undefined) {
-        found = parent.length;
-        parent.push(above);
-        origin.push(node);
-        known.set(key, found);
-      }
-      target[node] = found;
-    }
-  }
-  const size = parent.length;
-  const selfBytes = new Float64Array(size);
-  const selfCount = new Float64Array(size);
-  for (let node = 0; node < profile.nodes; node += 1) {
-    if (target[node] < 0) continue;
-    selfBytes[target[node]] += profile.selfBytes[node];
-    selfCount[target[node]] += profile.selfCount[node];
-  }
-  const bytes = selfBytes.slice();
-  const count = selfCount.slice();
-  for (let node = size - 1; node > 0; node -= 1) {
-    bytes[parent[node]] += bytes[node];
-    count[parent[node]] += count[node];
-  }
-  return { target, parent, origin, frame: origin.map((node) => profile.frame[node]), selfBytes, selfCount, bytes, count };
-}
-
-/**
- * The nodes in pre-order, the widest child first and what was folded last.
- * @param {number[]} parent parents before children
- * @param {Float64Array} weight
- * @param {(node: number) => boolean} isLast
+ * @param {Int32Array} parents in pre-order
  * @returns {Uint32Array}
  */
-function widestFirst(parent, weight, isLast) {
-  const size = parent.length;
-  /** @type {number[][]} */
-  const children = Array.from({ length: size }, () => []);
-  for (let node = 1; node < size; node += 1) children[parent[node]].push(node);
-  const order = new Uint32Array(size);
-  const pending = [0];
-  for (let at = 0; at < size; at += 1) {
-    const node = /** @type {number} */ (pending.pop());
-    order[at] = node;
-    const below = children[node];
-    // Backwards, because the last one pushed is the next one taken.
-    below.sort((a, b) => Number(isLast(b)) - Number(isLast(a)) || weight[a] - weight[b] || b - a);
-    for (const child of below) pending.push(child);
+export function endsOf(parents) {
+  const ends = new Uint32Array(parents.length);
+  for (let node = parents.length - 1; node >= 0; node -= 1) {
+    if (ends[node] === 0) ends[node] = node + 1;
+    if (node > 0 && ends[parents[node]] < ends[node]) ends[parents[node]] = ends[node];
   }
-  return order;
+  return ends;
+}
+
+/**
+ * @param {string[]} paths
+ * @param {ArrayLike<number>} kinds
+ * @param {string} cwd
+ * @returns {{modules: Module[], moduleOf: number[]}}
+ */
+function modulesOf(paths, kinds, cwd) {
+  /** @type {Module[]} */
+  const modules = [];
+  const known = new Map();
+  const moduleOf = paths.map((path, file) => {
+    const kind = kinds[file];
+    const label = moduleName(path, kind, cwd);
+    const key = `${KIND_LETTERS[kind]}:${label}`;
+    if (!known.has(key)) {
+      known.set(key, modules.length);
+      modules.push({ key, label, kind });
+    }
+    return known.get(key);
+  });
+  return { modules, moduleOf };
+}
+
+/**
+ * The package of installed code, the module of Python's own, the folder or file of the program's.
+ * @param {string} path
+ * @param {number} kind
+ * @param {string} cwd
+ * @returns {string}
+ */
+export function moduleName(path, kind, cwd) {
+  if (kind === Kind.root) return "all";
+  if (kind === Kind.other) return "folded";
+  if (kind === Kind.unknown) return "no Python stack";
+  const frozen = /^<frozen ([^.>]*)/.exec(path);
+  if (frozen) return frozen[1];
+  if (path.startsWith("<")) return path;
+  if (kind !== Kind.project) return shortPath(path).replace(/^\/+/, "").split("/")[0].replace(/\.\w+$/, "");
+  const isBelow = cwd !== "" && path.startsWith(`${cwd.replace(/\/$/, "")}/`);
+  const parts = (isBelow ? path.slice(cwd.replace(/\/$/, "").length + 1) : path).split("/");
+  if (isBelow) return parts[0];
+  return parts.length > 2 ? parts.slice(-2, -1)[0] : parts[parts.length - 1];
+}
+
+/**
+ * @param {string} name
+ * @param {number} number
+ * @param {number} osTid
+ * @param {number | null} pid where there are several processes
+ */
+function threadLabel(name, number, osTid, pid) {
+  const own = name ? `${name} (${osTid || number})` : `thread ${osTid || number}`;
+  return pid === null ? own : `${own}, pid ${pid}`;
+}
+
+/** @param {number} bytes */
+function binarySize(bytes) {
+  const units = ["B", "KiB", "MiB", "GiB"];
+  let unit = 0;
+  let value = bytes;
+  for (; value >= 1024 && value % 1024 === 0 && unit < 3; unit += 1) value /= 1024;
+  return `${value} ${units[unit]}`;
 }
