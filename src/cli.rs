@@ -156,12 +156,34 @@ pub struct Selection {
 }
 
 /// Draw a flame graph as one HTML or SVG file
+///
+/// The page has peak, leaks and everything ever allocated side by side, for any range of time, any thread and any
+/// process; options only say what is open first. With temporary allocations it is about these alone.
 #[derive(Args, Debug)]
 pub struct FlamegraphArgs {
+    #[command(flatten)]
+    pub page: PageArgs,
+    /// Open with a range of time to choose: its own peak, or with --leaks what was allocated in it and not freed
+    #[arg(long)]
+    pub temporal: bool,
+    /// Begin with what allocated, and show above it who called
+    #[arg(long)]
+    pub inverted: bool,
+    /// A page, or a picture of one question that inferno draws
+    #[arg(long, value_enum, default_value_t = GraphFormat::Html)]
+    pub format: GraphFormat,
+    /// With --format svg: frames as wide as their allocations, and not as their bytes
+    #[arg(long)]
+    pub counts: bool,
+}
+
+/// What the commands that write a page have in common.
+#[derive(Args, Clone, Debug)]
+pub struct PageArgs {
     /// The captures; several are read as one, each process at its own peak
     #[arg(value_name = "CAPTURE", required = true)]
     pub captures: Vec<PathBuf>,
-    /// Write to FILE [default: memtrace-flamegraph-<name>.html beside the capture]
+    /// Write to FILE [default: memtrace-<command>-<name>.html beside the capture]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Overwrite an existing file
@@ -169,16 +191,27 @@ pub struct FlamegraphArgs {
     pub force: bool,
     #[command(flatten)]
     pub selection: Selection,
-    /// A page, or a picture of one question that inferno draws
-    #[arg(long, value_enum, default_value_t = GraphFormat::Html)]
-    pub format: GraphFormat,
-    /// With --format svg: frames as wide as their allocations, and not as their bytes
+    /// Show each thread by itself
     #[arg(long)]
-    pub counts: bool,
+    pub split_threads: bool,
+    /// Draw the time line with at most N points [default: up to 512]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_memory_records: Option<u32>,
+    /// Fold what has less than PERCENT of the bytes and of the allocations [default: what the page has no room for]
+    #[arg(long, value_name = "PERCENT", default_value = "0", hide_default_value = true, value_parser = percent)]
+    pub min_share: f64,
     /// Which files are confidential, so that no line of them stands in the page: all, none, or by default those that
     /// are neither Python files nor executable nor readable by anybody
     #[arg(long, value_enum, default_value_t = ConfidentialFiles::Default, value_name = "all|none|default")]
     pub confidential_files: ConfidentialFiles,
+    /// Changes nothing: a page never needs the web
+    #[arg(long)]
+    pub no_web: bool,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    number.filter(|number| (0.0..=100.0).contains(number)).ok_or_else(|| "not a number from 0 to 100".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use log::Log;
+use serde_json::json;
 use support::Scratch;
 use webpage::Webpage;
 
@@ -94,6 +95,45 @@ fn the_page_shows_the_peak_or_what_was_asked_for() {
     assert_eq!((&zero.header["open"]["tab"], &zero.header["temporary_threshold"]), (&"temporary".into(), &0.into()));
     let facts = &zero.header["processes"][0]["facts"];
     assert_eq!(facts["peak_bytes"], 5100, "the peak of the heap is a fact in every report");
+}
+
+#[test]
+fn options_say_which_view_is_open_first() {
+    let scratch = Scratch::new("flamegraph");
+    write(&scratch);
+    let open = |arguments: &[&str]| data(&scratch, arguments).header["open"].clone();
+    let plain = json!({ "tab": "peak", "inverted": false, "split_threads": false, "temporal": false, "table": false });
+    assert_eq!(open(&["--no-web"]), plain);
+    let mut other = plain.clone();
+    for (key, value) in [("tab", json!("leaks")), ("inverted", true.into()), ("temporal", true.into())] {
+        other[key] = value;
+    }
+    assert_eq!(open(&["--leaks", "--inverted", "--temporal"]), other);
+    let mut split = plain;
+    split["split_threads"] = true.into();
+    assert_eq!(open(&["--split-threads"]), split);
+}
+
+#[test]
+fn a_temporal_page_of_temporary_allocations_is_refused() {
+    let scratch = Scratch::new("flamegraph");
+    let capture = write(&scratch);
+    for option in ["--temporary-allocations", "--temporary-allocation-threshold=3"] {
+        let arguments = [capture.as_os_str(), "--temporal".as_ref(), option.as_ref()];
+        refused(&arguments, "memtrace: Can't create a temporal flame graph of temporary allocations");
+    }
+}
+
+#[test]
+fn limits_fold_stacks_and_time() {
+    let scratch = Scratch::new("flamegraph");
+    write(&scratch);
+    let folded = data(&scratch, &["--min-share", "40%"]);
+    // Of the leaks, the first is all there is; the third is a third of all allocations.
+    assert_eq!(folded.stacks(), ["peak 5000 1", "kept 100 1"]);
+    assert_eq!((&folded.header["folded"]["nodes"], &folded.header["folded"]["bytes"]), (&json!(1), &json!(30)));
+    assert_eq!(folded.header["limits"]["threshold"], 0.4);
+    assert_eq!(data(&scratch, &["--max-memory-records", "1"]).header["n_buckets"], 1);
 }
 
 #[test]

@@ -1,40 +1,33 @@
-//! `memtrace flamegraph`: reads a capture, asks one question of it, draws the answer.
+//! `memtrace flamegraph`: a page that opens with the flame graph, or a picture of it.
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::cli::{ConfidentialFiles, FlamegraphArgs, GraphFormat};
+use crate::cli::{FlamegraphArgs, GraphFormat};
 use crate::commands::load::{self, Question};
 use crate::commands::output::Output;
 use crate::commands::pages;
 use crate::commands::read::Captures;
-use crate::report::html;
-use crate::report::page::PageOptions;
-use crate::report::sources::Confidential;
+use crate::report::page::Open;
 use crate::report::svg::{self, SvgOptions, Unit};
 
 pub fn run(args: &FlamegraphArgs) -> Result<ExitCode> {
+    if args.temporal && matches!(args.page.selection.question(), Question::Temporary(_)) {
+        bail!("Can't create a temporal flame graph of temporary allocations");
+    }
     if args.format == GraphFormat::Svg {
         return draw_svg(args);
     }
-    // A wrong capture is the error to report, before anything about the output.
-    let captures = Captures::open(&args.captures)?;
-    let path = args.output.clone().unwrap_or_else(|| captures.output_name("flamegraph", ".html"));
-    let output = Output::create(Some(&path), args.force)?;
-    let options = PageOptions { confidential: confidential(args.confidential_files), ..PageOptions::default() };
-    let page = pages::read(&captures, &args.selection, options)?;
-    output.finish(|out| html::write(&page, out))?;
-    eprintln!("memtrace: wrote {}", path.display());
-    Ok(ExitCode::SUCCESS)
+    pages::write("flamegraph", &args.page, Open { temporal: args.temporal, inverted: args.inverted, ..Open::default() })
 }
 
 /// The picture that inferno draws, of one question and without the page round it.
 fn draw_svg(args: &FlamegraphArgs) -> Result<ExitCode> {
-    let captures = Captures::open(&args.captures)?;
-    let path = args.output.clone().unwrap_or_else(|| captures.output_name("flamegraph", ".svg"));
-    let output = Output::create(Some(&path), args.force)?;
-    let loaded = load::load(&captures, &args.selection)?;
+    let captures = Captures::open(&args.page.captures)?;
+    let path = args.page.output.clone().unwrap_or_else(|| captures.output_name("flamegraph", ".svg"));
+    let output = Output::create(Some(&path), args.page.force)?;
+    let loaded = load::load(&captures, &args.page.selection)?;
     let shown = match loaded.question {
         Question::Peak => "peak",
         Question::Leaks => "leaks",
@@ -48,12 +41,4 @@ fn draw_svg(args: &FlamegraphArgs) -> Result<ExitCode> {
     output.finish(|out| svg::write(&loaded.model, &loaded.snapshot, &options, out))?;
     eprintln!("memtrace: wrote {}", path.display());
     Ok(ExitCode::SUCCESS)
-}
-
-fn confidential(choice: ConfidentialFiles) -> Confidential {
-    match choice {
-        ConfidentialFiles::All => Confidential::All,
-        ConfidentialFiles::None => Confidential::None,
-        ConfidentialFiles::Default => Confidential::Default,
-    }
 }

@@ -1,13 +1,41 @@
-//! What the commands that write a page have in common: read the captures into what the page holds.
+//! What the commands that write a page have in common: read the captures into what the page holds, and write it.
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 
 use crate::analysis::{Detail, Intervals, Temporary};
-use crate::cli::Selection;
+use crate::cli::{ConfidentialFiles, PageArgs, Selection};
 use crate::commands::load::{self, Question};
+use crate::commands::output::Output;
 use crate::commands::read::Captures;
 use crate::model::{Action, Event, Facts, Model};
-use crate::report::page::{Page, PageOptions, Part, Tab};
+use crate::report::html;
+use crate::report::page::{Open, Page, PageOptions, Part, Tab};
+use crate::report::sources::Confidential;
+
+/// Writes the page of a command, to be opened at the view that it names.
+pub fn write(command: &str, args: &PageArgs, open: Open) -> Result<ExitCode> {
+    // A wrong capture is the error to report, before anything about the output.
+    let captures = Captures::open(&args.captures)?;
+    let path = args.output.clone().unwrap_or_else(|| captures.output_name(command, ".html"));
+    let output = Output::create(Some(&path), args.force)?;
+    let options = PageOptions {
+        open: Open { split_threads: args.split_threads, ..open },
+        confidential: match args.confidential_files {
+            ConfidentialFiles::All => Confidential::All,
+            ConfidentialFiles::None => Confidential::None,
+            ConfidentialFiles::Default => Confidential::Default,
+        },
+        max_buckets: args.max_memory_records.map_or(usize::MAX, |n_points| n_points as usize),
+        least_share: args.min_share / 100.0,
+        ..PageOptions::default()
+    };
+    let page = read(&captures, &args.selection, options)?;
+    output.finish(|out| html::write(&page, out))?;
+    eprintln!("memtrace: wrote {}", path.display());
+    Ok(ExitCode::SUCCESS)
+}
 
 /// Reads the captures, prints their warnings, and makes the page. Which tab is opened, and whether it is about temporary
 /// allocations, is the selection's to say.
