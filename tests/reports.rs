@@ -7,7 +7,8 @@ mod support;
 #[path = "support/log.rs"]
 mod testlog;
 
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use sample::sample;
@@ -165,6 +166,43 @@ fn a_report_file_is_whole_or_not_there() {
     assert!(run(&capture, &["stats", "-f", "-o", out_text]).status.success());
     let left: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn whoever_is_interrupted_leaves_nothing() {
+    let scratch = Scratch::new("reports-interrupted");
+    let capture = scratch.path().join("sample.bin");
+    let mut log = sample();
+    log.capacity = 1 << 20;
+    for number in 0..2_000_000 {
+        log.alloc(1, 4000 + number / 1000, 0x9000 + number * 0x100, 100, 1);
+    }
+    log.save(&capture);
+    let page = scratch.path().join("page.html");
+    let interrupt = |signal: i32| {
+        let mut child = memtrace().arg("flamegraph").arg(&capture).arg("-o").arg(&page).spawn().unwrap();
+        let fds = format!("/proc/{}/fd", child.id());
+        let is_ours = |path: PathBuf| path.parent() == Some(scratch.path()) && path != capture;
+        let has_output = || {
+            let entries = std::fs::read_dir(&fds).into_iter().flatten().flatten();
+            entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(is_ours)
+        };
+        while !has_output() && child.try_wait().unwrap().is_none() {}
+        // SAFETY: it is our child, and was not waited for when it still ran.
+        unsafe { libc::kill(child.id() as i32, signal) };
+        let ended = child.wait().unwrap().signal();
+        let left: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        if ended.is_some() {
+            assert_eq!((ended, left.len()), (Some(signal), 1), "{left:?}");
+        } else {
+            // It was faster than we.
+            std::fs::remove_file(&page).unwrap();
+        }
+        ended.is_some()
+    };
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGKILL] {
+        assert!((0..50).any(|_| interrupt(signal)), "nothing ended by signal {signal}");
+    }
 }
 
 #[test]

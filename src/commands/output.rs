@@ -1,15 +1,20 @@
 //! Where a report goes: the standard output, or a file that is there whole or not at all.
 //!
-//! A file is created before the long work starts, under a name of its own beside the wanted one, and takes the wanted
-//! name when it is complete. So an error or a full disk leaves nothing half-written and never costs an older report.
+//! A file is created before the long work starts, without a name, in the folder of the wanted one, and gets that name
+//! when it is complete. So an error or a full disk leaves nothing half-written and never costs an older report, and
+//! whoever ends us, with Ctrl-C or SIGKILL, ends the file as well.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::linkat;
 
 /// The name of a report that got none: for `memtrace-app.4711.bin` and `flamegraph`, `memtrace-flamegraph-app.4711.html`
 /// in the same folder. Of several captures it is the first one's, with the number of the others.
@@ -25,16 +30,16 @@ pub fn beside(capture: &Path, n_others: usize, report: &str, suffix: &str) -> Pa
     capture.with_file_name(name)
 }
 
-/// An output that is being made. Dropped before it is finished, it leaves nothing behind.
+/// An output that is being made. When it is never finished, there is nothing of it.
 pub struct Output {
     target: Option<Target>,
 }
 
 struct Target {
     path: PathBuf,
-    /// `None` for what is no regular file (a terminal, a pipe, `/dev/null`) and is written directly.
-    part: Option<PathBuf>,
     file: File,
+    /// What is no regular file (a terminal, a pipe, `/dev/null`) is written directly.
+    has_name: bool,
     is_overwriting: bool,
 }
 
@@ -52,18 +57,15 @@ impl Output {
         if is_file && !force {
             bail!("cannot write {}: it exists already (use -f to overwrite it)", path.display());
         }
-        let part = if there.is_ok() && !is_file { None } else { Some(part_beside(&path)) };
-        let file = match &part {
-            Some(part) => OpenOptions::new().write(true).create_new(true).open(part),
-            None => OpenOptions::new().write(true).open(&path),
-        };
+        let has_name = there.is_ok() && !is_file;
+        let file = if has_name { OpenOptions::new().write(true).open(&path) } else { create_unnamed(&path) };
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Output { target: Some(Target { path, part, file, is_overwriting: force }) })
+        Ok(Output { target: Some(Target { path, file, has_name, is_overwriting: force }) })
     }
 
     /// Writes the report.
-    pub fn finish(mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-        let Some(target) = &mut self.target else {
+    pub fn finish(self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+        let Some(target) = &self.target else {
             let mut out = BufWriter::new(io::stdout().lock());
             return match write(&mut out).and_then(|()| out.flush()) {
                 // The reader of our pipe has seen enough.
@@ -75,35 +77,63 @@ impl Output {
         let mut out = BufWriter::new(&target.file);
         write(&mut out).and_then(|()| out.flush()).with_context(named)?;
         drop(out);
-        target.give_name().with_context(named)?;
-        self.target = None;
-        Ok(())
+        target.give_name().with_context(named)
     }
 }
 
 impl Target {
     fn give_name(&self) -> io::Result<()> {
-        let Some(part) = &self.part else { return Ok(()) };
-        if self.is_overwriting {
-            return fs::rename(part, &self.path);
+        if self.has_name {
+            return Ok(());
         }
-        // A link, unlike a renaming, fails when somebody made a file of that name meanwhile.
-        match fs::hard_link(part, &self.path) {
-            Ok(()) => fs::remove_file(part),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
-            // Some file systems have no links.
-            Err(_) => fs::rename(part, &self.path),
+        if !self.is_overwriting {
+            match link(&self.file, &self.path) {
+                // Somebody made a file of that name meanwhile.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(error),
+                Ok(()) => return Ok(()),
+                Err(_) => {}
+            }
         }
+        let part = part_beside(&self.path);
+        let named = link(&self.file, &part).or_else(|_| copy(&self.file, &part)).and_then(|()| self.rename(&part));
+        if named.is_err() {
+            // Best effort: the error to tell is the first one.
+            let _ = fs::remove_file(&part);
+        }
+        named
+    }
+
+    /// Gives a part the wanted name. A renaming, unlike a link, would not notice that there is a file.
+    fn rename(&self, part: &Path) -> io::Result<()> {
+        if !self.is_overwriting && self.path.exists() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        fs::rename(part, &self.path)
     }
 }
 
-impl Drop for Output {
-    fn drop(&mut self) {
-        if let Some(Target { part: Some(part), .. }) = &self.target {
-            // Best effort: there is nobody left to tell.
-            let _ = fs::remove_file(part);
-        }
-    }
+/// A file in the folder of `path` that nobody sees, and that is gone when we are.
+fn create_unnamed(path: &Path) -> io::Result<File> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let unnamed = OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).open(folder);
+    unnamed.or_else(|_| {
+        // Some file systems have none. A file that loses its name is as good, but can't have another one later.
+        let part = part_beside(path);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&part)?;
+        fs::remove_file(&part)?;
+        Ok(file)
+    })
+}
+
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(AT_FDCWD, open.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)?)
+}
+
+fn copy(mut file: &File, path: &Path) -> io::Result<()> {
+    file.rewind()?;
+    let mut out = OpenOptions::new().write(true).create_new(true).open(path)?;
+    io::copy(&mut file, &mut out).map(drop)
 }
 
 /// A hidden name that is short whatever the wanted one is: that may be as long as a name can be.
@@ -154,8 +184,7 @@ mod tests {
     fn a_finished_output_is_the_only_file_left() {
         let folder = folder("finished");
         let output = create(&folder.join("page.html"), false).unwrap();
-        assert_eq!(names(&folder).len(), 1);
-        assert!(!folder.join("page.html").exists());
+        assert_eq!(names(&folder), [""; 0]);
         finish(output, "whole").unwrap();
         assert_eq!(names(&folder), ["page.html"]);
         assert_eq!(fs::read(folder.join("page.html")).unwrap(), b"whole");
@@ -215,6 +244,23 @@ mod tests {
         let path = folder("long").join(format!("{}.html", "x".repeat(250)));
         finish(create(&path, false).unwrap(), "whole").unwrap();
         assert!(path.is_file());
+    }
+
+    #[test]
+    fn where_files_need_names_the_content_is_copied() {
+        let folder = folder("copied");
+        let part = part_beside(&folder.join("page.html"));
+        let mut file = create_unnamed(&folder.join("page.html")).unwrap();
+        file.write_all(b"whole").unwrap();
+        copy(&file, &part).unwrap();
+        let mut target = Target { path: folder.join("page.html"), file, has_name: false, is_overwriting: false };
+        target.rename(&part).unwrap();
+        assert_eq!(fs::read(folder.join("page.html")).unwrap(), b"whole");
+        copy(&target.file, &part).unwrap();
+        assert!(target.rename(&part).is_err());
+        target.is_overwriting = true;
+        target.rename(&part).unwrap();
+        assert_eq!(names(&folder), ["page.html"]);
     }
 
     #[test]
