@@ -15,6 +15,8 @@ pub struct Batch {
     pub blocks: Vec<BlockEvent>,
     /// Everything else, each in front of so many blocks.
     pub steps: Vec<(usize, Step)>,
+    /// Bytes of the file whose decoding began in it.
+    pub n_bytes: u64,
     text_len: usize,
 }
 
@@ -72,7 +74,7 @@ impl Batch {
     pub fn clear(&mut self) {
         self.blocks.clear();
         self.steps.clear();
-        self.text_len = 0;
+        (self.n_bytes, self.text_len) = (0, 0);
     }
 }
 

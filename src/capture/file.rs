@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -27,6 +28,8 @@ pub struct Capture {
     file: File,
     header: FileHeader,
     facts: Facts,
+    /// Bytes of the file that were decoded.
+    n_read: AtomicU64,
 }
 
 impl Capture {
@@ -69,11 +72,17 @@ impl Capture {
             bail!("its header is damaged: there is no log version 0");
         }
         let facts = facts(&header, behind);
-        Ok(Capture { path: path.to_path_buf(), file, header, facts })
+        Ok(Capture { path: path.to_path_buf(), file, header, facts, n_read: AtomicU64::new(0) })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How far a reading is, and the whole: bytes of the file.
+    pub fn progress(&self) -> (u64, u64) {
+        let len = self.file.metadata().map_or(0, |metadata| metadata.len());
+        (self.n_read.load(Ordering::Relaxed).min(len), len)
     }
 
     /// What the header says; complete facts come with the model of [`read`](Capture::read).
@@ -134,7 +143,12 @@ impl Capture {
         begin(&model);
         let lanes: Vec<Block> = found.into_iter().filter(Block::has_events).collect();
         let mut events = Events::new(&mut model, take);
-        decode(&lanes, &mut |batch| events.tell(batch)).with_context(named)?;
+        self.n_read.store(0, Ordering::Relaxed);
+        let mut tell = |batch: &Batch| {
+            self.n_read.fetch_add(batch.n_bytes, Ordering::Relaxed);
+            events.tell(batch)
+        };
+        decode(&lanes, &mut tell).with_context(named)?;
         Ok(model)
     }
 }

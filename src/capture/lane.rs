@@ -128,6 +128,7 @@ impl Lane {
         }
         self.next_sequence = block.sequence.wrapping_add(1);
         let (turn, thread, first_node) = (block.first_turn.number, block.thread, block.first_node);
+        context.batch.n_bytes += block.payload_len;
         context.batch.push(Step::Block { turn, thread, first_node });
         match Payload::open(context.file, block, &mut context.scratch)? {
             Ok(payload) => self.payload = Some(payload),

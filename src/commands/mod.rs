@@ -4,6 +4,7 @@
 pub mod load;
 mod output;
 pub mod pages;
+mod progress;
 pub mod read;
 
 pub mod diff;

@@ -11,6 +11,7 @@ use anyhow::Result;
 
 use crate::capture::Capture;
 use crate::commands::output;
+use crate::commands::progress::Progress;
 use crate::model::{Event, Facts, Handles, Model};
 
 /// Captures that were opened, so that a wrong one is the first thing to be told.
@@ -55,10 +56,16 @@ impl Captures {
         take: impl Fn(&mut F, &Model, &[Event]) + Sync,
         finish: impl Fn(F, &Model) -> A + Sync,
     ) -> Result<(Model, Vec<Part<A>>)> {
+        let progress = Progress::new();
+        let bytes = || {
+            let all = self.captures.iter().map(Capture::progress);
+            all.fold((0, 0), |sum, (done, total)| (sum.0 + done, sum.1 + total))
+        };
         let read_one = |capture: &Capture| -> Result<(Model, A)> {
             let mut fold = begin(capture.facts());
             let take = |model: &Model, events: &[Event]| {
                 take(&mut fold, model, events);
+                progress.show(bytes);
                 ControlFlow::Continue(())
             };
             let model = capture.read_batches(|_| {}, take)?;
