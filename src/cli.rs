@@ -2,6 +2,7 @@
 //! are.
 
 use std::ffi::{OsStr, OsString};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -472,9 +473,24 @@ pub struct ParseArgs {
     /// Leave out allocations and mappings of fewer bytes
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub min_size: u64,
+    /// Leave out what happened in the first SECONDS of the capture
+    #[arg(long, value_name = "SECONDS")]
+    pub from: Option<f64>,
+    /// Leave out what happened SECONDS after the start of the capture and later
+    #[arg(long, value_name = "SECONDS")]
+    pub to: Option<f64>,
     /// Print each stack once, as a line with a number that later lines refer to
     #[arg(long, requires = "json")]
     pub stacks_once: bool,
+}
+
+impl ParseArgs {
+    /// The part of the capture to print, in nanoseconds since its start.
+    pub fn range(&self) -> Range<u64> {
+        // What is no number of nanoseconds becomes the nearest one.
+        let nanos = |seconds: f64| (seconds * 1e9) as u64;
+        self.from.map_or(0, nanos)..self.to.map_or(u64::MAX, nanos)
+    }
 }
 
 /// The arguments as clap is to see them: `-mMODULE` and `-cCODE` become two arguments, so that what follows belongs

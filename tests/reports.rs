@@ -206,6 +206,26 @@ fn whoever_is_interrupted_leaves_nothing() {
 }
 
 #[test]
+fn parse_prints_a_part_of_the_time() {
+    let scratch = Scratch::new("reports-range");
+    let capture = scratch.path().join("sample.bin");
+    sample().save(&capture);
+    let turns = |options: &[&str]| -> Vec<u64> {
+        let output = run(&capture, &[&["parse", "--json"], options].concat());
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let events = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let events = events.filter(|event| event["event"] == "alloc" || event["event"] == "free");
+        events.map(|event| event["turn"].as_u64().unwrap()).collect()
+    };
+    // A turn of the sample is ten microseconds.
+    let (all, part) = (turns(&[]), turns(&["--from", "0.001", "--to", "0.01"]));
+    assert_eq!(part, all.iter().copied().filter(|turn| (100..1000).contains(turn)).collect::<Vec<_>>());
+    assert!(!part.is_empty() && part.len() < all.len());
+    assert_eq!(turns(&["--to", "1e30"]), all);
+    assert_eq!(turns(&["--from", "1000000"]), [0; 0]);
+}
+
+#[test]
 fn a_reader_that_stops_listening_is_no_error() {
     let scratch = Scratch::new("reports-pipe");
     let capture = scratch.path().join("sample.bin");

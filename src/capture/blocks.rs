@@ -37,6 +37,8 @@ pub struct Block {
     pub payload_crc: Option<u32>,
     /// Bytes of records in a compressed payload.
     pub raw_len: u32,
+    /// Blocks of its lane right before it that are there and not wanted.
+    pub n_left_out: u32,
 }
 
 impl Block {
@@ -111,6 +113,7 @@ pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
             payload_len,
             payload_crc: is_sealed.then_some(header.payload_crc),
             raw_len: if header.codec == codec::RAW { 0 } else { header.raw_len },
+            n_left_out: 0,
         });
     }
     // Of two blocks with the same place the one that is sealed: a launcher that was killed left both.

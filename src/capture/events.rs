@@ -2,7 +2,7 @@
 //!
 //! When an image's first event comes, the image starts and the one before is gone: exec has ended all its threads.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use memtrace_format::decode::BlockEvent;
 use memtrace_format::{LAUNCHER_IMAGE, record};
@@ -17,6 +17,8 @@ const N_AT_A_TIME: usize = 256;
 pub struct Events<'m, T> {
     pub model: &'m mut Model,
     take: T,
+    /// Others are not told.
+    turns: Range<u64>,
     events: Vec<Event>,
     lanes: Vec<Lane>,
     current: usize,
@@ -34,9 +36,9 @@ struct Lane {
 }
 
 impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
-    pub fn new(model: &'m mut Model, take: T) -> Events<'m, T> {
+    pub fn new(model: &'m mut Model, turns: Range<u64>, take: T) -> Events<'m, T> {
         let events = Vec::with_capacity(N_AT_A_TIME);
-        Events { model, take, events, lanes: vec![Lane::default()], current: 0, image: None }
+        Events { model, take, turns, events, lanes: vec![Lane::default()], current: 0, image: None }
     }
 
     /// Hands over what a batch holds, for as long as it is wanted.
@@ -52,7 +54,7 @@ impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
     }
 
     fn blocks(&mut self, mut blocks: &[BlockEvent]) -> ControlFlow<()> {
-        if blocks.is_empty() || !self.is_in_current_image()? {
+        if blocks.is_empty() || !self.is_wanted()? {
             return ControlFlow::Continue(());
         }
         while !blocks.is_empty() {
@@ -127,9 +129,6 @@ impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
     }
 
     fn event(&mut self, mut action: Action) -> ControlFlow<()> {
-        if !self.is_in_current_image()? {
-            return ControlFlow::Continue(());
-        }
         let Lane { image, thread, turn, .. } = self.lanes[self.current];
         let this = ThreadKey { image, number: thread };
         let threads = &mut self.model.process_mut().threads;
@@ -138,14 +137,20 @@ impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
             Action::ThreadName { pthread, name, named } => *named = threads.name(this, *pthread, *name),
             _ => {}
         }
+        if !self.is_wanted()? {
+            return ControlFlow::Continue(());
+        }
         self.events.push(Event { turn, image, lane: self.current as u32, thread, action });
         self.flush_if_full()
     }
 
-    /// Before an event of the current lane: starts its image when it is the next one, and says no when it is gone. No
-    /// thread of an image survives an exec, and its addresses mean nothing then.
-    fn is_in_current_image(&mut self) -> ControlFlow<(), bool> {
+    /// Before an event of the current lane: whether it belongs to the range, and to the image that the stream has come to
+    /// or the next one, which starts then. No thread of an image survives an exec, and its addresses mean nothing after it.
+    fn is_wanted(&mut self) -> ControlFlow<(), bool> {
         let Lane { image, turn, .. } = self.lanes[self.current];
+        if !self.turns.contains(&turn) {
+            return ControlFlow::Continue(false);
+        }
         if image == LAUNCHER_IMAGE || self.image == Some(image) {
             return ControlFlow::Continue(true);
         }

@@ -1,7 +1,7 @@
 //! Opening a capture and reading it to its end. Refuses what is not a capture with one sentence.
 
 use std::fs::{File, TryLockError};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +15,15 @@ use super::batch::Batch;
 use super::blocks::{self, Block};
 use super::events::Events;
 use super::info::{self, CaptureInfo};
-use super::{ahead, metadata};
+use super::{ahead, metadata, range};
 use crate::model::facts::{Facts, RecordingState};
 use crate::model::{Clock, Event, Model};
 
 /// How long a launcher is waited for that moves blocks.
 const LONGEST_WAIT_MILLIS: u32 = 2000;
+
+/// The range that leaves out nothing.
+pub(super) const ALWAYS: Range<u64> = 0..u64::MAX;
 
 /// An open capture, with what its header says.
 pub struct Capture {
@@ -122,12 +125,26 @@ impl Capture {
         begin: impl FnOnce(&Model),
         take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>,
     ) -> Result<Model> {
-        self.read_by(begin, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
+        self.read_by(ALWAYS, begin, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
+    }
+
+    /// Like [`read_while`](Capture::read_while), of a part of the time: from one moment up to another, in nanoseconds
+    /// since the capture began. Blocks that can't matter are not read. What they would have told of threads' names is not
+    /// known then; stacks are.
+    pub fn read_range(
+        &self,
+        nanos: Range<u64>,
+        begin: impl FnOnce(&Model),
+        mut take: impl FnMut(&Model, &Event) -> ControlFlow<()>,
+    ) -> Result<Model> {
+        let take_all = |model: &Model, events: &[Event]| events.iter().try_for_each(|event| take(model, event));
+        self.read_by(nanos, begin, take_all, |blocks, tell| ahead::run(&self.file, blocks, tell))
     }
 
     /// With a way of decoding the blocks.
     pub(super) fn read_by<T: FnMut(&Model, &[Event]) -> ControlFlow<()>>(
         &self,
+        nanos: Range<u64>,
         begin: impl FnOnce(&Model),
         take: T,
         decode: impl FnOnce(&[Block], &mut dyn FnMut(&Batch) -> ControlFlow<()>) -> Result<()>,
@@ -141,8 +158,14 @@ impl Capture {
         facts.end = described.iter().rev().find_map(|block| metadata::read_end(&self.file, block));
         metadata::read(&self.file, &described, &mut model).with_context(named)?;
         begin(&model);
-        let lanes: Vec<Block> = found.into_iter().filter(Block::has_events).collect();
-        let mut events = Events::new(&mut model, take);
+        let mut lanes: Vec<Block> = found.into_iter().filter(Block::has_events).collect();
+        let clock = &model.process().clock;
+        // The end of all time is in it: a turn may have any number.
+        let turns = clock.turn_at(nanos.start)..if nanos.end == u64::MAX { u64::MAX } else { clock.turn_at(nanos.end) };
+        if nanos != ALWAYS {
+            lanes = range::within(&lanes, &turns);
+        }
+        let mut events = Events::new(&mut model, turns, take);
         self.n_read.store(0, Ordering::Relaxed);
         let mut tell = |batch: &Batch| {
             self.n_read.fetch_add(batch.n_bytes, Ordering::Relaxed);

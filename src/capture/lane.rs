@@ -117,6 +117,7 @@ impl Lane {
     }
 
     fn begin_block(&mut self, context: &mut Context<'_>, block: &Block) -> Result<()> {
+        self.next_sequence = self.next_sequence.wrapping_add(block.n_left_out);
         if block.sequence != self.next_sequence {
             let what = format!(
                 "blocks {} to {} of lane {} are missing in front of the one",

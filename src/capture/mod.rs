@@ -21,6 +21,7 @@ mod lane;
 mod merge;
 mod metadata;
 mod payload;
+mod range;
 
 pub use file::Capture;
 

@@ -1,7 +1,7 @@
 //! `memtrace parse`.
 
 use std::io::{self, ErrorKind};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -18,10 +18,10 @@ pub fn run(args: &ParseArgs) -> anyhow::Result<ExitCode> {
     let out = io::stdout().lock();
     let result = if args.json {
         let mut lines = JsonLines::new(out, options);
-        print(&capture, &mut lines, JsonLines::begin, JsonLines::take, JsonLines::end)
+        print(&capture, args.range(), &mut lines, JsonLines::begin, JsonLines::take, JsonLines::end)
     } else {
         let mut text = Text::new(out, options);
-        print(&capture, &mut text, Text::begin, Text::take, Text::end)
+        print(&capture, args.range(), &mut text, Text::begin, Text::take, Text::end)
     };
     result?;
     Ok(ExitCode::SUCCESS)
@@ -30,13 +30,15 @@ pub fn run(args: &ParseArgs) -> anyhow::Result<ExitCode> {
 /// Reads on for as long as somebody listens.
 fn print<T>(
     capture: &Capture,
+    range: Range<u64>,
     printer: &mut T,
     begin: fn(&mut T, &Facts) -> io::Result<()>,
     take: fn(&mut T, &Model, &Event) -> io::Result<()>,
     end: fn(&mut T, &Facts) -> io::Result<()>,
 ) -> anyhow::Result<()> {
     let mut written = begin(printer, capture.facts());
-    let model = capture.read_while(
+    let model = capture.read_range(
+        range,
         |_| {},
         |model, event| {
             if written.is_ok() {

@@ -69,6 +69,20 @@ impl Clock {
         self.points.last().map_or(0, |point| self.since_start(point.mono_nanos))
     }
 
+    /// The first turn that is not before a moment, in nanoseconds since the capture began.
+    pub fn turn_at(&self, nanos: u64) -> u64 {
+        let (mut first, mut end) = (0, u64::MAX);
+        while first < end {
+            let middle = first + (end - first) / 2;
+            if self.nanos_since_start(middle) < nanos {
+                first = middle + 1;
+            } else {
+                end = middle;
+            }
+        }
+        first
+    }
+
     /// Nanoseconds since the capture began, of a moment of the monotonic clock.
     pub fn since_start(&self, mono_nanos: u64) -> u64 {
         mono_nanos.saturating_sub(self.start_mono_nanos)
@@ -95,12 +109,14 @@ mod tests {
             [0, 500, 750, 1000, 1050, 1100, 1200]
         );
         assert_eq!(clock.unix_nanos(150), 1_000_750);
+        assert_eq!([0, 1, 750, 751, 1000, 1200].map(|nanos| clock.turn_at(nanos)), [0, 1, 150, 151, 200, 400]);
     }
 
     #[test]
     fn without_samples_everything_happens_at_the_start() {
         assert_eq!(Clock::new(5_000, 0).nanos_since_start(1 << 60), 0);
         assert_eq!(Clock::default().nanos_since_start(7), 0);
+        assert_eq!([0, 1].map(|nanos| Clock::new(5_000, 0).turn_at(nanos)), [0, u64::MAX]);
     }
 
     #[test]

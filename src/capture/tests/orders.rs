@@ -1,12 +1,13 @@
 //! Generated logs: whatever lanes, turns, blocks and threads there are, events come as they happened.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use memtrace_format::turn;
 use proptest::prelude::*;
 
 use super::super::ahead;
+use super::super::file::ALWAYS;
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -116,7 +117,7 @@ fn names(model: &Model, stack: crate::model::StackId) -> String {
     model.frames_from_leaf(stack).map(|frame| format!("{} ", model.text(frame.function))).collect()
 }
 
-fn read(capture: &Capture, is_ahead: bool) -> Vec<String> {
+fn read(capture: &Capture, nanos: Range<u64>, is_ahead: bool) -> Vec<String> {
     let mut told = Vec::new();
     let take = |model: &Model, events: &[Event]| {
         for event in events {
@@ -128,7 +129,7 @@ fn read(capture: &Capture, is_ahead: bool) -> Vec<String> {
                 Action::Free { address, .. } => format!("{turn} {thread} free {address}"),
                 Action::Mmap { stack, .. } => format!("{turn} {thread} mmap {}", names(model, stack)),
                 Action::Restore => format!("{turn} {thread} restore"),
-                Action::ImageStart => continue,
+                Action::ImageStart | Action::Clock { .. } => continue,
                 other => format!("{other:?}"),
             });
         }
@@ -136,6 +137,7 @@ fn read(capture: &Capture, is_ahead: bool) -> Vec<String> {
     };
     let file = std::fs::File::open(capture.path()).unwrap();
     let model = capture.read_by(
+        nanos,
         |_| {},
         take,
         |blocks, tell| match is_ahead {
@@ -155,9 +157,52 @@ proptest! {
         log.is_compressed = is_compressed;
         let saved = Saved::new(&format!("orders-{}", drawn.len()), &log.bytes());
         let capture = Capture::open(&saved.0).unwrap();
-        prop_assert_eq!(&read(&capture, false), &expected);
-        prop_assert_eq!(&read(&capture, true), &expected);
+        prop_assert_eq!(&read(&capture, ALWAYS, false), &expected);
+        prop_assert_eq!(&read(&capture, ALWAYS, true), &expected);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn a_range_has_the_events_of_its_time(drawn in drawn(), is_compressed: bool, from in 0..60_000u64, len in 0..60_000u64) {
+        let (mut log, told) = written(&drawn);
+        log.is_compressed = is_compressed;
+        // A turn is a microsecond.
+        const LAST_TURN: u64 = 1 << 40;
+        log.launcher(LAST_TURN, Record::Clock(Clock { mono_nanos: log.header.start_mono_nanos + LAST_TURN * 1000 }));
+        let range = from..from + len;
+        let turn = |line: &String| line.split(' ').next().unwrap().parse::<u64>().unwrap();
+        let expected: Vec<String> = told.into_iter().filter(|line| range.contains(&turn(line))).collect();
+        let saved = Saved::new(&format!("range-{}", drawn.len()), &log.bytes());
+        let capture = Capture::open(&saved.0).unwrap();
+        prop_assert_eq!(read(&capture, range.start * 1000..range.end * 1000, false), expected);
+    }
+}
+
+#[test]
+fn blocks_outside_of_a_range_are_not_even_looked_at() {
+    let mut log = Log::new();
+    log.code(1, "f", "x.py", 1);
+    log.node(0, 0, 1, 0);
+    let start = log.header.start_mono_nanos;
+    for turn in 0..10 {
+        log.begin_block(block_kind::EVENTS, 0, 0);
+        log.alloc(0, turn * 10, 0x1000 * turn, turn, 1);
+    }
+    log.launcher(100, Record::Clock(Clock { mono_nanos: start + 100 }));
+    let mut bytes = log.bytes();
+    let events = (HEADER_LEN..bytes.len()).step_by(4096).filter(|&at| bytes[at + 4] == block_kind::EVENTS);
+    // The first one is needed for its node. Of the others, a block begins in the turn that the one before ends in.
+    let events: Vec<usize> = events.collect();
+    for (index, at) in events.into_iter().enumerate() {
+        if !matches!(index, 0 | 6..=9) {
+            bytes[at + BLOCK_HEADER_LEN] ^= 1;
+        }
+    }
+    let saved = Saved::new("outside", &bytes);
+    let expected = ["50 1 alloc 20480 5 f ", "60 1 alloc 24576 6 f ", "70 1 alloc 28672 7 f "];
+    assert_eq!(read(&Capture::open(&saved.0).unwrap(), 45..75, false), expected);
 }
 
 #[test]
@@ -174,6 +219,6 @@ fn a_reader_that_has_enough_ends_the_decoding() {
         n_taken += events.len();
         ControlFlow::Break(())
     };
-    capture.read_by(|_| {}, take, |blocks, tell| ahead::on_two_threads(&file, blocks, tell)).unwrap();
+    capture.read_by(ALWAYS, |_| {}, take, |blocks, tell| ahead::on_two_threads(&file, blocks, tell)).unwrap();
     assert!((1..1000).contains(&n_taken), "{n_taken}");
 }
