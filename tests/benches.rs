@@ -26,3 +26,18 @@ fn every_kind_of_row_is_measured_and_judged() {
     assert!(cells("resident, 1 thread")[MEMTRACE].ends_with(" MiB"), "{table}");
     assert!(table.contains("real programs") && table.contains("geometric mean of 1"), "{table}");
 }
+
+#[test]
+fn reading_is_measured_from_the_peak_to_the_page() {
+    let python = support::pythons().last().expect("there is one");
+    let mut command = Command::new(support::environment(python));
+    command.arg(support::root().join("benches/reading.py")).args(["--pythons", &python.minor, "--columns", "memtrace"]);
+    command.args(["--scale", "0.001", "--rounds", "1", "--rows", "small objects;live blocks"]);
+    let output = support::run(command.env("MEMTRACE_BIN", support::memtrace_path()));
+    let table = String::from_utf8(output.stdout).expect("a table is text");
+    for name in ["small objects", "20 M live blocks"] {
+        let row = table.lines().find(|line| line.starts_with(&format!("| {name} | memtrace |")));
+        let row = row.unwrap_or_else(|| panic!("no row {name} in\n{table}"));
+        assert!(row.contains(" ns each |") && row.contains(" MB |"), "{table}");
+    }
+}
