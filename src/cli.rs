@@ -251,29 +251,17 @@ pub struct SummaryArgs {
 /// List where memory was allocated, by place in the code and allocator
 #[derive(Args, Debug)]
 pub struct TableArgs {
-    /// The captures; several are read as one, each process at its own peak
-    #[arg(value_name = "CAPTURE", required = true)]
-    pub captures: Vec<PathBuf>,
-    /// Print the table
-    #[arg(long, conflicts_with = "json")]
+    #[command(flatten)]
+    pub page: PageArgs,
+    /// Print the table instead
+    #[arg(long, group = "printed", conflicts_with = "json")]
     pub text: bool,
     /// Print it as JSON
-    #[arg(long)]
+    #[arg(long, group = "printed")]
     pub json: bool,
     /// Print at most N rows, the largest ones [default: all]
-    #[arg(short = 'r', long, value_name = "N")]
+    #[arg(short = 'r', long, value_name = "N", requires = "printed")]
     pub max_rows: Option<usize>,
-    /// Show each thread by itself
-    #[arg(long)]
-    pub split_threads: bool,
-    /// Write to FILE instead of the screen
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Overwrite an existing file
-    #[arg(short, long)]
-    pub force: bool,
-    #[command(flatten)]
-    pub selection: Selection,
 }
 
 /// Walk through the call tree of the largest allocations

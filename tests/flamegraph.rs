@@ -41,9 +41,13 @@ fn write(scratch: &Scratch) -> std::path::PathBuf {
 
 /// The data of the page that these arguments give.
 fn data(scratch: &Scratch, arguments: &[&str]) -> Webpage {
+    data_of("flamegraph", scratch, arguments)
+}
+
+fn data_of(command: &str, scratch: &Scratch, arguments: &[&str]) -> Webpage {
     let page = scratch.join("page.html");
     let capture = scratch.join("memtrace-shop.17.bin");
-    support::run(support::memtrace().arg("flamegraph").arg(capture).arg("-fo").arg(&page).args(arguments));
+    support::run(support::memtrace().arg(command).arg(capture).arg("-fo").arg(&page).args(arguments));
     Webpage::new(&fs::read_to_string(page).unwrap())
 }
 
@@ -112,6 +116,9 @@ fn options_say_which_view_is_open_first() {
     let mut split = plain;
     split["split_threads"] = true.into();
     assert_eq!(open(&["--split-threads"]), split);
+    split["table"] = true.into();
+    let table = data_of("table", &scratch, &["--split-threads"]);
+    assert_eq!((&table.header["open"], table.stacks()), (&split, data(&scratch, &[]).stacks()));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `memtrace table`: a row for each place that allocated.
+//! `memtrace table`: a row for each place that allocated, as a page to sort and search in, as text or as JSON.
 
 use std::process::ExitCode;
 
@@ -8,17 +8,22 @@ use crate::analysis::{BySite, Detail, places};
 use crate::cli::TableArgs;
 use crate::commands::load::{self, Read};
 use crate::commands::output::Output;
+use crate::commands::pages;
 use crate::commands::read::Captures;
+use crate::report::page::Open;
 use crate::report::table::{self, TableOptions};
 
 pub fn run(args: &TableArgs) -> Result<ExitCode> {
-    let captures = Captures::open(&args.captures)?;
-    let out = Output::create(args.output.as_deref(), args.force)?;
-    let question = args.selection.question();
+    if !args.text && !args.json {
+        return pages::write("table", &args.page, Open { table: true, ..Open::default() });
+    }
+    let captures = Captures::open(&args.page.captures)?;
+    let out = Output::create(args.page.output.as_deref(), args.page.force)?;
+    let question = args.page.selection.question();
     let Read { model, parts, .. } =
-        load::read(&captures, &args.selection, Detail::Full, |folds| folds.by_site(question))?;
+        load::read(&captures, &args.page.selection, Detail::Full, |folds| folds.by_site(question))?;
     let answer = BySite::of_processes(parts.iter().map(|part| (part.answer.clone(), &part.handles)));
-    let rows = places::by_place(&model, &answer, args.split_threads);
+    let rows = places::by_place(&model, &answer, args.page.split_threads);
     let options = TableOptions { max_rows: args.max_rows.unwrap_or(usize::MAX) };
     out.finish(|out| match args.json {
         true => table::json(&model, &answer, &rows, &options, out),
