@@ -346,7 +346,7 @@ pub struct DiffArgs {
     /// Exit with code 1 when there are more than BYTES more in total
     #[arg(long, value_name = "BYTES")]
     pub fail_above: Option<u64>,
-    /// Write to FILE [default: the screen, or for a flame graph memtrace-diff-<name>.svg beside the new capture]
+    /// Write to FILE [default: the screen, or for a flame graph memtrace-diff-<name>.svg or .html beside the new capture]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Overwrite an existing file
@@ -362,6 +362,8 @@ pub enum DiffFormat {
     Text,
     Json,
     Svg,
+    /// The page of a flame graph, which shows what is gone as well
+    Html,
 }
 
 impl DiffArgs {

@@ -32,6 +32,11 @@ fn the_page_can_be_read_and_used() {
     make(shop(), "empty.html", &["--leaks"]);
     make(deep(), "deep.html", &[]);
     make(busy(), "busy.html", &[]);
+    let later = scratch.join("later.bin");
+    fs::write(&later, shop_with(700_000, 0).bytes()).unwrap();
+    let mut diff = support::memtrace();
+    diff.arg("diff").arg(scratch.join("shop.bin")).arg(later).args(["--format", "html", "-o"]);
+    support::run(diff.arg(scratch.join("diff.html")));
     in_browser("check.mjs", scratch.path(), &chromium, &modules);
 }
 
@@ -102,6 +107,11 @@ fn scripts() -> Vec<PathBuf> {
 
 /// What `page/check.mjs` expects, as a capture.
 fn shop() -> Log {
+    shop_with(500_000, 200_000)
+}
+
+/// The same, in which `load` and `dumps` allocate so much.
+fn shop_with(loaded: u64, dumped: u64) -> Log {
     let mut log = Log::new();
     log.python();
     let app = "/srv/shop/app.py";
@@ -140,10 +150,10 @@ fn shop() -> Log {
     }
     let allocations = [
         (0, 1_000),
-        (3, 500_000),
+        (3, loaded),
         (3, 25_000),
         (3, 25_000),
-        (5, 200_000),
+        (5, dumped),
         (8, 50_000),
         (8, 50_000),
         (8, 50_000),

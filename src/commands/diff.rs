@@ -9,15 +9,21 @@ use crate::analysis::{Detail, Diff, DiffOptions, Heap, MmapRule, Snapshot};
 use crate::cli::{DiffArgs, DiffFormat};
 use crate::commands::load;
 use crate::commands::output::Output;
+use crate::commands::pages;
 use crate::commands::read::Captures;
 use crate::model::Model;
 use crate::report::diff::DiffReport;
+use crate::report::html;
+use crate::report::page::{Compares, Open, Page, PageOptions, Part, Tab};
 use crate::report::svg::{self, SvgOptions, Unit};
 
 /// Exit code when there is more than was allowed.
 const FINDING: u8 = 1;
 
 pub fn run(args: &DiffArgs) -> Result<ExitCode> {
+    if args.format() == DiffFormat::Html {
+        return write_page(args);
+    }
     let captures = [&args.base, &args.new].map(|path| Captures::open(std::slice::from_ref(path)));
     let [base, new] = captures;
     let (base, new) = (base?, new?);
@@ -42,19 +48,57 @@ pub fn run(args: &DiffArgs) -> Result<ExitCode> {
             svg::write_diff(&diff.model, &diff.stacks(), &options, out)
         }
         DiffFormat::Json => report.json(out),
-        DiffFormat::Text => report.text(out),
+        DiffFormat::Text | DiffFormat::Html => report.text(out),
     })?;
     if let Some(path) = path {
         eprintln!("memtrace: wrote {}", path.display());
     }
     // What was asked for is bytes that are there, so nothing is scaled.
-    let more = new.bytes.saturating_sub(base.bytes);
+    Ok(verdict(args, base.bytes, new.bytes))
+}
+
+/// Both recordings in one page.
+fn write_page(args: &DiffArgs) -> Result<ExitCode> {
+    let captures = Captures::open(&[args.base.clone(), args.new.clone()])?;
+    let path = match &args.output {
+        Some(path) => path.clone(),
+        None => Captures::open(std::slice::from_ref(&args.new))?.output_name("diff", ".html"),
+    };
+    let output = Output::create(Some(&path), args.force)?;
+    let tab = match (args.leaks, args.churn) {
+        (true, _) => Tab::Leaks,
+        (_, true) => Tab::Churn,
+        _ => Tab::Peak,
+    };
+    let compares = Compares { n_base: 1, by_line: args.lines, is_normalised: args.normalise };
+    let options = PageOptions {
+        open: Open { tab, compares: Some(compares), ..Open::default() },
+        // The two recordings have no time in common.
+        max_buckets: 1,
+        ..PageOptions::default()
+    };
+    let (model, parts) = pages::read(&captures, mmap_rule(args), None)?;
+    let total = |Part { temporal, .. }: &Part| match tab {
+        Tab::Leaks => temporal.leaks(temporal.whole()).bytes,
+        Tab::Churn => temporal.churn(temporal.whole()).bytes,
+        Tab::Peak | Tab::Temporary => temporal.peak(temporal.whole()).bytes,
+    };
+    let totals: Vec<u64> = parts.iter().map(total).collect();
+    let page = Page::new(&model, parts, &options);
+    output.finish(|out| html::write(&page, out))?;
+    eprintln!("memtrace: wrote {}", path.display());
+    Ok(verdict(args, totals[0], totals[1]))
+}
+
+/// Whether there is more than was allowed.
+fn verdict(args: &DiffArgs, base_bytes: u64, new_bytes: u64) -> ExitCode {
+    let more = new_bytes.saturating_sub(base_bytes);
     match args.fail_above {
         Some(allowed) if more > allowed => {
             eprintln!("memtrace: {more} bytes more, {allowed} are allowed");
-            Ok(FINDING.into())
+            FINDING.into()
         }
-        _ => Ok(ExitCode::SUCCESS),
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -62,7 +106,7 @@ pub fn run(args: &DiffArgs) -> Result<ExitCode> {
 const USUAL_ROWS: usize = 10;
 
 fn read(captures: &Captures, args: &DiffArgs) -> Result<(Model, Snapshot)> {
-    let rule = if args.all_mappings { MmapRule::All } else { MmapRule::Memory };
+    let rule = mmap_rule(args);
     let (model, parts) = captures.read(
         |_| Heap::new(rule, Detail::Stack),
         Heap::take_all,
@@ -79,6 +123,10 @@ fn read(captures: &Captures, args: &DiffArgs) -> Result<(Model, Snapshot)> {
     load::warn_of_missed_frees(parts.iter().map(|part| part.answer.1).sum());
     let snapshots = parts.into_iter().map(|part| part.answer.0.moved(&part.handles)).collect();
     Ok((model, Snapshot::sum(snapshots)))
+}
+
+fn mmap_rule(args: &DiffArgs) -> MmapRule {
+    if args.all_mappings { MmapRule::All } else { MmapRule::Memory }
 }
 
 fn title(args: &DiffArgs) -> String {

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::analysis::{Detail, Intervals, Temporary};
-use crate::cli::{ConfidentialFiles, PageArgs, Selection};
+use crate::analysis::{Detail, Intervals, MmapRule, Temporary};
+use crate::cli::{ConfidentialFiles, PageArgs};
 use crate::commands::load::{self, Question};
 use crate::commands::output::Output;
 use crate::commands::read::Captures;
@@ -20,8 +20,14 @@ pub fn write(command: &str, args: &PageArgs, open: Open) -> Result<ExitCode> {
     let captures = Captures::open(&args.captures)?;
     let path = args.output.clone().unwrap_or_else(|| captures.output_name(command, ".html"));
     let output = Output::create(Some(&path), args.force)?;
+    let (tab, temporary_threshold) = match args.selection.question() {
+        Question::Peak => (Tab::Peak, None),
+        Question::Leaks => (Tab::Leaks, None),
+        Question::Temporary(threshold) => (Tab::Temporary, Some(threshold)),
+    };
     let options = PageOptions {
-        open: Open { split_threads: args.split_threads, ..open },
+        open: Open { tab, split_threads: args.split_threads, ..open },
+        temporary_threshold,
         confidential: match args.confidential_files {
             ConfidentialFiles::All => Confidential::All,
             ConfidentialFiles::None => Confidential::None,
@@ -31,22 +37,18 @@ pub fn write(command: &str, args: &PageArgs, open: Open) -> Result<ExitCode> {
         least_share: args.min_share / 100.0,
         ..PageOptions::default()
     };
-    let page = read(&captures, &args.selection, options)?;
+    let (model, parts) = read(&captures, args.selection.mmap_rule(), temporary_threshold)?;
+    let page = Page::new(&model, parts, &options);
     output.finish(|out| html::write(&page, out))?;
     eprintln!("memtrace: wrote {}", path.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads the captures, prints their warnings, and makes the page. Which tab is opened, and whether it is about temporary
-/// allocations, is the selection's to say.
-pub fn read(captures: &Captures, selection: &Selection, mut options: PageOptions) -> Result<Page> {
-    (options.open.tab, options.temporary_threshold) = match selection.question() {
-        Question::Peak => (Tab::Peak, None),
-        Question::Leaks => (Tab::Leaks, None),
-        Question::Temporary(threshold) => (Tab::Temporary, Some(threshold)),
-    };
+/// Reads the captures into what a page of them holds, and prints their warnings. With a threshold it is about temporary
+/// allocations.
+pub fn read(captures: &Captures, rule: MmapRule, temporary_threshold: Option<u64>) -> Result<(Model, Vec<Part>)> {
     let begun = captures.start_unix_nanos();
-    let begin = |facts: &Facts| Folds::new(selection, facts.start_unix_nanos.saturating_sub(begun));
+    let begin = |facts: &Facts| Folds::new(rule, temporary_threshold, facts.start_unix_nanos.saturating_sub(begun));
     let (model, read) = captures.read(begin, Folds::take, Folds::finish)?;
     load::warn(&model);
     load::warn_of_missed_frees(read.iter().map(|part| part.answer.n_missed_frees).sum());
@@ -54,7 +56,8 @@ pub fn read(captures: &Captures, selection: &Selection, mut options: PageOptions
         let Answer { part: Part { temporal, n_events, notices }, .. } = part.answer;
         Part { temporal: temporal.moved(&part.handles, process), n_events, notices }
     });
-    Ok(Page::new(&model, parts.collect(), &options))
+    let parts = parts.collect();
+    Ok((model, parts))
 }
 
 /// What is followed while one capture is read.
@@ -71,12 +74,8 @@ struct Answer {
 }
 
 impl Folds {
-    fn new(selection: &Selection, offset_nanos: u64) -> Folds {
-        let rule = selection.mmap_rule();
-        let temporary = match selection.question() {
-            Question::Temporary(threshold) => Some(Temporary::new(threshold, rule, Detail::Full)),
-            Question::Peak | Question::Leaks => None,
-        };
+    fn new(rule: MmapRule, temporary_threshold: Option<u64>, offset_nanos: u64) -> Folds {
+        let temporary = temporary_threshold.map(|threshold| Temporary::new(threshold, rule, Detail::Full));
         Folds { intervals: Intervals::new(rule, offset_nanos), temporary, n_events: 0 }
     }
 

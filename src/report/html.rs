@@ -16,7 +16,7 @@ const STYLES: [&str; 2] = [include_str!("assets/vendor/uPlot.min.css"), include_
 /// uPlot, as its package has it. Its licence stands beside it.
 const PLOT: &str = include_str!("assets/vendor/uPlot.iife.min.js");
 /// The modules of the page, each after those it imports.
-const MODULES: [&str; 31] = [
+const MODULES: [&str; 32] = [
     include_str!("assets/format.js"),
     include_str!("assets/dom.js"),
     include_str!("assets/palette.js"),
@@ -34,6 +34,7 @@ const MODULES: [&str; 31] = [
     include_str!("assets/memory.js"),
     include_str!("assets/theme.js"),
     include_str!("assets/svg.js"),
+    include_str!("assets/compare.js"),
     include_str!("assets/paint.js"),
     include_str!("assets/graph.js"),
     include_str!("assets/tooltip.js"),

@@ -11,11 +11,13 @@
 // `empty.html` is the same, opened at its leaks, of which there are none; `deep.html` a recursion of 2 000 calls beside
 // 30 000 small frames; `busy.html` the ten seconds that checks/time.mjs describes.
 //
+// `diff.html` compares the first with another one, see checks/diff.mjs.
+//
 // Usage: node check.mjs FOLDER CHROMIUM, with the modules' folder in MEMTRACE_PAGE_MODULES.
 
 import { close } from "./browser.mjs";
 
-for (const name of ["graph", "sides", "time", "filters", "table", "export", "words", "deep"]) {
+for (const name of ["graph", "sides", "time", "filters", "table", "export", "words", "deep", "diff"]) {
   await import(`./checks/${name}.mjs`);
 }
 await close();

@@ -28,8 +28,14 @@
 /** @typedef {"peak" | "leaks" | "churn" | "temporary"} Tab */
 
 /**
+ * What differs between two recordings: of how many processes the first consists, whether lines are told apart, and
+ * whether shares are compared and not amounts.
+ * @typedef {{n_base: number, by_line: boolean, normalised: boolean}} Compares
+ */
+
+/**
  * @typedef {object} Header
- * @property {{tab: Tab, inverted: boolean, split_threads: boolean, temporal: boolean, table: boolean}} open
+ * @property {{tab: Tab, inverted: boolean, split_threads: boolean, temporal: boolean, table: boolean, compares: Compares | null}} open
  * @property {Tab[]} tabs
  * @property {number | null} temporary_threshold
  * @property {{facts: Facts, threads: {number: number, os_tid: number, name: string}[]}[]} processes

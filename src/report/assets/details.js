@@ -106,6 +106,7 @@ export function fillDetails({ view, reading }, node, { cells, out, own }, listen
     const rows = partsBy(profile, cells, out, stacks, (cell) => values[cell], labelOf);
     parts.push(element("h4", "", title), bars(rows, view, node));
   };
+  if (profile.processes.length > 1) by("By process", profile.cells.process, (value) => profile.processLabel(value));
   by("By allocator", profile.cells.allocator, (value) => profile.header.allocators[value] ?? "");
   by("By thread", profile.cells.thread, (value) => profile.threads[value]?.label ?? "");
   if (isCode) parts.push(...fileLines(profile, own, frame, view.metric));

@@ -92,10 +92,13 @@ export function viewRows(view, zoomed) {
   const { profile } = view;
   /** @type {(string | number)[][]} */
   const rows = [["level", "function", "file", "line", "bytes", "allocations", "own_bytes", "own_allocations"]];
+  if (profile.isComparison) rows[0].push("bytes_before", "allocations_before");
   for (let node = zoomed; node < view.end[zoomed]; node += 1) {
     const frame = view.frame[node];
     const place = [profile.functions[frame], profile.paths[frame], profile.lines[frame] || ""];
-    rows.push([view.depth[node], ...place, view.bytes[node], view.count[node], view.selfBytes[node], view.selfCount[node]]);
+    const row = [view.depth[node], ...place, view.bytes[node], view.count[node], view.selfBytes[node], view.selfCount[node]];
+    if (profile.isComparison) row.push(view.base.bytes[node], view.base.count[node]);
+    rows.push(row);
   }
   return rows;
 }

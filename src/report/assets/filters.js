@@ -141,7 +141,7 @@ function moduleSums(profile, sums, out, isThrough) {
 export function labelsOf(profile, dimension) {
   switch (dimension) {
     case "process":
-      return profile.processes.map(({ facts }) => `${facts.pid ?? ""} ${facts.command}`.trim());
+      return profile.processes.map((_, process) => profile.processLabel(process));
     case "thread":
       return profile.threads.map(({ label }) => label);
     case "allocator":

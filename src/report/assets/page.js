@@ -3,6 +3,7 @@
 // address; going back reads it.
 
 import { actionsOf, startControls, startSearch } from "./controls.js";
+import { balanceColour, changeText } from "./compare.js";
 import { decode, inflate } from "./decode.js";
 import { fillDetails } from "./details.js";
 import { button, byId, buttonById, capitalised, clipped, dialogById, element, inputById, menuById, press } from "./dom.js";
@@ -184,8 +185,8 @@ export class Page {
       const made = button(
         [
           element("span", "name", TAB_NAMES[tab]),
-          element("strong", "", humanBytes(total.bytes)),
-          element("span", "quiet", counted(total.count, "allocation")),
+          element("strong", "", humanBytes(total.bytes - total.base.bytes)),
+          element("span", "quiet", profile.isComparison ? changeText({ before: total.base.bytes, after: total.bytes - total.base.bytes }, "bytes") : counted(total.count, "allocation")),
         ],
         () => this.change({ tab, page: 0 }),
       );
@@ -267,6 +268,7 @@ export class Page {
     const whole = view.weight[0];
     const legend = byId("legend");
     legend.replaceChildren();
+    if (profile.isComparison) return this.showBalance(legend);
     for (const { kind, label, title } of LEGEND) {
       if (own[kind] === 0 && !profile.kinds.includes(kind)) continue;
       const swatch = element("i");
@@ -275,6 +277,18 @@ export class Page {
       item.title = `${title}; the share is what frames of this kind allocated themselves`;
       legend.append(item);
     }
+  }
+
+  /** @param {HTMLElement} legend */
+  showBalance(legend) {
+    const words = /** @type {[number, string][]} */ ([[-1, "gone"], [-0.15, "less"], [0, "no change"], [0.15, "more"], [1, "new"]]);
+    for (const [part, label] of words) {
+      const swatch = element("i");
+      swatch.style.background = balanceColour(theme(), part);
+      legend.append(element("li", "", [swatch, label]));
+    }
+    const item = element("li", "", "width: before and after together");
+    legend.append(item);
   }
 
   showEmptiness() {
@@ -519,6 +533,7 @@ export class Page {
     byId("command").title = profile.processes.map(({ facts }) => facts.command).join("\n");
     inputById("query").value = state.query;
     byId("loading").hidden = true;
+    /** @type {HTMLElement} */ (byId("show").querySelector("[data-value=table]")).hidden = profile.isComparison;
     byId("split-label").hidden = profile.threads.length < 2;
     this.fillFacts();
     this.showWarnings();
@@ -537,6 +552,7 @@ export class Page {
 
   /** @param {string} value */
   setView(value) {
+    if (value === "table" && this.profile.isComparison) return;
     if (value === "table") this.change({ show: "table" });
     else this.change({ show: "graph", isInverted: value === "inverted", about: -1, zoom: "" });
   }

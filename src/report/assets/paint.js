@@ -1,6 +1,7 @@
 // @ts-check
 // Draws a view with a pen: that of a canvas, or one that writes SVG. It keeps no state of the page.
 
+import { balance, balanceColour, changeText, pairOf } from "./compare.js";
 import { baseName, fitName, fitText, humanBytes, humanCount, nameForms } from "./format.js";
 import { frameColours, Kind } from "./palette.js";
 
@@ -142,7 +143,7 @@ export class Painter {
     const gap = wide > 3 ? 1 : wide > 1.5 ? 0.5 : 0;
 
     pen.globalAlpha = strength;
-    pen.fillStyle = isMatch ? theme.match : this.colours[frame];
+    pen.fillStyle = isMatch ? theme.match : this.colourOf(scene, node);
     pen.fillRect(left, top, Math.max(0.5, right - left - gap), ROW - 1);
     if (view.profile.kinds[frame] === Kind.other && right - left > 4) this.hatch(theme, left, top, right - left - gap);
 
@@ -150,6 +151,14 @@ export class Painter {
     if (room < NARROWEST_LABEL - 2 * PAD) return;
     pen.globalAlpha = Math.max(0.6, strength);
     this.paintLabel(scene, node, left + PAD, top + ROW / 2, room, isMatch ? theme.matchText : theme.text, isMatch ? theme.matchText : theme.muted);
+  }
+
+  /**
+   * @param {Scene} scene
+   * @param {number} node
+   */
+  colourOf({ view, theme }, node) {
+    return view.profile.isComparison ? balanceColour(theme, balance(view, node)) : this.colours[view.frame[node]];
   }
 
   /**
@@ -209,8 +218,10 @@ export class Painter {
     left -= step;
     pen.fillStyle = muted;
     const isModule = profile.functions[frame] === "<module>";
-    const details = [isModule ? `line ${profile.lines[frame]}` : profile.location(frame, baseName)];
-    if (node === 0 || profile.kinds[frame] >= Kind.unknown) {
+    const details = [isModule && profile.lines[frame] > 0 ? `line ${profile.lines[frame]}` : profile.location(frame, baseName)];
+    if (profile.isComparison) {
+      details.unshift(changeText(pairOf(view, node), view.metric));
+    } else if (node === 0 || profile.kinds[frame] >= Kind.unknown) {
       details[0] = `${humanBytes(view.bytes[node])}, ${humanCount(view.count[node])} allocation${view.count[node] === 1 ? "" : "s"}`;
     } else if (source !== "") {
       details.push(source);

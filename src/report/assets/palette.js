@@ -25,6 +25,7 @@ export const LEGEND = [
  * @property {string} text
  * @property {string} muted
  * @property {string} background
+ * @property {{more: [number, number], less: [number, number], same: number, full: number}} change hue and saturation of what grew and what shrank, and the lightness of no change and of all
  * @property {string} tiny what stands for frames too narrow to draw
  * @property {string} match
  * @property {string} matchText
@@ -54,6 +55,7 @@ export const THEMES = {
     text: "#1c2129",
     muted: "rgba(28, 33, 41, 0.62)",
     background: "#ffffff",
+    change: { more: [8, 82], less: [214, 72], same: 93, full: 68 },
     tiny: "#d9dde3",
     match: "#e78fc1",
     matchText: "#2b0a1d",
@@ -80,6 +82,7 @@ export const THEMES = {
     text: "#f2f4f8",
     muted: "rgba(242, 244, 248, 0.66)",
     background: "#14171c",
+    change: { more: [6, 58], less: [214, 58], same: 24, full: 44 },
     tiny: "#333942",
     match: "#a93c80",
     matchText: "#ffffff",

@@ -99,6 +99,30 @@ export class Profile {
     }));
     /** @type {Int32Array | null} */
     this.knownFunctions = null;
+    if (header.open.compares && !header.open.compares.by_line) this.forgetLines();
+  }
+
+  /**
+   * @param {number} process
+   * @returns {string}
+   */
+  processLabel(process) {
+    const { compares } = this.header.open;
+    const { pid, command } = this.processes[process].facts;
+    const name = `${pid ?? ""} ${command}`.trim();
+    return compares ? `${process < compares.n_base ? "before" : "after"}: ${name}` : name;
+  }
+
+  /** Whether two recordings are compared. */
+  get isComparison() {
+    return this.header.open.compares !== null;
+  }
+
+  /** A function is one frame, whatever the line: between two recordings code moves. */
+  forgetLines() {
+    this.frame = this.frame.map((frame) => this.functionOf[frame]);
+    this.lines.fill(0);
+    this.sources.fill("");
   }
 
   /**

@@ -7,7 +7,7 @@
 /** @typedef {import("./profile.js").Profile} Profile */
 /** @typedef {import("./decode.js").Tab} Tab */
 /** @typedef {{from: number, to: number}} Range buckets, both included */
-/** @typedef {{bytes: Float64Array, count: Float64Array}} Sums */
+/** @typedef {{bytes: Float64Array, count: Float64Array, base?: Sums}} Sums of them, where two recordings are compared, the first one's */
 
 /**
  * Bytes and allocations of each cell.

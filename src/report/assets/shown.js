@@ -2,6 +2,7 @@
 // What follows from the user's choices, step by step: sums by cell, filters, sums by stack, views. A step is done again
 // only when what it depends on has changed.
 
+import { outOfBase } from "./compare.js";
 import { leftOut, nodeSums } from "./filters.js";
 import { nodeOf } from "./paths.js";
 import { Role } from "./profile.js";
@@ -52,7 +53,19 @@ export class Shown {
    */
   own(state) {
     const [cells, out] = [this.cells(state), this.out(state)];
-    return this.step("own", [cells, out], () => nodeSums(this.profile, cells, out));
+    return this.step("own", [cells, out], () => this.sums(cells, out));
+  }
+
+  /**
+   * Bytes and allocations by stack of the cells that are not left out.
+   * @param {Sums} cells
+   * @param {Uint8Array} out
+   * @returns {Sums}
+   */
+  sums(cells, out) {
+    const { profile } = this;
+    const sums = nodeSums(profile, cells, out);
+    return profile.isComparison ? { ...sums, base: nodeSums(profile, cells, outOfBase(profile, out)) } : sums;
   }
 
   /**
@@ -63,13 +76,17 @@ export class Shown {
   total(state, tab) {
     const [cells, out] = [this.cells(state, tab), this.out(state)];
     return this.step(`total of ${tab}`, [cells, out], () => {
-      const total = { bytes: 0, count: 0, allBytes: 0, allCount: 0 };
+      const total = { bytes: 0, count: 0, allBytes: 0, allCount: 0, base: { bytes: 0, count: 0 } };
+      const first = this.profile.header.open.compares?.n_base ?? 0;
       for (let cell = 0; cell < out.length; cell += 1) {
         total.allBytes += cells.bytes[cell];
         total.allCount += cells.count[cell];
         if (out[cell] !== 0) continue;
         total.bytes += cells.bytes[cell];
         total.count += cells.count[cell];
+        if (this.profile.cells.process[cell] >= first) continue;
+        total.base.bytes += cells.bytes[cell];
+        total.base.count += cells.count[cell];
       }
       return total;
     });
@@ -99,7 +116,7 @@ export class Shown {
       }
       if (isInverted) return [side("callers", callersOfAll(profile, own, hidden, metric))];
       if (!isSplit) return [side("callees", calleesOfAll(profile, own, hidden))];
-      const ownOf = (/** @type {number} */ thread) => nodeSums(profile, this.cells(state), ofThread(profile, out, thread));
+      const ownOf = (/** @type {number} */ thread) => this.sums(this.cells(state), ofThread(profile, out, thread));
       return [side("callees", calleesByThread(profile, ownOf, hidden), true)];
     });
   }

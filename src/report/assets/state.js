@@ -132,6 +132,8 @@ export function fromFragment(profile, fragment) {
     const text = parts.get(name);
     if (text !== null) readValue(profile, state, key, text);
   }
+  // The table has no columns for before and after.
+  if (profile.isComparison) state.show = "graph";
   const range = /^(\d+)-(\d+)$/.exec(parts.get("range") ?? "");
   if (range && Number(range[1]) <= Number(range[2]) && Number(range[2]) < profile.nBuckets) {
     state.from = Number(range[1]);

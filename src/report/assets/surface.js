@@ -24,6 +24,7 @@ export function surfaceOf(page) {
       kind: profile.kinds[frame],
       source: profile.sources[frame],
       bytes: view.bytes[node],
+      baseBytes: view.base.bytes[node],
       count: view.count[node],
       selfBytes: view.selfBytes[node],
       rect: rect ? { x: rect.x, y: rect.y, width: rect.width, height: rect.height } : null,

@@ -1,6 +1,7 @@
 // @ts-check
 // What the page says about one frame: in the tooltip, and in words for those who cannot see it.
 
+import { changeText, pairOf } from "./compare.js";
 import { byId, clipped, element } from "./dom.js";
 import { counted, exact, humanBytes, nameForms, share } from "./format.js";
 
@@ -61,10 +62,17 @@ function tipParts({ view, reading }, node, zoomed) {
   const row = (/** @type {string} */ label, /** @type {string} */ main, /** @type {string} */ more) => {
     rows.append(element("dt", "", label), element("dd", "", [element("b", "", main), " ", element("span", "", more)]));
   };
-  row("Memory", humanBytes(view.bytes[node]), `${exact(view.bytes[node])} bytes`);
-  row("Allocations", exact(view.count[node]), "");
-  const what = view.metric === "bytes" ? "bytes" : "allocations";
-  row("Share", share(view.weight[node], view.weight[0]), `of all ${what}`);
+  if (profile.isComparison) {
+    const [bytes, count] = [pairOf(view, node, "bytes"), pairOf(view, node, "count")];
+    row("Change", changeText(bytes, "bytes"), "");
+    row("Before", humanBytes(bytes.before), `in ${counted(count.before, "allocation")}`);
+    row("After", humanBytes(bytes.after), `in ${counted(count.after, "allocation")}`);
+  } else {
+    row("Memory", humanBytes(view.bytes[node]), `${exact(view.bytes[node])} bytes`);
+    row("Allocations", exact(view.count[node]), "");
+    const what = view.metric === "bytes" ? "bytes" : "allocations";
+    row("Share", share(view.weight[node], view.weight[0]), `of all ${what}`);
+  }
   if (zoomed > 0 && view.isAncestor(zoomed, node) && zoomed !== node) {
     row("", share(view.weight[node], view.weight[zoomed]), `of ${clipped(shortName(profile, view.frame[zoomed]), 60)}`);
   }
@@ -90,9 +98,12 @@ export function spokenFrame({ view, reading }, node) {
   let children = 0;
   for (let child = node + 1; child < view.end[node]; child = view.end[child]) children += 1;
   const next = reading.side === "callers" ? "caller" : "callee";
+  const pair = pairOf(view, node, "bytes");
+  const amount = profile.isComparison
+    ? `${humanBytes(pair.before)} before, ${humanBytes(pair.after)} after; `
+    : `${humanBytes(view.bytes[node])}, ${counted(view.count[node], "allocation")}, ${share(view.weight[node], view.weight[0])} of all; `;
   return (
-    `${profile.functions[frame]}${place === "" ? "" : `, ${place}`}: ${humanBytes(view.bytes[node])}, ` +
-    `${counted(view.count[node], "allocation")}, ${share(view.weight[node], view.weight[0])} of all; ` +
+    `${profile.functions[frame]}${place === "" ? "" : `, ${place}`}: ${amount}` +
     `level ${view.depth[node]}, ${children === 0 ? `no ${next}s` : counted(children, next)}`
   );
 }

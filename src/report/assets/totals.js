@@ -18,7 +18,7 @@ export function subtreeSums(profile, own) {
     bytes[profile.parent[node]] += bytes[node];
     count[profile.parent[node]] += count[node];
   }
-  return { bytes, count };
+  return own.base ? { bytes, count, base: subtreeSums(profile, own.base) } : { bytes, count };
 }
 
 /**

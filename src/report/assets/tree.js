@@ -16,6 +16,8 @@ import { outermostCalls, subtreeSums } from "./totals.js";
  * @property {number[]} origin
  * @property {number[]} selfBytes
  * @property {number[]} selfCount
+ * @property {number[]} baseBytes of its own, what was there before, where two recordings are compared
+ * @property {number[]} baseCount
  */
 
 /** A tree of callers may have more nodes than the profile; behind this many the smallest ends are folded. */
@@ -27,7 +29,7 @@ const MOST_CALLERS = 150_000;
  * @returns {Tree}
  */
 function lonelyRoot(frame, origin) {
-  return { parent: [-1], frame: [frame], origin: [origin], selfBytes: [0], selfCount: [0] };
+  return { parent: [-1], frame: [frame], origin: [origin], selfBytes: [0], selfCount: [0], baseBytes: [0], baseCount: [0] };
 }
 
 /**
@@ -43,7 +45,23 @@ function addNode(tree, parent, frame, origin) {
   tree.origin.push(origin);
   tree.selfBytes.push(0);
   tree.selfCount.push(0);
+  tree.baseBytes.push(0);
+  tree.baseCount.push(0);
   return tree.parent.length - 1;
+}
+
+/**
+ * @param {Tree} tree
+ * @param {number} at
+ * @param {Sums} sums
+ * @param {number} node of the sums
+ */
+function addSums(tree, at, { bytes, count, base }, node) {
+  tree.selfBytes[at] += bytes[node];
+  tree.selfCount[at] += count[node];
+  if (!base) return;
+  tree.baseBytes[at] += base.bytes[node];
+  tree.baseCount[at] += base.count[node];
 }
 
 /**
@@ -148,8 +166,7 @@ function mergeBelow(profile, own, hidden, tree, top, starts) {
       target[node] = (roles[frame[node]] & hidden) !== 0 ? above : childOf(tree, known, frames, above, frame[node], node);
     }
     if (target[node] < 0) continue;
-    tree.selfBytes[target[node]] += own.bytes[node];
-    tree.selfCount[target[node]] += own.count[node];
+    addSums(tree, target[node], own, node);
   }
 }
 
@@ -200,8 +217,7 @@ function mergeAbove(profile, sums, hidden, metric, tree, starts, firstOf) {
       let node = group.at[index];
       while (isHidden(node)) node = parent[node];
       if (node <= 0) {
-        tree.selfBytes[group.node] += sums.bytes[member];
-        tree.selfCount[group.node] += sums.count[member];
+        addSums(tree, group.node, sums, member);
         return;
       }
       const key = isFull ? OwnFrame.other : frame[node];

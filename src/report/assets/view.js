@@ -32,6 +32,8 @@ export class View {
     this.left = new Float64Array(size);
     /** A node of the profile whose stack leads to each node. */
     this.origin = new Uint32Array(size);
+    /** What was there before, of both together; 0 where nothing is compared. */
+    this.base = { bytes: new Float64Array(size), count: new Float64Array(size) };
     /** Width of each node in the metric. */
     this.weight = metric === "bytes" ? this.bytes : this.count;
 
@@ -46,6 +48,8 @@ export class View {
       this.frame[at] = tree.frame[from];
       this.bytes[at] = sums.bytes[from];
       this.count[at] = sums.count[from];
+      this.base.bytes[at] = sums.baseBytes[from];
+      this.base.count[at] = sums.baseCount[from];
       this.selfBytes[at] = tree.selfBytes[from];
       this.selfCount[at] = tree.selfCount[from];
       this.origin[at] = tree.origin[from];
@@ -155,14 +159,13 @@ export class View {
 }
 
 /** @param {Tree} tree */
-function sumsOf({ parent, selfBytes, selfCount }) {
-  const bytes = Float64Array.from(selfBytes);
-  const count = Float64Array.from(selfCount);
-  for (let node = parent.length - 1; node > 0; node -= 1) {
-    bytes[parent[node]] += bytes[node];
-    count[parent[node]] += count[node];
-  }
-  return { bytes, count };
+function sumsOf({ parent, selfBytes, selfCount, baseBytes, baseCount }) {
+  const below = (/** @type {number[]} */ own) => {
+    const sums = Float64Array.from(own);
+    for (let node = parent.length - 1; node > 0; node -= 1) sums[parent[node]] += sums[node];
+    return sums;
+  };
+  return { bytes: below(selfBytes), count: below(selfCount), baseBytes: below(baseBytes), baseCount: below(baseCount) };
 }
 
 /**

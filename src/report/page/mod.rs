@@ -80,6 +80,20 @@ pub struct Open {
     pub split_threads: bool,
     pub temporal: bool,
     pub table: bool,
+    /// What differs between two recordings is shown.
+    pub compares: Option<Compares>,
+}
+
+/// How a page compares its first processes with the others.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Compares {
+    /// How many processes are the base.
+    pub n_base: usize,
+    /// Stacks are the same when their lines are; else functions and files are enough.
+    pub by_line: bool,
+    /// Shares of the two totals are compared, and not amounts.
+    #[serde(rename = "normalised")]
+    pub is_normalised: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -115,7 +115,7 @@ export function dataOf(frames, rows, change = {}) {
   const { buckets, ...header } = change;
   return encode(
     {
-      open: { tab: "peak", inverted: false, split_threads: false, temporal: false, table: false },
+      open: { tab: "peak", inverted: false, split_threads: false, temporal: false, table: false, compares: null },
       tabs: ["peak", "leaks", "churn"],
       temporary_threshold: null,
       processes,
