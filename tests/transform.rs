@@ -411,15 +411,17 @@ fn shown_by_speedscope(bytes: u64, total: u64) -> String {
         amount /= 1024.0;
         unit = units.next().unwrap();
     }
+    // JavaScript rounds halves up, and Rust to the even neighbour.
+    let amount = amount.next_up();
     let amount = if *unit == "B" { format!("{amount:.0} B") } else { format!("{amount:.2} {unit}") };
     let percent = bytes as f64 / total as f64 * 100.0;
     let percent = match percent {
-        100.0 => "100%".to_string(),
+        _ if bytes == total => "100%".to_string(),
         _ if percent > 99.0 => ">99%".to_string(),
         _ if percent < 0.01 => "<0.01%".to_string(),
-        _ if percent < 1.0 => format!("{percent:.2}%"),
-        _ if percent < 10.0 => format!("{percent:.1}%"),
-        _ => format!("{percent:.0}%"),
+        _ if percent < 1.0 => format!("{:.2}%", percent.next_up()),
+        _ if percent < 10.0 => format!("{:.1}%", percent.next_up()),
+        _ => format!("{:.0}%", percent.next_up()),
     };
     format!("{amount} ({percent})")
 }

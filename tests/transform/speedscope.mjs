@@ -49,7 +49,13 @@ for (const number of [1, 2, 3]) {
   while (Number((await name()).match(/\((\d)/)[1]) !== number) {
     const before = await name();
     await page.keyboard.press(Number(before.match(/\((\d)/)[1]) < number ? "n" : "p");
-    await page.waitForFunction((before) => !document.body.innerText.includes(before), before);
+    // In between no profile is shown.
+    await page.waitForFunction((before) => {
+      const now = document.body.innerText.match(/^\w+ \(\d\/\d\)$/m)?.[0];
+      return now !== undefined && now !== before;
+    }, before);
+    await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))));
+    await rows.first().waitFor();
   }
   shown[await name()] = await rows.evaluateAll((rows) =>
     rows.map((row) => row.querySelectorAll("td")[1].innerText.trim()).filter((own) => !own.startsWith("0 B")).slice(0, 8),
