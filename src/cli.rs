@@ -366,17 +366,35 @@ pub enum DiffFormat {
     Html,
 }
 
+/// Of two captures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    Peak,
+    Leaks,
+    Churn,
+}
+
+impl Compared {
+    pub fn name(self) -> &'static str {
+        match self {
+            Compared::Peak => "peak",
+            Compared::Leaks => "leaks",
+            Compared::Churn => "churn",
+        }
+    }
+}
+
 impl DiffArgs {
     pub fn format(&self) -> DiffFormat {
         if self.json { DiffFormat::Json } else { self.format }
     }
 
-    /// The name of what is compared.
-    pub fn shown(&self) -> &'static str {
+    /// What is compared.
+    pub fn compared(&self) -> Compared {
         match (self.leaks, self.churn) {
-            (true, _) => "leaks",
-            (_, true) => "churn",
-            _ => "peak",
+            (true, _) => Compared::Leaks,
+            (_, true) => Compared::Churn,
+            _ => Compared::Peak,
         }
     }
 }

@@ -35,16 +35,7 @@ fn check(name: &str, arguments: &[&str]) {
     let output = diff(&captures(&scratch), arguments);
     assert!(output.status.success(), "{}", support::text(&output));
     let actual = String::from_utf8(output.stdout).unwrap();
-    let path = support::root().join("fixtures/expected").join(name);
-    if std::env::var_os("MEMTRACE_BLESS").is_some() {
-        fs::write(&path, &actual).unwrap();
-    }
-    let expected = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        actual == expected,
-        "{} differs from what is expected (MEMTRACE_BLESS=1 rewrites it)\n--- expected\n{expected}\n--- actual\n{actual}",
-        path.display()
-    );
+    support::assert_expected(name, &actual);
 }
 
 #[test]

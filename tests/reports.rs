@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use sample::sample;
-use support::{Scratch, memtrace, root};
+use support::{Scratch, memtrace};
 
 fn run(capture: &Path, arguments: &[&str]) -> Output {
     let (command, options) = arguments.split_first().unwrap();
@@ -30,17 +30,7 @@ fn check(name: &str, arguments: &[&str]) {
         String::from_utf8(output.stderr).unwrap().replace(&scratch.path().display().to_string(), "…")
     );
     assert!(output.status.success(), "{actual}");
-    let path = root().join("fixtures/expected").join(name);
-    if std::env::var_os("MEMTRACE_BLESS").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, &actual).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        actual == expected,
-        "{} differs from what is expected (MEMTRACE_BLESS=1 rewrites it)\n--- expected\n{expected}\n--- actual\n{actual}",
-        path.display()
-    );
+    support::assert_expected(name, &actual);
 }
 
 #[test]

@@ -30,16 +30,7 @@ fn check(name: &str, format: &str, arguments: &[&str]) {
     sample().save(&capture);
     let written = transform(&scratch, &capture, format, arguments);
     let actual = fs::read_to_string(written).unwrap();
-    let path = support::root().join("fixtures/expected").join(name);
-    if std::env::var_os("MEMTRACE_BLESS").is_some() {
-        fs::write(&path, &actual).unwrap();
-    }
-    let expected = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        actual == expected,
-        "{} differs from what is expected (MEMTRACE_BLESS=1 rewrites it)\n--- expected\n{expected}\n--- actual\n{actual}",
-        path.display()
-    );
+    support::assert_expected(name, &actual);
 }
 
 /// The file that was written.

@@ -210,12 +210,7 @@ mod tests {
     fn snapshot(stacks: &[(&str, u64)]) -> (Model, Snapshot) {
         let mut model = Model::default();
         let rows = stacks.iter().map(|&(path, bytes)| {
-            let mut stack = StackId::EMPTY;
-            for frame in path.split('>').filter(|frame| !frame.is_empty()) {
-                let (name, line) = frame.split_once(':').unwrap();
-                let frame = model.intern_frame(name, "app.py", line.parse().unwrap());
-                stack = model.extend_stack(stack, frame);
-            }
+            let stack = model.stack_written("app.py", path);
             Row { stack, bytes, count: 1 }
         });
         let rows = rows.collect();

@@ -6,7 +6,7 @@ use memtrace_format::AllocatorKind;
 use super::live::{Change, Live};
 use super::mappings::MmapRule;
 use super::sites::{Detail, SiteId, Sites};
-use crate::model::{Action, Event, Handles, Model, StackId};
+use crate::model::{Event, Handles, Model, StackId};
 
 pub struct Stats {
     pub counted: Counted,
@@ -66,11 +66,7 @@ impl Stats {
 
     pub fn take(&mut self, model: &Model, event: &Event) {
         let Stats { counted, live, sites, totals, n_events, peak_bytes, heap_bytes, .. } = self;
-        match event.action {
-            Action::Alloc { .. } | Action::Free { .. } => *n_events += 1,
-            Action::Mmap { .. } | Action::Munmap { .. } | Action::Mremap { .. } => *n_events += 1,
-            _ => {}
-        }
+        *n_events += u64::from(event.action.is_of_memory());
         let is_of_leaks = *counted == Counted::Leaks;
         let site = sites.of(event);
         live.apply(model, event, site, &mut |change| match change {

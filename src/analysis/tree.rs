@@ -171,11 +171,7 @@ mod tests {
         let mut model = Model::default();
         let mut rows = Vec::new();
         for &(path, bytes, count) in stacks {
-            let mut stack = StackId::EMPTY;
-            for name in path.split('>') {
-                let frame = model.intern_frame(name, "app.py", 1);
-                stack = model.extend_stack(stack, frame);
-            }
+            let stack = model.stack_written("app.py", path);
             rows.push(Row { stack, bytes, count });
         }
         rows.sort_by_key(|row| row.stack);

@@ -101,7 +101,8 @@ impl Step {
         })
     }
 
-    /// Whether it hands memory out; see [`Action::comes_first`].
+    /// Whether it hands memory out. On equal ticks of a shared turn such events come last, because a free is stamped before
+    /// the real call and an allocation after it.
     pub fn hands_out(&self) -> bool {
         matches!(self, Step::Mmap(_) | Step::Mremap(_))
     }

@@ -47,6 +47,10 @@ impl Block {
         matches!(self.kind, block_kind::EVENTS | block_kind::LAUNCHER)
     }
 
+    pub fn is_of_same_lane(&self, other: &Block) -> bool {
+        self.lane() == other.lane()
+    }
+
     fn lane(&self) -> (u16, u8, u32) {
         (self.image, self.kind, self.lane)
     }

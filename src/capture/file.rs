@@ -113,9 +113,9 @@ impl Capture {
     pub fn read_while(
         &self,
         begin: impl FnOnce(&Model),
-        mut take: impl FnMut(&Model, &Event) -> ControlFlow<()>,
+        take: impl FnMut(&Model, &Event) -> ControlFlow<()>,
     ) -> Result<Model> {
-        self.read_batches(begin, |model, events| events.iter().try_for_each(|event| take(model, event)))
+        self.read_range(ALWAYS, begin, take)
     }
 
     /// Like [`read_while`](Capture::read_while), many events at a time; a fold can look ahead in them. The model may

@@ -51,7 +51,6 @@ pub fn run(file: &File, blocks: &[Block], hand_over: &mut dyn FnMut(Batch) -> Co
 
 /// The lanes that the blocks, as a scan orders them, belong to.
 fn lanes(blocks: &[Block]) -> Vec<Lane> {
-    let of_one_lane = |a: &Block, b: &Block| (a.image, a.kind, a.lane) == (b.image, b.kind, b.lane);
-    let by_lane = blocks.chunk_by(of_one_lane).enumerate();
+    let by_lane = blocks.chunk_by(Block::is_of_same_lane).enumerate();
     by_lane.map(|(number, blocks)| Lane::new(number as u32, blocks.to_vec())).collect()
 }

@@ -12,7 +12,7 @@ use super::blocks::Block;
 /// The blocks, as a scan orders them, that are needed for these turns.
 pub fn within(blocks: &[Block], turns: &Range<u64>) -> Vec<Block> {
     let mut needed = Vec::new();
-    for lane in blocks.chunk_by(|a, b| (a.image, a.kind, a.lane) == (b.image, b.kind, b.lane)) {
+    for lane in blocks.chunk_by(Block::is_of_same_lane) {
         let mut n_left_out = 0;
         for (index, block) in lane.iter().enumerate() {
             if block.first_turn.number >= turns.end {

@@ -7,7 +7,7 @@ use crate::analysis::{BySite, Detail, Heap, MmapRule, Snapshot, Temporary};
 use crate::cli::Selection;
 use crate::commands::read::{Captures, Part};
 use crate::model::facts::{Facts, RecordingState, notice_sentence};
-use crate::model::{Action, Event, Model, Process};
+use crate::model::{Event, Model, Process};
 use crate::report::printable::printable;
 
 /// Captures read to their ends, and the answer.
@@ -15,11 +15,6 @@ pub struct Loaded {
     pub model: Model,
     pub question: Question,
     pub snapshot: Snapshot,
-    /// The largest heap, of each process at its own time; the snapshot's bytes are less when it shows something else.
-    pub peak_bytes: u64,
-    /// Allocations and mappings in the log.
-    pub n_allocations: u64,
-    pub n_frees: u64,
 }
 
 /// Which allocations are shown.
@@ -44,84 +39,84 @@ impl Selection {
     }
 
     pub fn mmap_rule(&self) -> MmapRule {
-        if self.all_mappings { MmapRule::All } else { MmapRule::Memory }
+        mmap_rule(self.all_mappings)
     }
+}
+
+/// What `--all-mappings` asks for.
+pub fn mmap_rule(all_mappings: bool) -> MmapRule {
+    if all_mappings { MmapRule::All } else { MmapRule::Memory }
 }
 
 /// Reads the captures, prints their warnings, and answers the question by stack.
 pub fn load(captures: &Captures, selection: &Selection) -> Result<Loaded> {
     let question = selection.question();
-    let Read { model, parts, peak_bytes, n_allocations, n_frees } =
-        read(captures, selection, Detail::Stack, |folds| folds.snapshot(question))?;
-    let snapshots = parts.into_iter().map(|part| part.answer.moved(&part.handles)).collect();
-    Ok(Loaded { model, question, snapshot: Snapshot::sum(snapshots), peak_bytes, n_allocations, n_frees })
+    let (model, [snapshot]) = by_stack(captures, selection.mmap_rule(), question, |folds| [folds.asked()])?;
+    Ok(Loaded { model, question, snapshot })
 }
 
-/// Captures read to their ends, and what a report took from each.
-pub struct Read<A> {
-    pub model: Model,
-    pub parts: Vec<Part<A>>,
-    pub peak_bytes: u64,
-    pub n_allocations: u64,
-    pub n_frees: u64,
-}
-
-/// Reads the captures and prints their warnings; `answer` takes what it needs when one has been read.
-pub fn read<A: Send>(
+/// Reads the captures, prints their warnings, and gives tables by stack, each the sum over the processes.
+pub fn by_stack<const N: usize>(
     captures: &Captures,
-    selection: &Selection,
+    rule: MmapRule,
+    question: Question,
+    tables: impl Fn(&Folds) -> [Snapshot; N] + Sync,
+) -> Result<(Model, [Snapshot; N])> {
+    let (model, mut parts) = read(captures, rule, question, Detail::Stack, tables)?;
+    let tables = std::array::from_fn(|table| {
+        let tables = parts.iter_mut().map(|part| std::mem::take(&mut part.answer[table]).moved(&part.handles));
+        Snapshot::sum(tables.collect())
+    });
+    Ok((model, tables))
+}
+
+/// The same by site.
+pub fn by_site<const N: usize>(
+    captures: &Captures,
+    rule: MmapRule,
+    question: Question,
+    tables: impl Fn(&Folds) -> [BySite; N] + Sync,
+) -> Result<(Model, [BySite; N])> {
+    let (model, mut parts) = read(captures, rule, question, Detail::Full, tables)?;
+    let tables = std::array::from_fn(|table| {
+        BySite::of_processes(parts.iter_mut().map(|part| (std::mem::take(&mut part.answer[table]), &part.handles)))
+    });
+    Ok((model, tables))
+}
+
+fn read<A: Send>(
+    captures: &Captures,
+    rule: MmapRule,
+    question: Question,
     detail: Detail,
     answer: impl Fn(&Folds) -> A + Sync,
-) -> Result<Read<A>> {
-    let finish = |folds: Folds| (answer(&folds), folds.totals());
-    let (model, parts) = captures.read(|_| Folds::new(selection, detail), Folds::take, |folds, _| finish(folds))?;
+) -> Result<(Model, Vec<Part<A>>)> {
+    let finish = |folds: Folds, _: &Model| (answer(&folds), folds.heap.n_missed_frees());
+    let (model, parts) = captures.read(|_| Folds::new(rule, question, detail), Folds::take, finish)?;
     warn(&model);
-    let mut totals = Totals::default();
-    let part = |Part { answer: (answer, of_part), handles }| {
-        totals.add(&of_part);
-        Part { answer, handles }
-    };
-    let parts = parts.into_iter().map(part).collect();
-    warn_of_missed_frees(totals.n_missed_frees);
-    let Totals { peak_bytes, n_allocations, n_frees, .. } = totals;
-    Ok(Read { model, parts, peak_bytes, n_allocations, n_frees })
+    warn_of_missed_frees(parts.iter().map(|part| part.answer.1).sum());
+    let parts = parts.into_iter().map(|Part { answer: (answer, _), handles }| Part { answer, handles });
+    Ok((model, parts.collect()))
 }
 
 /// What is followed while one capture is read.
 pub struct Folds {
     pub heap: Heap,
     /// When temporary allocations are asked for.
-    pub temporary: Option<Temporary>,
-    n_allocations: u64,
-    n_frees: u64,
-}
-
-#[derive(Default)]
-struct Totals {
-    peak_bytes: u64,
-    n_allocations: u64,
-    n_frees: u64,
-    n_missed_frees: u64,
+    temporary: Option<Temporary>,
+    question: Question,
 }
 
 impl Folds {
-    fn new(selection: &Selection, detail: Detail) -> Folds {
-        let rule = selection.mmap_rule();
-        let temporary = match selection.question() {
+    fn new(rule: MmapRule, question: Question, detail: Detail) -> Folds {
+        let temporary = match question {
             Question::Temporary(threshold) => Some(Temporary::new(threshold, rule, detail)),
             Question::Peak | Question::Leaks => None,
         };
-        Folds { heap: Heap::new(rule, detail), temporary, n_allocations: 0, n_frees: 0 }
+        Folds { heap: Heap::new(rule, detail), temporary, question }
     }
 
     fn take(&mut self, model: &Model, events: &[Event]) {
-        for event in events {
-            match event.action {
-                Action::Alloc { .. } | Action::Mmap { .. } | Action::Mremap { .. } => self.n_allocations += 1,
-                Action::Free { .. } | Action::Munmap { .. } => self.n_frees += 1,
-                _ => {}
-            }
-        }
         self.heap.take_all(model, events);
         if let Some(temporary) = &mut self.temporary {
             temporary.take_all(model, events);
@@ -129,39 +124,21 @@ impl Folds {
     }
 
     /// The answer by stack.
-    pub fn snapshot(&self, question: Question) -> Snapshot {
-        match (question, &self.temporary) {
-            (Question::Leaks, _) => self.heap.at_end(),
-            (Question::Temporary(_), Some(temporary)) => temporary.finish(),
-            (Question::Peak | Question::Temporary(_), _) => self.heap.at_peak(),
+    pub fn asked(&self) -> Snapshot {
+        match (&self.temporary, self.question) {
+            (Some(temporary), _) => temporary.finish(),
+            (None, Question::Leaks) => self.heap.at_end(),
+            (None, _) => self.heap.at_peak(),
         }
     }
 
     /// The answer by site.
-    pub fn by_site(&self, question: Question) -> BySite {
-        match (question, &self.temporary) {
-            (Question::Leaks, _) => self.heap.end_by_site(),
-            (Question::Temporary(_), Some(temporary)) => temporary.by_site(),
-            (Question::Peak | Question::Temporary(_), _) => self.heap.peak_by_site(),
+    pub fn asked_by_site(&self) -> BySite {
+        match (&self.temporary, self.question) {
+            (Some(temporary), _) => temporary.by_site(),
+            (None, Question::Leaks) => self.heap.end_by_site(),
+            (None, _) => self.heap.peak_by_site(),
         }
-    }
-
-    fn totals(&self) -> Totals {
-        Totals {
-            peak_bytes: self.heap.peak_bytes(),
-            n_allocations: self.n_allocations,
-            n_frees: self.n_frees,
-            n_missed_frees: self.heap.n_missed_frees(),
-        }
-    }
-}
-
-impl Totals {
-    fn add(&mut self, part: &Totals) {
-        self.peak_bytes = self.peak_bytes.saturating_add(part.peak_bytes);
-        self.n_allocations += part.n_allocations;
-        self.n_frees += part.n_frees;
-        self.n_missed_frees += part.n_missed_frees;
     }
 }
 

@@ -9,7 +9,7 @@ use crate::cli::{ConfidentialFiles, PageArgs};
 use crate::commands::load::{self, Question};
 use crate::commands::output::Output;
 use crate::commands::read::Captures;
-use crate::model::{Action, Event, Facts, Model};
+use crate::model::{Event, Facts, Model};
 use crate::report::html;
 use crate::report::page::{Open, Page, PageOptions, Part, Tab};
 use crate::report::sources::Confidential;
@@ -80,11 +80,7 @@ impl Folds {
     }
 
     fn take(&mut self, model: &Model, events: &[Event]) {
-        let counts = |event: &&Event| {
-            use Action::{Alloc, Free, Mmap, Mremap, Munmap};
-            matches!(event.action, Alloc { .. } | Free { .. } | Mmap { .. } | Munmap { .. } | Mremap { .. })
-        };
-        self.n_events += events.iter().filter(counts).count() as u64;
+        self.n_events += events.iter().filter(|event| event.action.is_of_memory()).count() as u64;
         self.intervals.take_all(model, events);
         if let Some(temporary) = &mut self.temporary {
             temporary.take_all(model, events);

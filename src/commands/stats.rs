@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::analysis::{Counted, MmapRule, Stats};
+use crate::analysis::{Counted, Stats};
 use crate::cli::StatsArgs;
 use crate::commands::load;
 use crate::commands::output::Output;
@@ -13,7 +13,7 @@ use crate::report::stats::{self, StatsOptions};
 pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let captures = Captures::open(&args.captures)?;
     let out = Output::create(args.output.as_deref(), args.force)?;
-    let rule = if args.all_mappings { MmapRule::All } else { MmapRule::Memory };
+    let rule = load::mmap_rule(args.all_mappings);
     let counted = if args.leaks { Counted::Leaks } else { Counted::Everything };
     let take = |(stats, last_turn): &mut (Stats, u64), model: &Model, events: &[Event]| {
         *last_turn = events.last().map_or(*last_turn, |event| event.turn);

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::analysis::{BySite, Detail, places};
+use crate::analysis::places;
 use crate::cli::TableArgs;
-use crate::commands::load::{self, Read};
+use crate::commands::load;
 use crate::commands::output::Output;
 use crate::commands::pages;
 use crate::commands::read::Captures;
@@ -19,10 +19,9 @@ pub fn run(args: &TableArgs) -> Result<ExitCode> {
     }
     let captures = Captures::open(&args.page.captures)?;
     let out = Output::create(args.page.output.as_deref(), args.page.force)?;
-    let question = args.page.selection.question();
-    let Read { model, parts, .. } =
-        load::read(&captures, &args.page.selection, Detail::Full, |folds| folds.by_site(question))?;
-    let answer = BySite::of_processes(parts.iter().map(|part| (part.answer.clone(), &part.handles)));
+    let selection = &args.page.selection;
+    let (model, [answer]) =
+        load::by_site(&captures, selection.mmap_rule(), selection.question(), |folds| [folds.asked_by_site()])?;
     let rows = places::by_place(&model, &answer, args.page.split_threads);
     let options = TableOptions { max_rows: args.max_rows.unwrap_or(usize::MAX) };
     out.finish(|out| match args.json {

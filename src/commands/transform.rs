@@ -8,13 +8,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use flate2::write::GzEncoder;
 
-use crate::analysis::{BySite, Detail, Heap, Snapshot, Temporary};
+use crate::analysis::MmapRule;
 use crate::capture::Capture;
 use crate::cli::{TransformArgs, TransformFormat};
-use crate::commands::load::{self, Question};
+use crate::commands::load::{self, Folds, Question, by_site, by_stack};
 use crate::commands::output::Output;
 use crate::commands::read::Captures;
-use crate::model::{Event, Model};
 use crate::report::transform::heaptrack::Heaptrack;
 use crate::report::transform::pprof::InUse;
 use crate::report::transform::speedscope::{Profile, SpeedscopeOptions};
@@ -26,21 +25,22 @@ pub fn run(args: &TransformArgs) -> Result<ExitCode> {
     let format = args.format;
     let path = args.output.clone().unwrap_or_else(|| captures.output_name(format.name(), format.suffix()));
     let output = Output::create(Some(&path), args.force)?;
+    let (rule, question) = (args.selection.mmap_rule(), args.selection.question());
     match format {
         TransformFormat::Folded => {
-            let (model, [asked]) = by_stack(&captures, args, |folds| [folds.asked()])?;
+            let (model, [asked]) = by_stack(&captures, rule, question, |folds| [folds.asked()])?;
             output.finish(|out| folded::write(&model, &asked, out))?;
         }
         TransformFormat::Gprof2dot => {
-            let (model, [asked]) = by_stack(&captures, args, |folds| [folds.asked()])?;
+            let (model, [asked]) = by_stack(&captures, rule, question, |folds| [folds.asked()])?;
             output.finish(|out| gprof2dot::write(&model, &asked, out))?;
         }
         TransformFormat::Csv => {
-            let (model, [asked]) = by_site(&captures, args, |folds| [folds.asked_by_site()])?;
+            let (model, [asked]) = by_site(&captures, rule, question, |folds| [folds.asked_by_site()])?;
             output.finish(|out| csv::write(&model, &asked, out))?;
         }
-        TransformFormat::Speedscope => write_speedscope(&captures, args, output)?,
-        TransformFormat::Pprof => write_pprof(&captures, args, output)?,
+        TransformFormat::Speedscope => write_speedscope(&captures, rule, question, output)?,
+        TransformFormat::Pprof => write_pprof(&captures, rule, question, output)?,
         TransformFormat::Heaptrack => {
             let capture = captures.only().context("heaptrack's format holds one process: name one capture")?;
             write_heaptrack(capture, args, &path, output)?;
@@ -53,116 +53,32 @@ pub fn run(args: &TransformArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is followed while one capture is read.
-struct Folds {
-    question: Question,
-    heap: Heap,
-    temporary: Option<Temporary>,
-}
-
-impl Folds {
-    fn new(args: &TransformArgs, detail: Detail) -> Folds {
-        let (question, rule) = (args.selection.question(), args.selection.mmap_rule());
-        let temporary = match question {
-            Question::Temporary(threshold) => Some(Temporary::new(threshold, rule, detail)),
-            Question::Peak | Question::Leaks => None,
-        };
-        Folds { question, heap: Heap::new(rule, detail), temporary }
-    }
-
-    fn take(&mut self, model: &Model, events: &[Event]) {
-        self.heap.take_all(model, events);
-        if let Some(temporary) = &mut self.temporary {
-            temporary.take_all(model, events);
-        }
-    }
-
-    fn asked(&self) -> Snapshot {
-        match (&self.temporary, self.question) {
-            (Some(temporary), _) => temporary.finish(),
-            (None, Question::Leaks) => self.heap.at_end(),
-            (None, _) => self.heap.at_peak(),
-        }
-    }
-
-    fn asked_by_site(&self) -> BySite {
-        match (&self.temporary, self.question) {
-            (Some(temporary), _) => temporary.by_site(),
-            (None, Question::Leaks) => self.heap.end_by_site(),
-            (None, _) => self.heap.peak_by_site(),
-        }
-    }
-}
-
-/// Reads the captures to tables by stack, each the sum over the processes.
-fn by_stack<const N: usize>(
-    captures: &Captures,
-    args: &TransformArgs,
-    tables: fn(&Folds) -> [Snapshot; N],
-) -> Result<(Model, [Snapshot; N])> {
-    let (model, mut parts) = captures.read(
-        |_| Folds::new(args, Detail::Stack),
-        Folds::take,
-        |folds, _| (tables(&folds), folds.heap.n_missed_frees()),
-    )?;
-    warn(&model, parts.iter().map(|part| part.answer.1).sum());
-    let tables = std::array::from_fn(|table| {
-        let tables = parts.iter_mut().map(|part| std::mem::take(&mut part.answer.0[table]).moved(&part.handles));
-        Snapshot::sum(tables.collect())
-    });
-    Ok((model, tables))
-}
-
-/// The same by site.
-fn by_site<const N: usize>(
-    captures: &Captures,
-    args: &TransformArgs,
-    tables: fn(&Folds) -> [BySite; N],
-) -> Result<(Model, [BySite; N])> {
-    let (model, mut parts) = captures.read(
-        |_| Folds::new(args, Detail::Full),
-        Folds::take,
-        |folds, _| (tables(&folds), folds.heap.n_missed_frees()),
-    )?;
-    warn(&model, parts.iter().map(|part| part.answer.1).sum());
-    let tables = std::array::from_fn(|table| {
-        BySite::of_processes(parts.iter_mut().map(|part| (std::mem::take(&mut part.answer.0[table]), &part.handles)))
-    });
-    Ok((model, tables))
-}
-
-fn warn(model: &Model, n_missed_frees: u64) {
-    load::warn(model);
-    load::warn_of_missed_frees(n_missed_frees);
-}
-
 /// All that speedscope can hold beside each other, and in front what was asked for.
-fn write_speedscope(captures: &Captures, args: &TransformArgs, output: Output) -> Result<()> {
-    let question = args.selection.question();
+fn write_speedscope(captures: &Captures, rule: MmapRule, question: Question, output: Output) -> Result<()> {
     if let Question::Temporary(_) = question {
-        let (model, [asked]) = by_stack(captures, args, |folds| [folds.asked()])?;
+        let (model, [asked]) = by_stack(captures, rule, question, |folds| [folds.asked()])?;
         let profiles = [Profile { name: "temporary", snapshot: &asked }];
         return output.finish(|out| speedscope::write(&model, &profiles, &SpeedscopeOptions { active: 0 }, out));
     }
     let tables = |folds: &Folds| [folds.heap.at_peak(), folds.heap.at_end(), folds.heap.ever()];
-    let (model, [peak, leaks, churn]) = by_stack(captures, args, tables)?;
+    let (model, [peak, leaks, churn]) = by_stack(captures, rule, question, tables)?;
     let profiles = [("peak", &peak), ("leaks", &leaks), ("churn", &churn)];
     let profiles = profiles.map(|(name, snapshot)| Profile { name, snapshot });
     let options = SpeedscopeOptions { active: usize::from(question == Question::Leaks) };
     output.finish(|out| speedscope::write(&model, &profiles, &options, out))
 }
 
-fn write_pprof(captures: &Captures, args: &TransformArgs, output: Output) -> Result<()> {
-    let moment = match args.selection.question() {
+fn write_pprof(captures: &Captures, rule: MmapRule, question: Question, output: Output) -> Result<()> {
+    let moment = match question {
         Question::Temporary(_) => {
-            let (model, [asked]) = by_site(captures, args, |folds| [folds.asked_by_site()])?;
+            let (model, [asked]) = by_site(captures, rule, question, |folds| [folds.asked_by_site()])?;
             return output.finish(|out| pprof::write(&model, &asked, None, out));
         }
         Question::Leaks => InUse::AtEnd,
         Question::Peak => InUse::AtPeak,
     };
     let (model, [allocated, in_use]) =
-        by_site(captures, args, |folds| [folds.heap.ever_by_site(), folds.asked_by_site()])?;
+        by_site(captures, rule, question, |folds| [folds.heap.ever_by_site(), folds.asked_by_site()])?;
     output.finish(|out| pprof::write(&model, &allocated, Some((moment, &in_use)), out))
 }
 
@@ -208,7 +124,8 @@ fn stream_heaptrack(capture: &Capture, args: &TransformArgs, out: &mut dyn Write
     );
     match read {
         Ok(model) => {
-            warn(&model, log.n_missed_frees());
+            load::warn(&model);
+            load::warn_of_missed_frees(log.n_missed_frees());
             (Ok(()), written)
         }
         Err(error) => (Err(error), Err(io::Error::other("the capture could not be read"))),

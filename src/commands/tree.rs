@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::analysis::{Detail, Measure, Snapshot, Tree};
+use crate::analysis::{Measure, Tree};
 use crate::cli::TreeArgs;
-use crate::commands::load::{self, Folds, Question, Read};
+use crate::commands::load::{self, Folds, Question};
 use crate::commands::output::Output;
-use crate::commands::read::{Captures, Part};
+use crate::commands::read::Captures;
 use crate::report::sources::{Confidential, Sources};
 use crate::report::tree::{self, TreeOptions};
 use crate::terminal;
@@ -38,20 +38,19 @@ fn print(captures: &Captures, args: &TreeArgs) -> Result<()> {
 }
 
 fn walk(captures: &Captures, args: &TreeArgs) -> Result<()> {
-    let answers = |folds: &Folds| match &folds.temporary {
-        Some(temporary) => vec![temporary.finish()],
-        None => vec![folds.heap.at_peak(), folds.heap.at_end(), folds.heap.ever()],
+    let (rule, question) = (args.selection.mmap_rule(), args.selection.question());
+    let (model, tabs) = match question {
+        Question::Temporary(_) => {
+            let (model, [snapshot]) = load::by_stack(captures, rule, question, |folds| [folds.asked()])?;
+            (model, vec![Tab { name: "Temporary", snapshot }])
+        }
+        Question::Peak | Question::Leaks => {
+            let tables = |folds: &Folds| [folds.heap.at_peak(), folds.heap.at_end(), folds.heap.ever()];
+            let (model, snapshots) = load::by_stack(captures, rule, question, tables)?;
+            let tabs = ["Peak", "Leaks", "Churn"].into_iter().zip(snapshots);
+            (model, tabs.map(|(name, snapshot)| Tab { name, snapshot }).collect())
+        }
     };
-    let Read { model, parts, .. } = load::read(captures, &args.selection, Detail::Stack, answers)?;
-    let names: &[_] = match args.selection.question() {
-        Question::Temporary(_) => &["Temporary"],
-        Question::Peak | Question::Leaks => &["Peak", "Leaks", "Churn"],
-    };
-    let tab = |(index, &name): (usize, &&'static str)| {
-        let of_part = |part: &Part<Vec<Snapshot>>| part.answer[index].clone().moved(&part.handles);
-        Tab { name, snapshot: Snapshot::sum(parts.iter().map(of_part).collect()) }
-    };
-    let tabs = names.iter().enumerate().map(tab).collect();
     let processes = model.processes();
     let facts = &processes[0].facts;
     let title = facts.command_line.join(" ");

@@ -92,9 +92,10 @@ impl Action {
         }
     }
 
-    /// Whether it gives memory back (or undoes that). On equal ticks of a shared turn these come first, because a free is
-    /// stamped before the real call and an allocation after it.
-    pub fn comes_first(&self) -> bool {
-        !matches!(self, Action::Alloc { .. } | Action::Mmap { .. } | Action::Mremap { .. })
+    /// Whether it hands memory out or gives it back.
+    #[inline]
+    pub fn is_of_memory(&self) -> bool {
+        use Action::{Alloc, Free, Mmap, Mremap, Munmap};
+        matches!(self, Alloc { .. } | Free { .. } | Mmap { .. } | Munmap { .. } | Mremap { .. })
     }
 }

@@ -156,6 +156,16 @@ impl Model {
         self.stacks.extend(parent, frame)
     }
 
+    /// The stack of frames written as `main>work:5`, root first, all in one file; without a number in line 1.
+    #[cfg(test)]
+    pub fn stack_written(&mut self, file: &str, frames: &str) -> StackId {
+        frames.split('>').filter(|frame| !frame.is_empty()).fold(StackId::EMPTY, |parent, frame| {
+            let (name, line) = frame.split_once(':').unwrap_or((frame, "1"));
+            let frame = self.intern_frame(name, file, line.parse().unwrap());
+            self.extend_stack(parent, frame)
+        })
+    }
+
     /// The stack shown for events whose own stack is in a lost part of the log.
     pub fn lost_stack(&mut self) -> StackId {
         let frame = self.intern_frame("<lost stack>", "<lost>", 0);

@@ -166,11 +166,7 @@ mod tests {
     fn snapshot(stacks: &[(&str, u64)]) -> (Model, Snapshot) {
         let mut model = Model::default();
         let rows = stacks.iter().map(|&(path, bytes)| {
-            let mut stack = StackId::EMPTY;
-            for name in path.split('>').filter(|name| !name.is_empty()) {
-                let frame = model.intern_frame(name, "/srv/app.py", 1);
-                stack = model.extend_stack(stack, frame);
-            }
+            let stack = model.stack_written("/srv/app.py", path);
             Row { stack, bytes, count: 2 }
         });
         let rows = rows.collect();

@@ -4,27 +4,14 @@
 // Usage of the checks: node check.mjs FOLDER CHROMIUM, with the modules' folder in MEMTRACE_PAGE_MODULES.
 
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const require = createRequire(`${process.env.MEMTRACE_PAGE_MODULES}/`);
-const { chromium } = require("playwright-core");
+import { launch } from "../support/chromium.mjs";
+
 const [folder, executablePath, only] = process.argv.slice(2);
 
-const browser = await chromium.launch({
-  executablePath,
-  args: [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-});
+const browser = await launch(executablePath);
 
 export const close = () => browser.close();
 

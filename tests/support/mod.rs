@@ -50,6 +50,21 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// A text equals its file in `fixtures/expected`.
+pub fn assert_expected(name: &str, actual: &str) {
+    let path = fixture("expected").join(name);
+    if std::env::var_os("MEMTRACE_BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, actual).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        actual == expected,
+        "{} differs from what is expected (MEMTRACE_BLESS=1 rewrites it)\n--- expected\n{expected}\n--- actual\n{actual}",
+        path.display()
+    );
+}
+
 /// A file or folder in `fixtures/`.
 pub fn fixture(path: &str) -> PathBuf {
     root().join("fixtures").join(path)

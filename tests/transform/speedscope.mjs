@@ -3,29 +3,16 @@
 //
 // Usage: node speedscope.mjs PROFILE CHROMIUM, with the modules' folder in MEMTRACE_PAGE_MODULES.
 
-import { createRequire } from "node:module";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
+import { launch } from "../support/chromium.mjs";
+
 const modules = process.env.MEMTRACE_PAGE_MODULES;
-const { chromium } = createRequire(`${modules}/`)("playwright-core");
 const [profile, executablePath] = process.argv.slice(2);
 
-const browser = await chromium.launch({
-  executablePath,
-  args: [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    // Its scripts are files beside the page.
-    "--allow-file-access-from-files",
-  ],
-});
+// Its scripts are files beside the page.
+const browser = await launch(executablePath, "--allow-file-access-from-files");
 const page = await browser.newPage({ viewport: { width: 1200, height: 700 } });
 page.setDefaultTimeout(60000);
 const errors = [];

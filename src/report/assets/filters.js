@@ -179,7 +179,7 @@ function valuesOf(profile, dimension) {
  * @param {Profile} profile
  * @param {(frame: number) => boolean} isWanted
  */
-export function nodesThrough(profile, isWanted) {
+function nodesThrough(profile, isWanted) {
   const wanted = Uint8Array.from({ length: profile.frames }, (_, frame) => Number(isWanted(frame)));
   const passes = new Uint8Array(profile.nodes);
   for (let node = 0; node < profile.nodes; node += 1) {

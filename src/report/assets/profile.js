@@ -212,7 +212,7 @@ function heldOver(samples, heap) {
  * @param {Int32Array} parents in pre-order
  * @returns {Uint32Array}
  */
-export function endsOf(parents) {
+function endsOf(parents) {
   const ends = new Uint32Array(parents.length);
   for (let node = parents.length - 1; node >= 0; node -= 1) {
     if (ends[node] === 0) ends[node] = node + 1;

@@ -53,7 +53,7 @@ function momentOf(profile, tab, { from, to }, process) {
  * @param {Range} range
  * @param {number} process
  */
-export function peakBucket(profile, { from, to }, process) {
+function peakBucket(profile, { from, to }, process) {
   const { peakBytes } = profile.buckets[process];
   let best = from;
   for (let bucket = from; bucket <= to; bucket += 1) if (peakBytes[bucket] >= peakBytes[best]) best = bucket;

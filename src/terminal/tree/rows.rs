@@ -83,19 +83,7 @@ fn name(state: &State, node: usize, width: usize, theme: &Theme) -> Vec<Span<'st
 
 /// The text, or its beginning and `…`.
 pub fn end_cut(text: &str, max_width: usize) -> String {
-    if text.width() <= max_width {
-        return text.to_owned();
-    }
-    let mut width = 0;
-    let fits = |character: &char| {
-        width += character.width().unwrap_or(0);
-        width < max_width
-    };
-    let mut cut: String = text.chars().take_while(fits).collect();
-    if max_width > 0 {
-        cut.push('…');
-    }
-    cut
+    if text.width() <= max_width { text.to_owned() } else { cut(text.chars(), max_width).into_iter().collect() }
 }
 
 /// The text, or `…` and its end: of a path, the end says most.
@@ -103,16 +91,21 @@ pub fn start_cut(text: &str, max_width: usize) -> String {
     if text.width() <= max_width {
         return text.to_owned();
     }
+    cut(text.chars().rev(), max_width).into_iter().rev().collect()
+}
+
+/// As many of the characters as there is room for with `…` behind them.
+fn cut(characters: impl Iterator<Item = char>, max_width: usize) -> Vec<char> {
     let mut width = 0;
     let fits = |character: &char| {
         width += character.width().unwrap_or(0);
         width < max_width
     };
-    let mut cut: Vec<char> = text.chars().rev().take_while(fits).collect();
+    let mut cut: Vec<char> = characters.take_while(fits).collect();
     if max_width > 0 {
         cut.push('…');
     }
-    cut.into_iter().rev().collect()
+    cut
 }
 
 #[cfg(test)]
