@@ -9,6 +9,7 @@ pub mod analysis;
 pub mod capture;
 pub mod model;
 pub mod report;
+pub mod symbols;
 pub mod terminal;
 pub mod units;
 

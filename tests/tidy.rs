@@ -14,13 +14,14 @@ const SRC_ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli", "commands"]),
     ("lib", &[]),
     ("cli", &["launch", "capture", "units"]),
-    ("commands", &["cli", "launch", "terminal", "report", "analysis", "capture", "model", "units"]),
+    ("commands", &["cli", "launch", "terminal", "report", "analysis", "symbols", "capture", "model", "units"]),
     ("launch", &["capture"]),
     ("terminal", &["report", "analysis", "model", "units"]),
     ("report", &["analysis", "model", "units"]),
     ("analysis", &["model"]),
     ("capture", &["model"]),
     ("model", &[]),
+    ("symbols", &[]),
     ("units", &[]),
 ];
 
