@@ -93,19 +93,17 @@ impl<T: Copy> Live<T> {
         }
     }
 
-    /// Has the processor fetch what the next events are about, so that none of them waits for memory.
-    #[inline]
-    pub fn look_ahead(&self, events: &[Event]) {
-        if !self.blocks.is_large() {
-            return;
+    /// Before the event at `index` is applied: has the processor fetch what a later one is about, so that it needn't wait.
+    #[inline(always)]
+    pub fn look_ahead(&self, events: &[Event], index: usize) {
+        /// Some 300 ns, a few times what memory takes.
+        const DISTANCE: usize = 16;
+        if let Some(later) = events.get(index + DISTANCE)
+            && let Action::Alloc { address, .. } | Action::Free { address, .. } = later.action
+            && self.blocks.is_large()
+        {
+            self.blocks.prefetch(address);
         }
-        let mut seen = 0;
-        for event in events {
-            if let Action::Alloc { address, .. } | Action::Free { address, .. } = event.action {
-                seen ^= self.blocks.touch(address);
-            }
-        }
-        std::hint::black_box(seen);
     }
 
     /// Applies an event; `tag` goes with what it allocates, and `change` hears what it does.

@@ -7,6 +7,7 @@ pub mod intervals;
 pub mod live;
 mod mappings;
 pub mod places;
+mod prefetch;
 pub mod sites;
 pub mod stats;
 pub mod summary;

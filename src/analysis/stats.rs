@@ -60,8 +60,10 @@ impl Stats {
 
     /// Takes events that follow each other; faster than one by one.
     pub fn take_all(&mut self, model: &Model, events: &[Event]) {
-        self.live.look_ahead(events);
-        events.iter().for_each(|event| self.take(model, event));
+        for (index, event) in events.iter().enumerate() {
+            self.live.look_ahead(events, index);
+            self.take(model, event);
+        }
     }
 
     pub fn take(&mut self, model: &Model, event: &Event) {

@@ -1,16 +1,18 @@
 //! Live blocks by address, in as little memory as they need: a program has tens of millions of them, and nearly every
 //! event looks one up.
 //!
-//! A slot has 32 bits for the size and stands in an array without pointers; what does not fit there is kept aside. The
-//! place of an address is a hash with a secret, so no log can choose addresses that collide. Next to an occupied place
-//! comes the next one, and what is taken out is closed up, so nothing slows down with the number of events. The table
-//! is cut into shards that grow one at a time: of a large one there are never two copies.
+//! Three blocks share a line of the processor's cache, so that a look-up waits for memory once. An address belongs to the
+//! line that a hash with a secret says, so no log can choose addresses that collide; when that is full, it goes to the
+//! next one that is not, and each line counts who has passed it: where nobody has, a search ends. What is taken out
+//! leaves nothing behind, so nothing slows down with the number of events. The table is cut into shards that grow one at
+//! a time: of a large one there are never two copies. A line has 32 bits for a size; what does not fit is kept aside.
 
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashMap;
 
 use super::live::Holding;
+use super::prefetch::prefetch;
 
 pub struct Table<T> {
     shards: Box<[Shard<T>; N_SHARDS]>,
@@ -20,29 +22,34 @@ pub struct Table<T> {
 }
 
 struct Shard<T> {
-    /// None, or a power of two of which at least a quarter is free.
-    slots: Vec<Slot<T>>,
+    /// At least a third of the slots is free.
+    lines: Vec<Line<T>>,
     n_used: usize,
 }
 
+/// 64 bytes with tags of up to 8.
 #[derive(Clone, Copy)]
-struct Slot<T> {
-    address: u64,
-    bytes: u32,
-    tag: T,
+#[repr(align(64))]
+struct Line<T> {
+    addresses: [u64; N_SLOTS],
+    tags: [T; N_SLOTS],
+    bytes: [u32; N_SLOTS],
+    /// Blocks that stand further on, although this line or one before it is theirs.
+    n_passed: u32,
 }
 
+const N_SLOTS: usize = 3;
 const SHARD_BITS: u32 = 6;
 const N_SHARDS: usize = 1 << SHARD_BITS;
-const FIRST_LEN: usize = 16;
+const FIRST_LEN: usize = 4;
 /// The address of a free slot. A block there, in a damaged log, is odd.
 const FREE: u64 = u64::MAX;
-/// From so many slots in a shard on, all of them are more than the processor's caches have.
-const LARGE_SHARD: usize = 512;
+/// From so many lines in a shard on, all of them are more than the processor's caches have.
+const LARGE_SHARD: usize = 128;
 
 impl<T: Copy> Table<T> {
     pub fn new() -> Table<T> {
-        let shards = Box::new(std::array::from_fn(|_| Shard { slots: Vec::new(), n_used: 0 }));
+        let shards = Box::new(std::array::from_fn(|_| Shard { lines: Vec::new(), n_used: 0 }));
         Table { shards, odd: HashMap::new(), secret: RandomState::new().hash_one(0u64) }
     }
 
@@ -52,44 +59,49 @@ impl<T: Copy> Table<T> {
         let bytes = u32::try_from(holding.bytes).ok().filter(|_| address != FREE);
         let Some(bytes) = bytes else { return self.insert_odd(address, holding) };
         let before = if self.odd.is_empty() { None } else { self.odd.remove(&address) };
-        let secret = self.secret;
-        let hash = hash(secret, address);
-        let slot = Slot { address, bytes, tag: holding.tag };
-        let replaced = self.shards[hash.shard()].insert(secret, hash, slot);
-        before.or(replaced.map(Slot::holding))
+        let hash = hash(self.secret, address);
+        let shard = &mut self.shards[hash.shard()];
+        if shard.n_used >= 2 * shard.lines.len() {
+            shard.grow(self.secret, holding.tag);
+        }
+        before.or(shard.insert(hash, address, bytes, holding.tag))
     }
 
     #[inline]
     pub fn remove(&mut self, address: u64) -> Option<Holding<T>> {
-        let secret = self.secret;
-        let hash = hash(secret, address);
-        let found = self.shards[hash.shard()].remove(secret, hash, address).map(Slot::holding);
+        let hash = hash(self.secret, address);
+        let found = self.shards[hash.shard()].remove(hash, address);
         if found.is_some() || self.odd.is_empty() { found } else { self.odd.remove(&address) }
     }
 
-    /// Whether it pays to [`touch`](Table::touch) addresses before they are needed.
+    /// Whether it pays to [`prefetch`](Table::prefetch).
     pub fn is_large(&self) -> bool {
-        self.shards[0].slots.len() >= LARGE_SHARD
+        self.shards[0].lines.len() >= LARGE_SHARD
     }
 
-    /// Has the processor fetch the place of an address. One look-up waits for memory; many that don't wait for each
-    /// other take hardly longer. The value means nothing, but has to be used.
+    /// Has the processor fetch the line of an address, which is needed soon.
     #[inline]
-    pub fn touch(&self, address: u64) -> u64 {
+    pub fn prefetch(&self, address: u64) {
         let hash = hash(self.secret, address);
-        let slots = &self.shards[hash.shard()].slots;
-        slots.get(hash.place(slots.len())).map_or(0, |slot| slot.address)
+        let lines = &self.shards[hash.shard()].lines;
+        if let Some(line) = lines.get(hash.line(lines.len())) {
+            prefetch(line);
+        }
     }
 
     pub fn for_each(&self, take: &mut impl FnMut(&Holding<T>)) {
-        let used = self.shards.iter().flat_map(|shard| &shard.slots).filter(|slot| slot.address != FREE);
-        used.for_each(|slot| take(&slot.holding()));
+        for line in self.shards.iter().flat_map(|shard| &shard.lines) {
+            line.used().for_each(|slot| take(&line.holding(slot)));
+        }
         self.odd.values().for_each(take);
     }
 
     pub fn retag(&mut self, new: &mut impl FnMut(T) -> T) {
-        let used = self.shards.iter_mut().flat_map(|shard| &mut shard.slots).filter(|slot| slot.address != FREE);
-        used.for_each(|slot| slot.tag = new(slot.tag));
+        for line in self.shards.iter_mut().flat_map(|shard| &mut shard.lines) {
+            let Line { addresses, tags, .. } = line;
+            let used = addresses.iter().zip(tags).filter(|(address, _)| **address != FREE);
+            used.for_each(|(_, tag)| *tag = new(*tag));
+        }
         self.odd.values_mut().for_each(|holding| holding.tag = new(holding.tag));
     }
 
@@ -101,7 +113,7 @@ impl<T: Copy> Table<T> {
     }
 }
 
-/// The upper bits say the shard, those below them the place in it.
+/// The upper half says the shard, the lower one the line in it.
 #[derive(Clone, Copy)]
 struct Hash(u64);
 
@@ -117,92 +129,123 @@ impl Hash {
         (self.0 >> (64 - SHARD_BITS)) as usize
     }
 
-    /// Among so many places.
+    /// Among so many lines, which need not be a power of two.
     #[inline(always)]
-    fn place(self, n_places: usize) -> usize {
-        self.0 as usize & n_places.wrapping_sub(1)
+    fn line(self, n_lines: usize) -> usize {
+        (((self.0 & 0xffff_ffff) * n_lines as u64) >> 32) as usize
     }
 }
 
-impl<T: Copy> Slot<T> {
+impl<T: Copy> Line<T> {
+    /// Where an address stands, or where the first free slot is.
     #[inline(always)]
-    fn holding(self) -> Holding<T> {
-        Holding { bytes: self.bytes.into(), tag: self.tag }
+    fn find(&self, address: u64) -> Option<usize> {
+        // Without a branch for each slot: which one it is can't be predicted.
+        let found = (0..N_SLOTS).fold(0u32, |found, slot| found | u32::from(self.addresses[slot] == address) << slot);
+        (found != 0).then(|| found.trailing_zeros() as usize % N_SLOTS)
+    }
+
+    #[inline(always)]
+    fn put(&mut self, slot: usize, address: u64, bytes: u32, tag: T) {
+        (self.addresses[slot], self.bytes[slot], self.tags[slot]) = (address, bytes, tag);
+    }
+
+    #[inline(always)]
+    fn holding(&self, slot: usize) -> Holding<T> {
+        Holding { bytes: self.bytes[slot].into(), tag: self.tags[slot] }
+    }
+
+    fn used(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..N_SLOTS).filter(|&slot| self.addresses[slot] != FREE)
     }
 }
 
 impl<T: Copy> Shard<T> {
+    /// There is a free slot.
     #[inline]
-    fn insert(&mut self, secret: u64, hash: Hash, slot: Slot<T>) -> Option<Slot<T>> {
-        if (self.n_used + 1) * 4 > self.slots.len() * 3 {
-            self.grow(secret, slot);
+    fn insert(&mut self, hash: Hash, address: u64, bytes: u32, tag: T) -> Option<Holding<T>> {
+        let first = hash.line(self.lines.len());
+        let line = &mut self.lines[first];
+        match line.find(FREE) {
+            Some(slot) if line.n_passed == 0 && line.find(address).is_none() => {
+                line.put(slot, address, bytes, tag);
+                self.n_used += 1;
+                None
+            }
+            _ => self.insert_anywhere(first, address, bytes, tag),
         }
-        let mask = self.slots.len() - 1;
-        let mut place = hash.place(self.slots.len());
+    }
+
+    #[inline(never)]
+    fn insert_anywhere(&mut self, first: usize, address: u64, bytes: u32, tag: T) -> Option<Holding<T>> {
+        let mut at = first;
         loop {
-            let found = &mut self.slots[place];
-            if found.address == FREE {
-                *found = slot;
+            let line = &mut self.lines[at];
+            if let Some(slot) = line.find(address) {
+                let before = line.holding(slot);
+                line.put(slot, address, bytes, tag);
+                return Some(before);
+            }
+            if line.n_passed == 0 {
+                break;
+            }
+            at = self.next(at);
+        }
+        at = first;
+        loop {
+            let line = &mut self.lines[at];
+            if let Some(slot) = line.find(FREE) {
+                line.put(slot, address, bytes, tag);
                 self.n_used += 1;
                 return None;
             }
-            if found.address == slot.address {
-                return Some(std::mem::replace(found, slot));
-            }
-            place = (place + 1) & mask;
+            line.n_passed += 1;
+            at = self.next(at);
         }
     }
 
     #[inline]
-    fn remove(&mut self, secret: u64, hash: Hash, address: u64) -> Option<Slot<T>> {
-        let mask = self.slots.len().wrapping_sub(1);
-        let mut place = hash.place(self.slots.len());
-        loop {
-            let found = *self.slots.get(place)?;
-            if found.address == address && address != FREE {
-                self.close_up(secret, place, mask);
+    fn remove(&mut self, hash: Hash, address: u64) -> Option<Holding<T>> {
+        let first = hash.line(self.lines.len());
+        let mut at = first;
+        let found = loop {
+            let line = self.lines.get_mut(at)?;
+            if let Some(slot) = line.find(address).filter(|_| address != FREE) {
+                line.addresses[slot] = FREE;
                 self.n_used -= 1;
-                return Some(found);
+                break line.holding(slot);
             }
-            if found.address == FREE {
+            if line.n_passed == 0 {
                 return None;
             }
-            place = (place + 1) & mask;
+            at = self.next(at);
+        };
+        let mut passed = first;
+        while passed != at {
+            self.lines[passed].n_passed -= 1;
+            passed = self.next(passed);
         }
+        Some(found)
     }
 
-    /// Frees a place, and moves what follows it nearer to where it belongs.
-    #[inline]
-    fn close_up(&mut self, secret: u64, mut free: usize, mask: usize) {
-        let n_places = self.slots.len();
-        let mut place = free;
-        loop {
-            place = (place + 1) & mask;
-            let slot = self.slots[place];
-            if slot.address == FREE {
-                self.slots[free].address = FREE;
-                return;
-            }
-            let wanted = hash(secret, slot.address).place(n_places);
-            if (place.wrapping_sub(wanted) & mask) >= (place.wrapping_sub(free) & mask) {
-                self.slots[free] = slot;
-                free = place;
-            }
-        }
+    #[inline(always)]
+    fn next(&self, line: usize) -> usize {
+        if line + 1 == self.lines.len() { 0 } else { line + 1 }
     }
 
+    /// `tag` fills the slots that are free.
     #[cold]
     #[inline(never)]
-    fn grow(&mut self, secret: u64, like: Slot<T>) {
-        let len = (self.slots.len() * 2).max(FIRST_LEN);
-        let free = Slot { address: FREE, ..like };
-        let old = std::mem::replace(&mut self.slots, vec![free; len]);
-        for slot in old.into_iter().filter(|slot| slot.address != FREE) {
-            let mut place = hash(secret, slot.address).place(len);
-            while self.slots[place].address != FREE {
-                place = (place + 1) & (len - 1);
+    fn grow(&mut self, secret: u64, tag: T) {
+        let len = (self.lines.len() + self.lines.len() / 2).max(FIRST_LEN);
+        let free = Line { addresses: [FREE; N_SLOTS], tags: [tag; N_SLOTS], bytes: [0; N_SLOTS], n_passed: 0 };
+        let old = std::mem::replace(&mut self.lines, vec![free; len]);
+        self.n_used = 0;
+        for line in old {
+            for slot in line.used() {
+                let address = line.addresses[slot];
+                self.insert(hash(secret, address), address, line.bytes[slot], line.tags[slot]);
             }
-            self.slots[place] = slot;
         }
     }
 }
@@ -260,7 +303,7 @@ mod tests {
         for number in 0..1_000_000u64 {
             table.insert(number * 32, Holding { bytes: 32, tag: 7u32 });
         }
-        let bytes: usize = table.shards.iter().map(|shard| shard.slots.capacity() * size_of::<Slot<u32>>()).sum();
+        let bytes: usize = table.shards.iter().map(|shard| shard.lines.capacity() * size_of::<Line<u32>>()).sum();
         assert!(bytes <= 48 * 1_000_000, "{bytes} bytes");
     }
 }

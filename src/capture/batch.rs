@@ -51,7 +51,7 @@ pub enum Step {
 }
 
 /// Enough that handing it over costs nothing, and little enough that it stays in the processor's caches.
-const FULL: usize = 4096;
+const FULL: usize = 8192;
 /// Bytes of texts, which a hostile log may have many of.
 const FULL_OF_TEXT: usize = 256 * 1024;
 

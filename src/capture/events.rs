@@ -11,7 +11,7 @@ use super::batch::{Batch, Step};
 use crate::model::{Action, Event, Model, StackId, ThreadKey};
 
 /// How many events are handed over at a time: so many that a fold can look ahead, and few enough for the nearest cache.
-const N_AT_A_TIME: usize = 256;
+const N_AT_A_TIME: usize = 512;
 
 /// Fills the model, and hands the events on.
 pub struct Events<'m, T> {
