@@ -37,7 +37,7 @@ pub struct Frame {
 pub enum Damage {
     /// Something there makes no sense.
     Broken(gimli::Error),
-    /// Reading it would take too long; it should not be asked again.
+    /// Reading it would take too long or too much of the stack; it should not be asked again.
     Endless,
 }
 

@@ -110,7 +110,7 @@ impl Module {
             Damage::Broken(error) => format!("debug information of {path} is damaged: {error}"),
             Damage::Endless => {
                 self.dwarf = None;
-                format!("debug information of {path} is damaged: it can't be read in a reasonable time")
+                format!("debug information of {path} is damaged: it can't be read in reasonable time and memory")
             }
         };
         if !self.is_damage_told {

@@ -54,15 +54,17 @@ impl Table {
                 let (start, size) = (entry.st_value.get(Le), entry.st_size.get(Le));
                 let kind = entry.st_type();
                 let is_function = kind == elf::STT_FUNC || kind == elf::STT_GNU_IFUNC;
-                if !section.is_code || !(is_function || kind == elf::STT_NOTYPE) || entry.st_name.get(Le) == 0 {
-                    return None;
-                }
                 let rank = match (is_function, entry.st_bind()) {
                     (true, elf::STB_GLOBAL) => 3,
                     (true, elf::STB_WEAK) => 2,
                     (true, _) => 1,
-                    (false, _) => 0,
+                    // Local ones are the targets of jumps.
+                    (false, elf::STB_GLOBAL | elf::STB_WEAK) if kind == elf::STT_NOTYPE => 0,
+                    _ => return None,
                 };
+                if !section.is_code || entry.st_name.get(Le) == 0 {
+                    return None;
+                }
                 // Of those without a size the end of the section is the first bound.
                 let section_end = section.address.saturating_add(section.size);
                 let end = if size == 0 { section_end } else { start.saturating_add(size) };
@@ -88,13 +90,21 @@ impl Table {
 /// One symbol for each start, with ends and reaches.
 fn choose(all: &[Symbol], names: &Bytes) -> Vec<Symbol> {
     let mut chosen: Vec<Symbol> = Vec::new();
+    let mut sized_reach = 0;
     for group in all.chunk_by(|one, other| one.start == other.start) {
         let best = group.last().expect("a group has one at least");
         let equals = group.iter().filter(|symbol| symbol.rank == best.rank && symbol.end == best.end);
-        chosen.push(match equals.clone().count() {
+        let best = match equals.clone().count() {
             1 => *best,
             _ => *equals.min_by_key(|symbol| taste(&text(symbol, names).unwrap_or_default())).unwrap_or(best),
-        });
+        };
+        // A label inside a function is not another function.
+        if best.has_size() {
+            sized_reach = sized_reach.max(best.end);
+        } else if best.start < sized_reach {
+            continue;
+        }
+        chosen.push(best);
     }
     let mut next_start = u64::MAX;
     for symbol in chosen.iter_mut().rev() {

@@ -6,8 +6,10 @@ mod support;
 mod build;
 mod bundle;
 mod debug_files;
+mod hostile;
 mod names;
 mod oracle;
+mod real;
 
 use build::build;
 use oracle::{addr2line, addresses, differences, module, ours, symbols};
@@ -38,7 +40,7 @@ fn functions_and_lines_of_rust_are_those_of_binutils() {
 fn check(name: &str, flags: &str) {
     let scratch = Scratch::new("symbols");
     let file = build(&scratch, name, flags);
-    let asked = addresses(&file, 2000);
+    let asked = addresses(&file, 1000);
     let mut symbols = symbols();
     let actual = ours(&mut symbols, &module(&file), &asked);
     assert_eq!(symbols.warnings(), [""; 0], "{name} {flags}");

@@ -1,9 +1,10 @@
 //! What binutils say about the same addresses: `addr2line`, which reads DWARF with another library than ours.
 //!
 //! Its names are taken as the linker has them and demangled as ours are; `names.rs` looks at demangling.
-//! Both sides agree but for six things, which [`differences`] knows:
+//! Both sides agree but for seven things, which [`differences`] knows:
 //!
 //! - Where the debug information has nothing, binutils know a source file from the symbol table, without a line.
+//! - Of several symbols at an address each side has its favourite.
 //! - For bytes between functions, which are never executed, binutils name the function before them.
 //! - Binutils call the part of a function that was moved away `main.cold`, as its symbol does.
 //! - What surrounds an inlined function has its namespaces here too when only its symbol has them.
@@ -152,7 +153,8 @@ pub fn differences(
     let own_file = own_file.map(|path| path.display().to_string());
     let mut text = String::new();
     for ((address, expected), actual) in addresses.iter().zip(expected).zip(actual) {
-        let is_code = functions.iter().any(|(start, len)| (*start..start + len).contains(address));
+        let there = functions.iter().filter(|(start, len, _)| (*start..start + len).contains(address));
+        let names: Vec<&str> = there.map(|(_, _, name)| &**name).collect();
         let mut expected_here = expected.clone();
         if let ([inlined, .., outermost], [name, ..]) = (&mut expected_here[..], &actual[..])
             && inlined.function == outermost.function
@@ -163,7 +165,7 @@ pub fn differences(
             && expected_here
                 .iter()
                 .zip(actual)
-                .all(|(expected, actual)| is_same(expected, actual, is_code, own_file.as_deref()))
+                .all(|(expected, actual)| is_same(expected, actual, &names, own_file.as_deref()))
         {
             continue;
         }
@@ -177,33 +179,46 @@ pub fn differences(
     text
 }
 
-fn is_same(expected: &Frame, actual: &Frame, is_code: bool, own_file: Option<&str>) -> bool {
+fn is_same(expected: &Frame, actual: &Frame, names: &[&str], own_file: Option<&str>) -> bool {
     let has_symbols_file = expected.line == 0 && actual.line == 0 && actual.file == "?";
     let is_same_place = (&expected.file, expected.line) == (&actual.file, actual.line) || has_symbols_file;
     let is_mistaken = own_file == Some(&expected.file) && expected.line == actual.line;
     let is_unnamed = actual.function.contains("+0x");
     let is_same_function = expected.function.split(".cold").next() == Some(&actual.function)
         || actual.function.ends_with(&format!("::{}", expected.function))
-        || (is_unnamed && !is_code);
+        || (is_unnamed && names.is_empty())
+        || [expected, actual].iter().all(|frame| names.contains(&&*frame.function));
     (is_same_place || is_mistaken) && is_same_function
 }
 
-/// Where the functions of a file are, with their lengths, as `nm` knows them.
-pub fn functions(file: &Path) -> Vec<(u64, u64)> {
-    let output = run(Command::new("nm").args(["-S", "--defined-only"]).arg(file));
+/// The functions of a file as `nm` knows them; of a stripped one from its debug file.
+fn functions(file: &Path) -> Vec<(u64, u64, String)> {
+    let found = symbols_of(file, &[]);
+    let found = if found.is_empty() { debug_file(file).map(|debug| symbols_of(&debug, &[])) } else { Some(found) };
+    found.unwrap_or_default()
+}
+
+/// The functions in a file: start, length, the linker's name.
+pub fn symbols_of(file: &Path, arguments: &[&str]) -> Vec<(u64, u64, String)> {
+    let output = run(Command::new("nm").args(["-S", "--defined-only"]).args(arguments).arg(file));
     let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let lines = text.lines().filter_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
-        [start, len, "t" | "T" | "w" | "W" | "i", _] => Some((number(start), number(len))),
+        [start, len, "t" | "T" | "w" | "W" | "i", name] => Some((number(start), number(len), name.to_string())),
         _ => None,
     });
     lines.collect()
 }
 
+fn debug_file(file: &Path) -> Option<PathBuf> {
+    let hex: String = build_id(file)?.iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = PathBuf::from(format!("/usr/lib/debug/.build-id/{}/{}.debug", &hex[..2], &hex[2..]));
+    path.exists().then_some(path)
+}
+
 /// The address after a function.
 pub fn function_end(file: &Path, name: &str) -> u64 {
-    let output = run(Command::new("nm").args(["-S", "--defined-only"]).arg(file));
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find(|line| line.ends_with(&format!(" {name}"))).expect("the function is there");
-    line.split(' ').take(2).map(|number| u64::from_str_radix(number, 16).unwrap()).sum()
+    let functions = symbols_of(file, &[]);
+    let (start, len, _) = functions.iter().find(|(_, _, there)| there == name).expect("the function is there");
+    start + len
 }
