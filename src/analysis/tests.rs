@@ -204,10 +204,7 @@ proptest! {
         for event in &events {
             by_stack.take(&model, event);
             by_site.take(&model, event);
-            // A restore of a part of a mapping is counted at the stack, and no log has one.
-            if !matches!(event.action, Action::Mmap { .. } | Action::Munmap { .. }) {
-                temporary.iter_mut().for_each(|temporary| temporary.take(&model, event));
-            }
+            temporary.iter_mut().for_each(|temporary| temporary.take(&model, event));
         }
         for (plain, detailed, rows) in [
             (by_stack.at_peak(), by_site.at_peak(), by_site.peak_by_site()),
@@ -346,12 +343,7 @@ proptest! {
             if events[start].thread != event.thread || n_between > threshold {
                 continue;
             }
-            let allocated_before_restore = is_restored && {
-                let until = later.iter().position(|later| later.lane == event.lane && later.action == Action::Restore);
-                let n_later = later[..until.unwrap_or(0)].iter().filter(by_thread).count() as u64;
-                n_between + n_later > threshold
-            };
-            if !is_restored || allocated_before_restore {
+            if !is_restored {
                 bytes[stack.index()] += size as i64;
                 counts[stack.index()] += 1;
             }
@@ -608,6 +600,37 @@ fn a_tree_sums_up_what_was_called() {
 #[test]
 fn a_function_that_calls_itself_counts_once() {
     let mut model = Model::default();
+#[test]
+fn no_threshold_is_too_large() {
+    let mut temporary = Temporary::new(u64::MAX, MmapRule::Memory, Detail::Stack);
+    [alloc(1, 1, 10, 1), alloc(2, 2, 20, 2), free(3, 1)].iter().for_each(|event| temporary.take(&model(), event));
+    assert_eq!(rows(&temporary.finish()), [(1, 10, 1)]);
+}
+
+#[test]
+fn what_a_failed_call_gave_back_is_no_temporary_allocation() {
+    let mmap = |turn, address| {
+        let stack = StackId::from_index(1);
+        event(turn, Action::Mmap { address, len: 4 * PAGE, prot: 3, flags: 0x22, is_arena: false, stack })
+    };
+    let munmap = |turn, address, n_pages| event(turn, Action::Munmap { address, len: n_pages * PAGE, is_remap: false });
+    let mremap = |turn, address| event(turn, Action::Munmap { address, len: 4 * PAGE, is_remap: true });
+    let restore = |turn| event(turn, Action::Restore);
+    let check = |failed: &[Event]| {
+        let mut temporary = Temporary::new(1, MmapRule::Memory, Detail::Stack);
+        // Two whole ones of the same stack, and the failed call between their end and the end.
+        let before =
+            [mmap(1, 1 << 20), munmap(2, 1 << 20, 4), mmap(3, 2 << 20), munmap(4, 2 << 20, 4), mmap(5, 3 << 20)];
+        before.iter().chain(failed).for_each(|event| temporary.take(&model(), event));
+        assert_eq!(rows(&temporary.finish()), [(1, 8 * PAGE, 2)], "{failed:?}");
+    };
+    check(&[]);
+    check(&[munmap(6, 3 << 20, 4), restore(7)]);
+    // A part: nothing of it is counted when it goes.
+    check(&[munmap(6, 3 << 20, 1), restore(7)]);
+    check(&[mremap(6, 3 << 20), restore(7)]);
+}
+
     let frame = model.intern_frame("f", "x.py", 1);
     let other_line = model.intern_frame("f", "x.py", 2);
     let outer = model.extend_stack(StackId::EMPTY, frame);
