@@ -145,15 +145,29 @@ pub struct Selection {
     /// What was never given back, instead of what was there at the peak
     #[arg(long, conflicts_with_all = ["temporary_allocations", "temporary_allocation_threshold"])]
     pub leaks: bool,
-    /// What was given back with at most one other allocation of its thread in between
-    #[arg(long)]
-    pub temporary_allocations: bool,
-    /// What was given back with at most N other allocations of its thread in between
-    #[arg(long, value_name = "N", conflicts_with = "temporary_allocations")]
-    pub temporary_allocation_threshold: Option<u64>,
+    #[command(flatten)]
+    pub temporary: TemporaryArgs,
     /// Count every mmap at its full length, files and reserved address space included, as memray does
     #[arg(long)]
     pub all_mappings: bool,
+}
+
+/// Asks for temporary allocations.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct TemporaryArgs {
+    /// What was given back with at most one other allocation of its thread in between
+    #[arg(long)]
+    temporary_allocations: bool,
+    /// What was given back with at most N other allocations of its thread in between
+    #[arg(long, value_name = "N", conflicts_with = "temporary_allocations")]
+    temporary_allocation_threshold: Option<u64>,
+}
+
+impl TemporaryArgs {
+    /// At most so many others in between; `None` when something else is asked for.
+    pub fn threshold(self) -> Option<u64> {
+        self.temporary_allocation_threshold.or(self.temporary_allocations.then_some(1))
+    }
 }
 
 /// Draw a flame graph as one HTML or SVG file
@@ -305,8 +319,10 @@ pub struct StatsArgs {
     #[arg(short, long)]
     pub force: bool,
     /// Only what was never given back, instead of everything that was allocated
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["temporary_allocations", "temporary_allocation_threshold"])]
     pub leaks: bool,
+    #[command(flatten)]
+    pub temporary: TemporaryArgs,
     /// Count every mmap at its full length, files and reserved address space included, as memray does
     #[arg(long)]
     pub all_mappings: bool,

@@ -51,6 +51,8 @@ fn stats_are_shown_as_text_and_json() {
     check("stats.json", &["stats", "--json", "-n", "2"]);
     check("stats-leaks.txt", &["stats", "--leaks"]);
     check("stats-leaks.json", &["stats", "--leaks", "--json"]);
+    check("stats-temporary.txt", &["stats", "--temporary-allocations"]);
+    check("stats-temporary.json", &["stats", "--temporary-allocation-threshold", "0", "--json"]);
     check("stats-all-mappings.json", &["stats", "--json", "--all-mappings"]);
 }
 

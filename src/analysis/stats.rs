@@ -1,4 +1,5 @@
-//! Totals of everything that was allocated, or of what was never given back: by size, by allocator, by stack.
+//! Totals of everything that was allocated, of what was never given back, or of what was given back soon: by size, by
+//! allocator, by stack.
 
 use hashbrown::HashMap;
 use memtrace_format::AllocatorKind;
@@ -6,12 +7,15 @@ use memtrace_format::AllocatorKind;
 use super::live::{Change, Live};
 use super::mappings::MmapRule;
 use super::sites::{Detail, SiteId, Sites};
+use super::temporary::{Finder, Found};
 use crate::model::{Event, Handles, Model, StackId};
 
 pub struct Stats {
     pub counted: Counted,
     live: Live<SiteId>,
     sites: Sites,
+    /// When temporary allocations are counted.
+    temporary: Option<Finder>,
     pub totals: Totals,
     /// Allocations and frees together, whatever is counted.
     pub n_events: u64,
@@ -37,19 +41,26 @@ pub enum Counted {
     Everything,
     /// What was never given back.
     Leaks,
+    /// What was given back after at most this many further allocations of its thread.
+    Temporary(u64),
 }
 
 impl Stats {
     pub fn new(rule: MmapRule, counted: Counted) -> Stats {
         // The allocator of a block is asked for again only when it goes.
         let detail = match counted {
-            Counted::Everything => Detail::Stack,
+            Counted::Everything | Counted::Temporary(_) => Detail::Stack,
             Counted::Leaks => Detail::Full,
+        };
+        let temporary = match counted {
+            Counted::Temporary(threshold) => Some(Finder::new(threshold, rule, Detail::Full)),
+            Counted::Everything | Counted::Leaks => None,
         };
         Stats {
             counted,
             live: Live::new(rule),
             sites: Sites::new(detail),
+            temporary,
             totals: Totals::default(),
             n_events: 0,
             peak_bytes: 0,
@@ -67,13 +78,25 @@ impl Stats {
     }
 
     pub fn take(&mut self, model: &Model, event: &Event) {
-        let Stats { counted, live, sites, totals, n_events, peak_bytes, heap_bytes, .. } = self;
+        let Stats { counted, live, sites, temporary, totals, n_events, peak_bytes, heap_bytes, .. } = self;
         *n_events += u64::from(event.action.is_of_memory());
-        let is_of_leaks = *counted == Counted::Leaks;
+        let (is_of_all, is_of_leaks) = (temporary.is_none(), *counted == Counted::Leaks);
+        if let Some(finder) = temporary {
+            finder.take(model, event, &mut |sites, found| {
+                let (Found::Freed(holding) | Found::Restored(holding)) = found;
+                let site = sites.get(holding.tag);
+                match found {
+                    Found::Freed(_) => totals.add(site.stack, site.kind, holding.bytes),
+                    Found::Restored(_) => totals.subtract(site.stack, site.kind, holding.bytes),
+                }
+            });
+        }
         let site = sites.of(event);
         live.apply(model, event, site, &mut |change| match change {
             Change::Allocated(holding, kind) => {
-                totals.add(sites.get(holding.tag).stack, kind, holding.bytes);
+                if is_of_all {
+                    totals.add(sites.get(holding.tag).stack, kind, holding.bytes);
+                }
                 *heap_bytes += holding.bytes;
                 *peak_bytes = (*peak_bytes).max(*heap_bytes);
             }

@@ -6,6 +6,7 @@ use memtrace_format::AllocatorKind;
 use proptest::prelude::*;
 
 use super::sites::SizeClass;
+use super::stats::Totals;
 use super::*;
 use crate::model::{Action, Event, Model, ThreadKey};
 
@@ -268,6 +269,21 @@ proptest! {
     }
 
     #[test]
+    fn totals_of_temporary_allocations_are_those_of_their_table(events in events(), threshold in 0..4u64) {
+        let model = model();
+        let mut stats = Stats::new(MmapRule::All, Counted::Temporary(threshold));
+        let mut temporary = Temporary::new(threshold, MmapRule::All, Detail::Full);
+        let mut everything = Stats::new(MmapRule::All, Counted::Everything);
+        for event in &events {
+            stats.take(&model, event);
+            temporary.take(&model, event);
+            everything.take(&model, event);
+        }
+        check_totals(&stats.totals, &temporary.by_site());
+        prop_assert_eq!((stats.n_events, stats.peak_bytes), (everything.n_events, everything.peak_bytes));
+    }
+
+    #[test]
     fn totals_of_leaks_are_what_is_left_in_the_heap(events in events()) {
         let model = model();
         let mut stats = Stats::new(MmapRule::All, Counted::Leaks);
@@ -277,16 +293,7 @@ proptest! {
             heap.take(&model, event);
         }
         let left = heap.end_by_site();
-        let totals = &stats.totals;
-        prop_assert_eq!((totals.n_allocations, totals.bytes), (left.count, left.bytes));
-        let stacks: Vec<Row> = totals.stacks().map(|(stack, bytes, count)| Row { stack, bytes, count }).collect();
-        prop_assert_eq!(stacks, left.by_stack().rows);
-        let (n_sizes, bytes) = totals.sizes.iter().fold((0, 0), |sum, (size, count)| (sum.0 + count, sum.1 + size * count));
-        prop_assert_eq!((n_sizes, bytes), (left.count, left.bytes));
-        for kind in AllocatorKind::ALL {
-            let of_kind = left.rows.iter().filter(|row| row.site.kind == kind).map(|row| row.count).sum::<u64>();
-            prop_assert_eq!(totals.by_kind[kind as usize], of_kind);
-        }
+        check_totals(&stats.totals, &left);
         // The table adds up to the same, by allocator, and with threads to the same rows again.
         let rows = places::by_place(&model, &left, false);
         prop_assert_eq!(rows.iter().map(|row| row.bytes).sum::<u64>(), left.bytes);
@@ -299,6 +306,20 @@ proptest! {
         let rows: BTreeMap<_, _> =
             rows.into_iter().map(|row| ((row.place.kind, row.place.frame), (row.bytes, row.count))).collect();
         prop_assert_eq!(merged, rows);
+    }
+}
+
+/// Totals by stack, by size and by allocator are those of a table.
+#[track_caller]
+fn check_totals(totals: &Totals, table: &BySite) {
+    assert_eq!((totals.n_allocations, totals.bytes), (table.count, table.bytes));
+    let stacks: Vec<Row> = totals.stacks().map(|(stack, bytes, count)| Row { stack, bytes, count }).collect();
+    assert_eq!(stacks, table.by_stack().rows);
+    let (n_sizes, bytes) = totals.sizes.iter().fold((0, 0), |sum, (size, count)| (sum.0 + count, sum.1 + size * count));
+    assert_eq!((n_sizes, bytes), (table.count, table.bytes));
+    for kind in AllocatorKind::ALL {
+        let of_kind = table.rows.iter().filter(|row| row.site.kind == kind).map(|row| row.count).sum::<u64>();
+        assert_eq!(totals.by_kind[kind as usize], of_kind);
     }
 }
 
@@ -580,27 +601,6 @@ fn temporary_means_few_allocations_of_the_same_thread_in_between() {
 }
 
 #[test]
-fn a_tree_sums_up_what_was_called() {
-    let model = model();
-    let heap = heap(&[alloc(1, 1, 100, 1), alloc(2, 2, 30, 3), alloc(3, 3, 500, 5), alloc(4, 4, 7, 0)]);
-    let tree = Tree::new(&model, &heap.at_end());
-    let shown: Vec<_> = tree
-        .nodes
-        .iter()
-        .map(|node| (node.frame.map_or(0, |id| model.frame(id).line), node.depth, node.end, node.bytes, node.own_bytes))
-        .collect();
-    assert_eq!(
-        shown,
-        [(0, 0, 5, 637, 7), (5, 1, 2, 500, 500), (1, 1, 5, 130, 100), (2, 2, 5, 30, 0), (3, 3, 5, 30, 30),]
-    );
-    assert_eq!(tree.children(0).map(|(index, _)| index).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!(tree.children(1).count(), 0);
-}
-
-#[test]
-fn a_function_that_calls_itself_counts_once() {
-    let mut model = Model::default();
-#[test]
 fn no_threshold_is_too_large() {
     let mut temporary = Temporary::new(u64::MAX, MmapRule::Memory, Detail::Stack);
     [alloc(1, 1, 10, 1), alloc(2, 2, 20, 2), free(3, 1)].iter().for_each(|event| temporary.take(&model(), event));
@@ -631,6 +631,27 @@ fn what_a_failed_call_gave_back_is_no_temporary_allocation() {
     check(&[mremap(6, 3 << 20), restore(7)]);
 }
 
+#[test]
+fn a_tree_sums_up_what_was_called() {
+    let model = model();
+    let heap = heap(&[alloc(1, 1, 100, 1), alloc(2, 2, 30, 3), alloc(3, 3, 500, 5), alloc(4, 4, 7, 0)]);
+    let tree = Tree::new(&model, &heap.at_end());
+    let shown: Vec<_> = tree
+        .nodes
+        .iter()
+        .map(|node| (node.frame.map_or(0, |id| model.frame(id).line), node.depth, node.end, node.bytes, node.own_bytes))
+        .collect();
+    assert_eq!(
+        shown,
+        [(0, 0, 5, 637, 7), (5, 1, 2, 500, 500), (1, 1, 5, 130, 100), (2, 2, 5, 30, 0), (3, 3, 5, 30, 30),]
+    );
+    assert_eq!(tree.children(0).map(|(index, _)| index).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(tree.children(1).count(), 0);
+}
+
+#[test]
+fn a_function_that_calls_itself_counts_once() {
+    let mut model = Model::default();
     let frame = model.intern_frame("f", "x.py", 1);
     let other_line = model.intern_frame("f", "x.py", 2);
     let outer = model.extend_stack(StackId::EMPTY, frame);

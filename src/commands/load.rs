@@ -30,9 +30,8 @@ pub enum Question {
 
 impl Selection {
     pub fn question(&self) -> Question {
-        match self.temporary_allocation_threshold {
+        match self.temporary.threshold() {
             Some(threshold) => Question::Temporary(threshold),
-            None if self.temporary_allocations => Question::Temporary(1),
             None if self.leaks => Question::Leaks,
             None => Question::Peak,
         }

@@ -14,7 +14,11 @@ pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let captures = Captures::open(&args.captures)?;
     let out = Output::create(args.output.as_deref(), args.force)?;
     let rule = load::mmap_rule(args.all_mappings);
-    let counted = if args.leaks { Counted::Leaks } else { Counted::Everything };
+    let counted = match args.temporary.threshold() {
+        Some(threshold) => Counted::Temporary(threshold),
+        None if args.leaks => Counted::Leaks,
+        None => Counted::Everything,
+    };
     let take = |(stats, last_turn): &mut (Stats, u64), model: &Model, events: &[Event]| {
         *last_turn = events.last().map_or(*last_turn, |event| event.turn);
         stats.take_all(model, events);

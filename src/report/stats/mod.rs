@@ -208,4 +208,5 @@ pub fn text(document: &Document, out: &mut dyn Write) -> Result<()> {
         }
     }
     Ok(())
+        Counted::Temporary(_) => ("Temporary allocations", "Memory allocated temporarily"),
 }
