@@ -8,9 +8,10 @@ mod testlog;
 #[path = "support/tty.rs"]
 mod tty;
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use memtrace_format::record::{Code, PyStr, Record};
 use nix::sys::signal::{Signal, kill};
@@ -154,6 +155,44 @@ fn on_a_terminal_text_is_printed_when_asked_for_or_when_nothing_else_is_possible
     let mut tty = Tty::start(&mut dumb, (200, 120));
     assert!(tty.wait_for_end().success());
     assert!(tty.contents().contains("<all>") && !tty.written.contains(&0x1b), "{}", tty.contents());
+}
+
+#[test]
+fn long_reading_is_seen_on_the_terminal_and_only_where_it_is_in_nobodys_way() {
+    let scratch = Scratch::new("terminal-progress");
+    let capture = save(&scratch);
+    let parse = || {
+        let mut command = memtrace();
+        command.arg("parse").arg(&capture);
+        command
+    };
+    let written = parse().output().unwrap().stdout;
+    // As a launcher that was stopped has it. A reader waits two seconds for it, which is long.
+    let launcher = File::open(&capture).unwrap();
+    launcher.lock().unwrap();
+    let (file, log) = (scratch.join("parsed.txt"), scratch.join("heaptrack.1.txt"));
+    let mut to_file = Tty::start_with_output(&mut parse(), SIZE, Some(File::create(&file).unwrap().into()));
+    let mut to_terminal = Tty::start(&mut parse(), SIZE);
+    // Somebody may page through what comes out of a pipe, on this terminal.
+    let mut to_pipe = Tty::start_with_output(&mut parse(), SIZE, Some(Stdio::piped()));
+    let mut heaptrack = memtrace();
+    heaptrack.args(["transform", "heaptrack", "-o"]).arg(&log).arg(&capture);
+    let mut heaptrack = Tty::start(&mut heaptrack, SIZE);
+    let mut summary = Tty::start(memtrace().arg("summary").arg(&capture), SIZE);
+    for (tty, has_bar) in [
+        (&mut to_file, true),
+        (&mut heaptrack, true),
+        (&mut summary, true),
+        (&mut to_terminal, false),
+        (&mut to_pipe, false),
+    ] {
+        assert!(tty.wait_for_end().success(), "{}", tty.contents());
+        let text = String::from_utf8_lossy(&tty.written);
+        assert_eq!(text.contains("reading "), has_bar, "{text:?}");
+        // It is gone when it is no longer needed.
+        assert!(!tty.contents().contains("reading "), "{}", tty.contents());
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), written);
 }
 
 #[test]

@@ -113,9 +113,9 @@ impl Capture {
     pub fn read_while(
         &self,
         begin: impl FnOnce(&Model),
-        take: impl FnMut(&Model, &Event) -> ControlFlow<()>,
+        mut take: impl FnMut(&Model, &Event) -> ControlFlow<()>,
     ) -> Result<Model> {
-        self.read_range(ALWAYS, begin, take)
+        self.read_batches(begin, |model, events| events.iter().try_for_each(|event| take(model, event)))
     }
 
     /// Like [`read_while`](Capture::read_while), many events at a time; a fold can look ahead in them. The model may
@@ -125,20 +125,19 @@ impl Capture {
         begin: impl FnOnce(&Model),
         take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>,
     ) -> Result<Model> {
-        self.read_by(ALWAYS, begin, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
+        self.read_range(ALWAYS, begin, take)
     }
 
-    /// Like [`read_while`](Capture::read_while), of a part of the time: from one moment up to another, in nanoseconds
+    /// Like [`read_batches`](Capture::read_batches), of a part of the time: from one moment up to another, in nanoseconds
     /// since the capture began. Blocks that can't matter are not read. What they would have told of threads' names is not
     /// known then; stacks are.
     pub fn read_range(
         &self,
         nanos: Range<u64>,
         begin: impl FnOnce(&Model),
-        mut take: impl FnMut(&Model, &Event) -> ControlFlow<()>,
+        take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>,
     ) -> Result<Model> {
-        let take_all = |model: &Model, events: &[Event]| events.iter().try_for_each(|event| take(model, event));
-        self.read_by(nanos, begin, take_all, |blocks, tell| ahead::run(&self.file, blocks, tell))
+        self.read_by(nanos, begin, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
     }
 
     /// With a way of decoding the blocks.

@@ -1,5 +1,8 @@
 //! How far the reading is, as a bar on stderr: on a terminal only, and only when it takes long.
 
+use std::fs::File;
+use std::io::stdout;
+use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -12,17 +15,26 @@ const REFRESHES_PER_SECOND: u8 = 10;
 /// Over all captures of a command.
 pub struct Progress {
     start: Instant,
+    is_wanted: bool,
     bar: Mutex<Option<ProgressBar>>,
 }
 
 impl Progress {
-    pub fn new() -> Progress {
-        Progress { start: Instant::now(), bar: Mutex::new(None) }
+    /// Of work that somebody waits for since `start`.
+    pub fn since(start: Instant) -> Progress {
+        Progress { start, is_wanted: true, bar: Mutex::new(None) }
+    }
+
+    /// The same for a command that prints as it reads: there is no bar where it would stand between the lines, on a
+    /// terminal or behind a pipe to a pager.
+    pub fn beside_output(start: Instant) -> Progress {
+        let output = stdout().as_fd().try_clone_to_owned().and_then(|output| File::from(output).metadata());
+        Progress { start, is_wanted: output.is_ok_and(|output| output.is_file()), bar: Mutex::new(None) }
     }
 
     /// Shows how far it is, in bytes. Cheap enough for every few hundred events.
     pub fn show(&self, bytes: impl FnOnce() -> (u64, u64)) {
-        if self.start.elapsed() < LONG {
+        if !self.is_wanted || self.start.elapsed() < LONG {
             return;
         }
         // Somebody else is showing it.
@@ -32,14 +44,18 @@ impl Progress {
         bar.set_length(total);
         bar.set_position(done);
     }
-}
 
-impl Drop for Progress {
-    /// Leaves the terminal as it was.
-    fn drop(&mut self) {
+    /// Leaves the terminal as it was, for whatever is written to it next.
+    pub fn done(&self) {
         if let Some(bar) = self.bar.lock().ok().and_then(|mut bar| bar.take()) {
             bar.finish_and_clear();
         }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.done();
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::Result;
 
@@ -17,6 +18,8 @@ use crate::model::{Event, Facts, Handles, Model};
 /// Captures that were opened, so that a wrong one is the first thing to be told.
 pub struct Captures {
     captures: Vec<Capture>,
+    /// When the command began.
+    begun: Instant,
 }
 
 /// What one capture came to.
@@ -28,8 +31,14 @@ pub struct Part<A> {
 
 impl Captures {
     pub fn open(paths: &[PathBuf]) -> Result<Captures> {
+        let begun = Instant::now();
         let captures: Result<Vec<Capture>> = paths.iter().map(|path| Capture::open(path)).collect();
-        Ok(Captures { captures: captures? })
+        Ok(Captures { captures: captures?, begun })
+    }
+
+    /// Of reading them.
+    pub fn progress(&self) -> Progress {
+        Progress::since(self.begun)
     }
 
     /// Where a report goes that got no name.
@@ -56,7 +65,7 @@ impl Captures {
         take: impl Fn(&mut F, &Model, &[Event]) + Sync,
         finish: impl Fn(F, &Model) -> A + Sync,
     ) -> Result<(Model, Vec<Part<A>>)> {
-        let progress = Progress::new();
+        let progress = self.progress();
         let bytes = || {
             let all = self.captures.iter().map(Capture::progress);
             all.fold((0, 0), |sum, (done, total)| (sum.0 + done, sum.1 + total))

@@ -13,7 +13,9 @@ use crate::capture::Capture;
 use crate::cli::{TransformArgs, TransformFormat};
 use crate::commands::load::{self, Folds, Question, by_site, by_stack};
 use crate::commands::output::Output;
+use crate::commands::progress::Progress;
 use crate::commands::read::Captures;
+use crate::model::{Event, Model};
 use crate::report::transform::heaptrack::Heaptrack;
 use crate::report::transform::pprof::InUse;
 use crate::report::transform::speedscope::{Profile, SpeedscopeOptions};
@@ -43,7 +45,7 @@ pub fn run(args: &TransformArgs) -> Result<ExitCode> {
         TransformFormat::Pprof => write_pprof(&captures, rule, question, output)?,
         TransformFormat::Heaptrack => {
             let capture = captures.only().context("heaptrack's format holds one process: name one capture")?;
-            write_heaptrack(capture, args, &path, output)?;
+            write_heaptrack(capture, &captures.progress(), args, &path, output)?;
         }
     }
     eprintln!("memtrace: wrote {}", path.display());
@@ -83,11 +85,17 @@ fn write_pprof(captures: &Captures, rule: MmapRule, question: Question, output: 
 }
 
 /// Compressed as the end of the file's name says, which is how heaptrack tells.
-fn write_heaptrack(capture: &Capture, args: &TransformArgs, path: &Path, output: Output) -> Result<()> {
+fn write_heaptrack(
+    capture: &Capture,
+    progress: &Progress,
+    args: &TransformArgs,
+    path: &Path,
+    output: Output,
+) -> Result<()> {
     let mut read = Ok(());
     let written = output.finish(|out| {
         let mut stream = |out: &mut dyn Write| {
-            let (result, written) = stream_heaptrack(capture, args, out);
+            let (result, written) = stream_heaptrack(capture, progress, args, out);
             read = result;
             written
         };
@@ -109,19 +117,24 @@ fn write_heaptrack(capture: &Capture, args: &TransformArgs, path: &Path, output:
 }
 
 /// What became of the reading, and of the writing.
-fn stream_heaptrack(capture: &Capture, args: &TransformArgs, out: &mut dyn Write) -> (Result<()>, io::Result<()>) {
+fn stream_heaptrack(
+    capture: &Capture,
+    progress: &Progress,
+    args: &TransformArgs,
+    out: &mut dyn Write,
+) -> (Result<()>, io::Result<()>) {
     let mut log = match Heaptrack::new(capture.facts(), args.selection.mmap_rule(), out) {
         Ok(log) => log,
         Err(error) => return (Ok(()), Err(error)),
     };
     let mut written = Ok(());
-    let read = capture.read_while(
-        |_| {},
-        |model, event| {
-            written = log.take(model, event);
-            if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        },
-    );
+    let take = |model: &Model, events: &[Event]| {
+        progress.show(|| capture.progress());
+        written = events.iter().try_for_each(|event| log.take(model, event));
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let read = capture.read_batches(|_| {}, take);
+    progress.done();
     match read {
         Ok(model) => {
             load::warn(&model);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -26,11 +26,17 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 impl Tty {
     /// Starts the program with the terminal as all three of its streams.
-    pub fn start(command: &mut Command, (rows, cols): (u16, u16)) -> Tty {
+    pub fn start(command: &mut Command, size: (u16, u16)) -> Tty {
+        Tty::start_with_output(command, size, None)
+    }
+
+    /// The same with an output that goes elsewhere.
+    pub fn start_with_output(command: &mut Command, (rows, cols): (u16, u16), output: Option<Stdio>) -> Tty {
         let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = openpty(&size, None).unwrap();
         let stream = || pair.slave.try_clone().unwrap();
-        command.env("TERM", "xterm-256color").stdin(stream()).stdout(stream()).stderr(stream());
+        let output = output.unwrap_or_else(|| stream().into());
+        command.env("TERM", "xterm-256color").stdin(stream()).stdout(output).stderr(stream());
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Tty {
             master: pair.master.into(),
