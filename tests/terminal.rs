@@ -12,7 +12,13 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use memtrace::analysis::{Row, Snapshot};
+use memtrace::model::{Model, StackId};
+use memtrace::report::sources::{Confidential, Sources};
+use memtrace::terminal;
+use memtrace::terminal::tree::{Tab, TreeView};
 use memtrace_format::record::{Code, PyStr, Record};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -193,6 +199,47 @@ fn long_reading_is_seen_on_the_terminal_and_only_where_it_is_in_nobodys_way() {
         assert!(!tty.contents().contains("reading "), "{}", tty.contents());
     }
     assert_eq!(std::fs::read(&file).unwrap(), written);
+}
+
+#[test]
+fn a_panic_is_told_on_a_terminal_that_works() {
+    let mut tty = Tty::start(
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_view_that_panics", "--nocapture"])
+            .env("MEMTRACE_VIEW_THAT_PANICS", "1"),
+        SIZE,
+    );
+    tty.wait_for_text("Sound");
+    assert!(!tty.is_given_back());
+    tty.press("\t");
+    assert_eq!(tty.wait_for_end().signal(), Some(Signal::SIGABRT as i32));
+    check_given_back(&tty);
+    assert!(tty.contents().contains("panicked at"), "{}", tty.contents());
+}
+
+/// The program of the test above: the second tab has a stack that its model does not know.
+#[test]
+fn a_view_that_panics() {
+    if std::env::var_os("MEMTRACE_VIEW_THAT_PANICS").is_none() {
+        return;
+    }
+    // As in the program that people have: nothing is unwound, so nothing is dropped either.
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("{info}");
+        std::process::abort();
+    }));
+    let broken = Snapshot::summed(vec![Row { stack: StackId::from_index(1_000_000), bytes: 1, count: 1 }], None);
+    let tabs = [("Sound", Snapshot::default()), ("Broken", broken)];
+    terminal::tree::show(TreeView {
+        model: &Model::default(),
+        tabs: tabs.map(|(name, snapshot)| Tab { name, snapshot }).into(),
+        first_tab: 0,
+        biggest_allocs: 200,
+        title: String::new(),
+        notices: Vec::new(),
+        sources: Sources::new(Confidential::All, "/", Duration::MAX),
+    })
+    .unwrap();
 }
 
 #[test]
