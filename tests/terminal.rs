@@ -243,6 +243,47 @@ fn a_view_that_panics() {
 }
 
 #[test]
+fn lines_end_where_the_screen_does() {
+    let scratch = Scratch::new("terminal-lines");
+    let capture = save(&scratch);
+    for (command, numbers, locations) in [
+        ("summary", "58.82%    1.000MB  58.82%", ["load at shop/data.py", "loads at …_init__.py"]),
+        ("stats", "-> 1.000MB", ["load:shop/data.py:12", "loads:json/__init__.py:303"]),
+    ] {
+        let report = || {
+            let mut command_line = memtrace();
+            command_line.arg(command).arg(&capture);
+            command_line
+        };
+        let mut tty = Tty::start(&mut report(), (100, 64));
+        assert!(tty.wait_for_end().success());
+        let written = String::from_utf8(tty.written.clone()).unwrap();
+        for text in locations.into_iter().chain([numbers]) {
+            assert!(written.contains(text), "no {text} in\n{written}");
+        }
+        for line in written.lines().filter(|line| !line.starts_with("memtrace: ")) {
+            assert!(line.trim_end().chars().count() <= 64, "{line}");
+        }
+        let piped = String::from_utf8(report().output().unwrap().stdout).unwrap();
+        assert!(piped.contains("/usr/lib/python3.11/json/__init__.py"), "{piped}");
+    }
+    // As many rows as there is room for.
+    let mut log = sample();
+    for number in 0..40 {
+        log.code(100 + number, "one", &format!("/srv/of/many_{number}.py"), 1);
+        log.node(0, 0, 100 + number, 0);
+        log.alloc(0, 4000 + u64::from(number), 0x10_0000 + 0x100 * u64::from(number), 16, 5 + number);
+    }
+    log.save(&capture);
+    let n_shown = |rows| {
+        let mut tty = Tty::start(memtrace().args(["summary", "--leaks"]).arg(&capture).env_remove("LINES"), (rows, 80));
+        assert!(tty.wait_for_end().success());
+        String::from_utf8_lossy(&tty.written).matches("many_").count()
+    };
+    assert_eq!([n_shown(24), n_shown(60)], [16, 40]);
+}
+
+#[test]
 fn names_that_are_escape_sequences_are_shown_and_not_obeyed() {
     let scratch = Scratch::new("terminal-hostile");
     let capture = scratch.join("hostile.bin");

@@ -9,6 +9,7 @@ use crate::commands::output::Output;
 use crate::commands::read::{Captures, Part};
 use crate::model::{Event, Model};
 use crate::report::stats::{self, StatsOptions};
+use crate::terminal;
 
 pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let captures = Captures::open(&args.captures)?;
@@ -31,7 +32,10 @@ pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let last_turns: Vec<u64> = parts.iter().map(|part| part.answer.1).collect();
     load::warn(&model);
     load::warn_of_missed_frees(totals.n_missed_frees());
-    let options = StatsOptions { num_largest: usize::try_from(args.num_largest).unwrap_or(usize::MAX) };
+    let options = StatsOptions {
+        num_largest: usize::try_from(args.num_largest).unwrap_or(usize::MAX),
+        width: if args.output.is_none() { terminal::size().map(|(columns, _)| columns) } else { None },
+    };
     let document = stats::document(&model, &totals, &last_turns, &options);
     out.finish(|out| if args.json { stats::json(&document, out) } else { stats::text(&document, out) })?;
     Ok(ExitCode::SUCCESS)

@@ -8,6 +8,7 @@ pub mod summary;
 pub mod table;
 pub mod tree;
 
+pub mod cut;
 pub mod html;
 pub mod origin;
 pub mod page;

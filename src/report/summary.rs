@@ -5,6 +5,8 @@ use std::io::{Result, Write};
 
 use serde::Serialize;
 
+use super::cut::named;
+use super::origin;
 use super::printable::printable;
 use crate::analysis::Snapshot;
 use crate::analysis::summary::Function;
@@ -15,9 +17,11 @@ pub struct SummaryOptions {
     /// From 1: total bytes, their share, own bytes, their share, allocations.
     pub sort_column: u8,
     pub max_rows: usize,
+    /// Columns of the screen: no line is longer, and files are named by what tells them apart.
+    pub width: Option<usize>,
 }
 
-const HEADERS: [&str; 5] = ["Total Memory", "Total Memory %", "Own Memory", "Own Memory %", "Allocation Count"];
+const HEADERS: [&str; 5] = ["Total", "Total %", "Own", "Own %", "Count"];
 
 /// The table; the column that it is sorted by stands in angle brackets.
 pub fn text(
@@ -28,37 +32,45 @@ pub fn text(
     out: &mut dyn Write,
 ) -> Result<()> {
     let shown = sorted(functions, options);
-    let mut rows: Vec<[String; 6]> = Vec::new();
     let mut header = HEADERS.map(str::to_string);
     let column = options.sort_column.clamp(1, 5) as usize - 1;
     header[column] = format!("<{}>", header[column]);
-    let [a, b, c, d, e] = header;
-    rows.push(["Location".to_string(), a, b, c, d, e]);
-    for function in &shown {
-        let (name, file) = names(model, function);
-        rows.push([
-            printable(&format!("{name} at {file}")).into_owned(),
+    let mut rows = vec![header];
+    rows.extend(shown.iter().map(|function| {
+        [
             units::bytes(function.total_bytes),
             units::share(function.total_bytes, snapshot.bytes),
             units::bytes(function.own_bytes),
             units::share(function.own_bytes, snapshot.bytes),
-            function.count.to_string(),
-        ]);
-    }
-    let widths: [usize; 6] =
+            units::count(function.count),
+        ]
+    }));
+    let widths: [usize; 5] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    for row in &rows {
-        let [location, numbers @ ..] = row;
-        // Numbers first: they stay in sight however long the location is.
-        for (number, width) in numbers.iter().zip(&widths[1..]) {
+    let left = options.width.map(|width| width.saturating_sub(widths.iter().map(|width| width + 2).sum()));
+    let locations = shown.iter().map(|function| location(model, function, left));
+    // Numbers first: they stay in sight however long the location is.
+    for (numbers, location) in rows.iter().zip(std::iter::once("Location".to_string()).chain(locations)) {
+        for (number, width) in numbers.iter().zip(&widths) {
             write!(out, "{number:>width$}  ")?;
         }
         writeln!(out, "{location}")?;
     }
     if shown.len() < functions.len() {
-        writeln!(out, "({} further functions)", functions.len() - shown.len())?;
+        writeln!(out, "({} further functions)", units::count((functions.len() - shown.len()) as u64))?;
     }
     Ok(())
+}
+
+fn location(model: &Model, function: &Function, width: Option<usize>) -> String {
+    let (name, file) = names(model, function);
+    match width {
+        None => printable(&format!("{name} at {file}")).into_owned(),
+        Some(width) => {
+            let file = origin::short(file, &model.process().facts.cwd);
+            named(&printable(name), " at ", &printable(file), width)
+        }
+    }
 }
 
 #[derive(Serialize)]

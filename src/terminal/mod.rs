@@ -33,6 +33,13 @@ pub fn is_possible() -> bool {
     stdin().is_terminal() && stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// Columns and rows of the terminal that the standard output goes to, if it does.
+pub fn size() -> Option<(usize, usize)> {
+    let size = stdout().is_terminal().then(crossterm::terminal::size)?.ok();
+    // Some say that they have none.
+    size.filter(|&(columns, rows)| columns > 0 && rows > 0).map(|(columns, rows)| (columns.into(), rows.into()))
+}
+
 fn show(view: &mut dyn View) -> anyhow::Result<()> {
     let theme = Theme::of_environment();
     let mut screen = Screen::open()?;

@@ -56,10 +56,11 @@ pub fn consume(path: &Path) -> Result<Consumed, String> {
         let tree = Tree::new(&model, &snapshot);
         tree_report::text(&model, &snapshot, &tree, 0, &mut sink()).unwrap();
         let functions = summary::by_function(&model, &tree);
-        let options = summary_report::SummaryOptions { sort_column: 1, max_rows: 20 };
+        let options = summary_report::SummaryOptions { sort_column: 1, max_rows: 20, width: Some(80) };
         summary_report::text(&model, &snapshot, &functions, &options, &mut sink()).unwrap();
     }
-    let document = stats::document(&model, &totals, &[last_turn], &stats::StatsOptions { num_largest: 5 });
+    let document =
+        stats::document(&model, &totals, &[last_turn], &stats::StatsOptions { num_largest: 5, width: Some(80) });
     stats::text(&document, &mut sink()).unwrap();
     stats::json(&document, &mut sink()).unwrap();
     Ok(Consumed {

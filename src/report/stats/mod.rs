@@ -13,6 +13,8 @@ use serde::ser::SerializeMap;
 
 use self::histogram::Bin;
 use self::modules::Modules;
+use super::cut::named;
+use super::origin;
 use super::printable::printable;
 use crate::analysis::{Counted, Stats};
 use crate::model::{FrameId, Model};
@@ -21,6 +23,8 @@ use crate::units;
 pub struct StatsOptions {
     /// Length of the lists.
     pub num_largest: usize,
+    /// Columns of the screen: no location is longer, and files are named by what tells them apart.
+    pub width: Option<usize>,
 }
 
 /// What both outputs show.
@@ -41,19 +45,32 @@ pub struct Document {
     #[serde(skip)]
     num_largest: usize,
     #[serde(skip)]
+    width: Option<usize>,
+    #[serde(skip)]
     counted: Counted,
 }
 
 #[derive(Serialize)]
 struct BySize {
-    location: String,
+    location: Location,
     size: u64,
 }
 
 #[derive(Serialize)]
 struct ByCount {
-    location: String,
+    location: Location,
     count: u64,
+}
+
+/// Where something was allocated, as a whole and in the two parts that a screen has room for.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Location {
+    whole: String,
+    #[serde(skip)]
+    function: String,
+    #[serde(skip)]
+    place: String,
 }
 
 #[derive(Clone, Serialize)]
@@ -89,10 +106,7 @@ pub fn document(model: &Model, stats: &Stats, last_turns: &[u64], options: &Stat
         *sum = (sum.0.saturating_add(bytes), sum.1 + count);
         modules.add(model, stack, bytes, count);
     }
-    let name = |location: Option<FrameId>| match location {
-        Some(id) => model.location(model.frame(id)),
-        None => "<stack trace unavailable>".to_string(),
-    };
+    let name = |location: Option<FrameId>| Location::new(model, location);
     let mut locations: Vec<_> = by_location.into_iter().collect();
     let n_shown = options.num_largest;
     locations.sort_by_key(|&(location, (bytes, _))| (Reverse(bytes), location));
@@ -124,7 +138,30 @@ pub fn document(model: &Model, stats: &Stats, last_turns: &[u64], options: &Stat
         metadata: metadata(model, stats, last_turns),
         extremes: stats.totals.sizes.extremes(),
         num_largest: n_shown,
+        width: options.width,
         counted: stats.counted,
+    }
+}
+
+impl Location {
+    fn new(model: &Model, frame: Option<FrameId>) -> Location {
+        let Some(frame) = frame.map(|id| model.frame(id)) else {
+            let unknown = "<stack trace unavailable>".to_string();
+            return Location { whole: unknown.clone(), function: unknown, place: String::new() };
+        };
+        let file = origin::short(model.text(frame.file), &model.process().facts.cwd);
+        Location {
+            whole: model.location(frame),
+            function: model.text(frame.function).to_string(),
+            place: format!("{file}:{}", frame.line),
+        }
+    }
+
+    fn shown(&self, width: Option<usize>) -> String {
+        match width {
+            None => printable(&self.whole).into_owned(),
+            Some(width) => named(&printable(&self.function), ":", &printable(&self.place), width),
+        }
     }
 }
 
@@ -171,6 +208,7 @@ pub fn text(document: &Document, out: &mut dyn Write) -> Result<()> {
     let (allocations, memory) = match document.counted {
         Counted::Everything => ("Total allocations", "Total memory allocated"),
         Counted::Leaks => ("Allocations never given back", "Memory never given back"),
+        Counted::Temporary(_) => ("Temporary allocations", "Memory allocated temporarily"),
     };
     writeln!(out, "{allocations}:\n    {}\n", document.total_num_allocations)?;
     writeln!(out, "{memory}:\n    {}\n", units::bytes(document.total_bytes_allocated))?;
@@ -191,11 +229,11 @@ pub fn text(document: &Document, out: &mut dyn Write) -> Result<()> {
     let n = document.num_largest;
     writeln!(out, "\nTop {n} largest allocating locations (by size):")?;
     for BySize { location, size } in &document.top_allocations_by_size {
-        writeln!(out, "    - {} -> {}", printable(location), units::bytes(*size))?;
+        write_location(document, location, &units::bytes(*size), out)?;
     }
     writeln!(out, "\nTop {n} largest allocating locations (by number of allocations):")?;
     for ByCount { location, count } in &document.top_allocations_by_count {
-        writeln!(out, "    - {} -> {count}", printable(location))?;
+        write_location(document, location, &count.to_string(), out)?;
     }
     for (order, modules) in [
         ("by size", &document.top_modules_by_allocation_size),
@@ -208,5 +246,9 @@ pub fn text(document: &Document, out: &mut dyn Write) -> Result<()> {
         }
     }
     Ok(())
-        Counted::Temporary(_) => ("Temporary allocations", "Memory allocated temporarily"),
+}
+
+fn write_location(document: &Document, location: &Location, amount: &str, out: &mut dyn Write) -> Result<()> {
+    let width = document.width.map(|width| width.saturating_sub("    -  -> ".len() + amount.len()));
+    writeln!(out, "    - {} -> {amount}", location.shown(width))
 }

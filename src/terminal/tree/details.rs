@@ -2,8 +2,9 @@
 
 use ratatui::text::{Line, Span};
 
-use super::rows::{self, end_cut, start_cut};
+use super::rows;
 use super::state::State;
+use crate::report::cut::{end_cut, start_cut};
 use crate::report::origin::{self, Kind};
 use crate::report::printable::printable;
 use crate::report::sources::{Missing, Sources};

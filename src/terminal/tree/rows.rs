@@ -2,10 +2,11 @@
 //! come first, so that they stay in sight however narrow the screen is.
 
 use ratatui::text::{Line, Span};
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use super::state::State;
 use crate::analysis::Measure;
+use crate::report::cut::{end_cut, start_cut};
 use crate::report::origin;
 use crate::report::printable::printable;
 use crate::report::stems::Guide;
@@ -79,51 +80,4 @@ fn name(state: &State, node: usize, width: usize, theme: &Theme) -> Vec<Span<'st
     let place = format!("{}:{}", origin::short(file, &model.process().facts.cwd), frame.line);
     let place = if left < MIN_PLACE { String::new() } else { format!("  {}", start_cut(&printable(&place), left)) };
     vec![Span::styled(function, style), Span::styled(place, theme.place())]
-}
-
-/// The text, or its beginning and `…`.
-pub fn end_cut(text: &str, max_width: usize) -> String {
-    if text.width() <= max_width { text.to_owned() } else { cut(text.chars(), max_width).into_iter().collect() }
-}
-
-/// The text, or `…` and its end: of a path, the end says most.
-pub fn start_cut(text: &str, max_width: usize) -> String {
-    if text.width() <= max_width {
-        return text.to_owned();
-    }
-    cut(text.chars().rev(), max_width).into_iter().rev().collect()
-}
-
-/// As many of the characters as there is room for with `…` behind them.
-fn cut(characters: impl Iterator<Item = char>, max_width: usize) -> Vec<char> {
-    let mut width = 0;
-    let fits = |character: &char| {
-        width += character.width().unwrap_or(0);
-        width < max_width
-    };
-    let mut cut: Vec<char> = characters.take_while(fits).collect();
-    if max_width > 0 {
-        cut.push('…');
-    }
-    cut
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_are_cut_by_columns_and_not_by_characters() {
-        let check = |width, from_end: &str, from_start: &str| {
-            assert_eq!(
-                [end_cut("größe/データ.py", width), start_cut("größe/データ.py", width)],
-                [from_end, from_start]
-            );
-        };
-        check(15, "größe/データ.py", "größe/データ.py");
-        check(14, "größe/データ.…", "…öße/データ.py");
-        check(11, "größe/デー…", "…/データ.py");
-        check(1, "…", "…");
-        check(0, "", "");
-    }
 }

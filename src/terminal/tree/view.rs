@@ -8,9 +8,10 @@ use ratatui::widgets::{Block, Clear, Paragraph, Widget};
 
 use super::Shown;
 use super::details::{self, N_FACTS};
-use super::rows::{self, end_cut, percent};
+use super::rows::{self, percent};
 use super::state::{Mode, State};
 use crate::analysis::Measure;
+use crate::report::cut::end_cut;
 use crate::report::printable::printable;
 use crate::terminal::theme::Theme;
 use crate::units;
