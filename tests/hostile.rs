@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use consume::consume;
+use consume::{Consumed, consume, consume_with_all_reports};
 use memtrace::capture::Capture;
 use memtrace_format::record::*;
 use memtrace_format::*;
@@ -99,12 +99,17 @@ fn check_flips(bytes: &[u8]) {
     for at in used(bytes) {
         for bit in 0..8 {
             file.write_all_at(&[bytes[at] ^ 1 << bit], at as u64).unwrap();
-            let _ = consume(&scratch.0);
+            let _ = consume_by_turns(&scratch.0, 8 * at + bit);
         }
         file.write_all_at(&bytes[at..=at], at as u64).unwrap();
     }
-    assert_eq!(consume(&scratch.0), Ok(whole));
+    assert_eq!(consume_with_all_reports(&scratch.0), Ok(whole));
     assert!(MOST.load(Ordering::Relaxed) < MEMORY_CAP, "{} bytes", MOST.load(Ordering::Relaxed));
+}
+
+/// All reports of some of very many captures, and of the others those that are made fast.
+fn consume_by_turns(path: &Path, number: usize) -> Result<Consumed, String> {
+    if number.is_multiple_of(29) { consume_with_all_reports(path) } else { consume(path) }
 }
 
 #[test]
@@ -118,7 +123,7 @@ fn a_flipped_bit_in_a_block_that_is_open_is_survived() {
     for at in used(&bytes).into_iter().filter(|&at| at >= HEADER_LEN) {
         for bit in 0..8 {
             file.write_all_at(&[bytes[at] ^ 1 << bit], at as u64).unwrap();
-            let _ = consume(&scratch.0);
+            let _ = consume_by_turns(&scratch.0, 8 * at + bit);
         }
         file.write_all_at(&bytes[at..=at], at as u64).unwrap();
     }
@@ -214,6 +219,19 @@ fn numbers_that_ask_for_memory_get_none() {
     let consumed = consume(&scratch.0).unwrap();
     assert!(consumed.n_events > 5, "{consumed:?}");
     assert!(MOST.load(Ordering::Relaxed) < MEMORY_CAP, "{} bytes", MOST.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_clock_that_is_wrong_by_centuries_keeps_nobody_busy() {
+    for nanos in [1 << 61, 1 << 63, u64::MAX] {
+        let mut log = sample();
+        log.launcher(5000, Record::Clock(Clock { mono_nanos: nanos }));
+        for at in [4000, 5000, 5001, 6000] {
+            log.alloc(0, at, 0x10_0000 + at, 8, 1);
+        }
+        let scratch = Scratch::new("clock", &log.bytes());
+        consume_with_all_reports(&scratch.0).unwrap();
+    }
 }
 
 #[test]

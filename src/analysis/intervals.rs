@@ -49,6 +49,9 @@ const ROWS_OF_A_SITE: usize = 4;
 /// The launcher samples no more often, and so this is how well time is known.
 const SHORTEST_BUCKET_NANOS: u64 = 10_000_000;
 
+/// 146 years. A later time comes from a damaged capture.
+const LONGEST_NANOS: u64 = 1 << 62;
+
 /// What a live block knows of its beginning.
 #[derive(Clone, Copy)]
 struct Tag {
@@ -235,7 +238,7 @@ impl Intervals {
     /// What it comes to. Call it once, after the last event.
     pub fn finish(mut self, model: &Model) -> Temporal {
         self.begin(model);
-        self.close_until(model, self.offset_nanos.saturating_add(duration_nanos(model)));
+        self.close_until(model, on_time_line(self.offset_nanos, duration_nanos(model)));
         self.close(model);
         let Intervals { live, sites, mut done, n_maxima, cohorts, .. } = self;
         let rows = &mut done.rows;
@@ -276,7 +279,7 @@ impl Intervals {
             return;
         }
         self.open.has_begun = true;
-        let end_nanos = self.offset_nanos.saturating_add(duration_nanos(model));
+        let end_nanos = on_time_line(self.offset_nanos, duration_nanos(model));
         // All captures have buckets of such a length, so that those of one are easily made as long as another's.
         let mut bucket_nanos = SHORTEST_BUCKET_NANOS;
         while end_nanos / bucket_nanos + 1 >= self.limits.buckets as u64 {
@@ -289,7 +292,7 @@ impl Intervals {
     #[inline(never)]
     fn advance(&mut self, model: &Model, turn: u64) {
         self.begin(model);
-        let now_nanos = self.offset_nanos.saturating_add(model.process().clock.nanos_since_start(turn));
+        let now_nanos = on_time_line(self.offset_nanos, model.process().clock.nanos_since_start(turn));
         self.close_until(model, now_nanos);
         let end_nanos = self.end_nanos().saturating_sub(self.offset_nanos);
         self.open.until_turn = first_turn_at(model, turn, end_nanos);
@@ -326,7 +329,7 @@ impl Intervals {
         let start_nanos = open.bucket as u64 * self.done.bucket_nanos;
         let peak_nanos = match open.n_maxima {
             0 => 0,
-            _ => self.offset_nanos.saturating_add(model.process().clock.nanos_since_start(open.peak_turn)),
+            _ => on_time_line(self.offset_nanos, model.process().clock.nanos_since_start(open.peak_turn)),
         };
         let mapped = |class| self.live.mapped_bytes(class);
         self.done.buckets.push(Bucket {
@@ -379,6 +382,11 @@ impl Intervals {
         self.n_maxima = vec![1; self.open.bucket as usize];
         self.latest.clear();
     }
+}
+
+/// When something happened, counted from the beginning of the report's first capture.
+fn on_time_line(offset_nanos: u64, nanos_since_start: u64) -> u64 {
+    offset_nanos.saturating_add(nanos_since_start).min(LONGEST_NANOS)
 }
 
 /// When the capture ended, as far as is known before it is read.

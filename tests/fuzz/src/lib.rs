@@ -18,7 +18,7 @@ pub fn consume(bytes: &[u8]) {
     let folder = if PathBuf::from("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
     let path = folder.join(format!("memtrace-fuzz-{}", std::process::id()));
     std::fs::write(&path, bytes).unwrap();
-    let _ = consume::consume(&path);
+    let _ = consume::consume_with_all_reports(&path);
     std::fs::remove_file(&path).unwrap();
 }
 
