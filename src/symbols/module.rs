@@ -13,7 +13,7 @@ use super::{ModuleId, NativeFrame, demangle};
 pub struct Module {
     id: ModuleId,
     dwarf: Option<Dwarf>,
-    /// The file itself and the one with its debug information, as far as they are here.
+    /// The separate file with its debug information and the file itself, as far as they are here and wanted.
     elves: Vec<Elf>,
     tables: OnceCell<Vec<Table>>,
     is_damage_told: bool,

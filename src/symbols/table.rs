@@ -13,6 +13,9 @@ use super::bytes::Bytes;
 use super::elf::Elf;
 use super::limits::Limits;
 
+/// How many functions that end before an address are looked at for one around them.
+const MAX_NESTED: usize = 1000;
+
 pub struct Table {
     /// By address, one each.
     symbols: Vec<Symbol>,
@@ -80,7 +83,7 @@ impl Table {
     pub fn name(&self, address: u64) -> Option<String> {
         self.limits.begin_lookup();
         let after = self.symbols.partition_point(|symbol| symbol.start <= address);
-        let before = self.symbols[..after].iter().rev();
+        let before = self.symbols[..after].iter().rev().take(MAX_NESTED);
         // The innermost one: functions can have others inside them.
         let symbol = before.take_while(|symbol| symbol.reach > address).find(|symbol| symbol.end > address)?;
         text(symbol, &self.names)

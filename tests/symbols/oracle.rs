@@ -69,11 +69,16 @@ pub fn addr2line(file: &Path, addresses: &[u64]) -> Vec<Vec<Frame>> {
 
 /// Our answers, for addresses of instructions.
 pub fn ours(symbols: &mut Symbols, id: &ModuleId, addresses: &[u64]) -> Vec<Vec<Frame>> {
-    let place = |address: &u64| Place { address: *address, is_return_address: false };
-    addresses.iter().map(|address| symbols.frames(id, place(address)).iter().map(frame).collect()).collect()
+    let mut answer = |address: &u64| {
+        let frames = symbols.frames(id, Place { address: *address, is_return_address: false });
+        let (outermost, inlined) = frames.split_last().expect("there is a frame");
+        assert!(!outermost.is_inlined && inlined.iter().all(|frame| frame.is_inlined));
+        frames.iter().map(frame).collect()
+    };
+    addresses.iter().map(&mut answer).collect()
 }
 
-pub fn frame(frame: &NativeFrame) -> Frame {
+fn frame(frame: &NativeFrame) -> Frame {
     Frame {
         function: frame.function.clone(),
         file: frame.file.as_deref().map_or_else(|| "?".to_string(), plain),
