@@ -176,3 +176,26 @@ impl ModuleId {
         Path::new(OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_up_may_happen_on_any_thread() {
+        fn is_send<T: Send>() {}
+        is_send::<Symbols>();
+    }
+
+    #[test]
+    fn a_file_without_a_name_keeps_its_last_one() {
+        let check = |path: &str, expected: &str| {
+            let id = ModuleId { path: path.into(), build_id: None };
+            assert_eq!(id.unnamed(0x1234), expected);
+        };
+        check("/usr/lib/libfoo.so.1", "libfoo.so.1+0x1234");
+        check("/usr/lib/libfoo.so.1 (deleted)", "libfoo.so.1+0x1234");
+        check("[vdso]", "[vdso]+0x1234");
+        check("", "+0x1234");
+    }
+}
