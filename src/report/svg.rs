@@ -79,8 +79,8 @@ fn look<'a>(options: &SvgOptions) -> Options<'a> {
 }
 
 fn draw(look: &mut Options, lines: &[String], out: &mut dyn Write) -> Result<()> {
-    if lines.is_empty() {
-        // Inferno has nothing to say about nothing.
+    if lines.iter().all(|line| line.ends_with(" 0")) {
+        // Inferno has nothing to say about nothing. In a difference, that is what the new one has.
         let picture = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"600\" height=\"60\" font-family=\"sans-serif\">\
                        <text x=\"20\" y=\"36\">Nothing was allocated</text></svg>";
         return writeln!(out, "{picture}");
@@ -216,6 +216,16 @@ mod tests {
         let (model, snapshot) = snapshot(&[]);
         let mut out = Vec::new();
         write(&model, &snapshot, &SvgOptions { title: "peak", unit: Unit::Bytes }, &mut out).unwrap();
+        assert!(String::from_utf8(out).unwrap().contains("Nothing was allocated"));
+    }
+
+    #[test]
+    fn a_difference_to_nothing_is_a_picture_too() {
+        let (model, snapshot) = snapshot(&[("gone", 60)]);
+        let change = Change { base_bytes: 60, ..Change::default() };
+        let mut out = Vec::new();
+        let options = SvgOptions { title: "diff", unit: Unit::Bytes };
+        write_diff(&model, &[(snapshot.rows[0].stack, change)], &options, &mut out).unwrap();
         assert!(String::from_utf8(out).unwrap().contains("Nothing was allocated"));
     }
 
