@@ -1,5 +1,6 @@
-"""What reading a capture costs: the peak by stack, and a whole page, of memtrace's and of memray's own capture of the
-same program, in rounds that alternate between them. Called by `benches/run reading`."""
+"""What reading a capture costs: the peak by stack, a whole page, and what `transform` and `diff` make of it, of
+memtrace's and of memray's own capture of the same program, in rounds that alternate between them. Called by
+`benches/run reading`."""
 
 import argparse
 import dataclasses
@@ -46,6 +47,17 @@ with FileReader(sys.argv[1]) as reader:
 """
 
 
+# What is made of a capture besides, and whether memray makes it too. heaptrack's has every event; a diff reads two.
+OTHERS = {
+    "transform csv": True,
+    "transform gprof2dot": True,
+    "transform speedscope": True,
+    "transform pprof": False,
+    "transform heaptrack": False,
+    "diff": False,
+}
+
+
 @dataclasses.dataclass
 class Run:
     wall_seconds: float
@@ -63,8 +75,9 @@ def main():
     with tempfile.TemporaryDirectory(prefix="memtrace-bench-") as folder:
         options_of_cc = ["-O1", "-fno-builtin", "-shared", "-fPIC", "-o", f"{folder}/live_blocks.so"]
         subprocess.check_call(["cc", *options_of_cc, str(PROGRAMS / "live_blocks.c")])
-        for row in options.rows:
-            measure(row, python, folder, options)
+        others = [line for row in options.rows for line in measure(row, python, folder, options)]
+    headings = ["program", "made", "memtrace", "its memory", "memray", "its memory"]
+    print(f"\n| {' | '.join(headings)} |\n|{'---|' * len(headings)}", *others, sep="\n", flush=True)
 
 
 def parse_arguments():
@@ -85,6 +98,7 @@ def parse_arguments():
 
 
 def measure(row, python, folder, options):
+    """Prints the row, and returns the lines of the other table."""
     captures = {column: f"{folder}/{column}.bin" for column in options.columns}
     for column, path in captures.items():
         subprocess.check_call(recording(column, row, python, path, folder, options.scale), stdout=subprocess.DEVNULL)
@@ -120,8 +134,28 @@ def measure(row, python, folder, options):
             least = max(row.certain, TIMES_MEMRAYS * rates.get("memray", 0))
             cells += [f"{least:.0f} M/s", "kept" if rates[column] >= least else "**no**"]
         print(f"| {' | '.join(cells)} |", flush=True)
+    others = list(measure_others(row, captures, python, f"{folder}/made", options))
     for path in captures.values():
         os.remove(path)
+    return others
+
+
+def measure_others(row, captures, python, made, options):
+    for name, is_memrays in OTHERS.items():
+        runs = {column: [] for column in captures if column == "memtrace" or is_memrays}
+        for number in range(options.rounds):
+            for column in sorted(runs, reverse=number % 2 == 1):
+                capture = captures[column]
+                tool = [MEMTRACE] if column == "memtrace" else [python, "-m", "memray"]
+                if name == "diff":
+                    runs[column].append(run([*tool, name, capture, capture]))
+                else:
+                    runs[column].append(run([*tool, *name.split()[:1], "-f", "-o", made, *name.split()[1:], capture]))
+        cells = [row.name, name]
+        for column in ["memtrace", "memray"]:
+            it = runs.get(column)
+            cells += [f"{median(it, 'wall_seconds'):.2f} s", f"{median(it, 'peak_mib'):.0f} MiB"] if it else ["", ""]
+        yield f"| {' | '.join(cells)} |"
 
 
 def recording(column, row, python, path, folder, scale):

@@ -39,5 +39,9 @@ fn reading_is_measured_from_the_peak_to_the_page() {
         let row = table.lines().find(|line| line.starts_with(&format!("| {name} | memtrace |")));
         let row = row.unwrap_or_else(|| panic!("no row {name} in\n{table}"));
         assert!(row.contains(" ns each |") && row.contains(" MB |"), "{table}");
+        for made in ["transform csv", "transform heaptrack", "diff"] {
+            let row = table.lines().find(|line| line.starts_with(&format!("| {name} | {made} |")));
+            assert!(row.is_some_and(|row| row.contains(" MiB |")), "{table}");
+        }
     }
 }
