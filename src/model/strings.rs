@@ -19,6 +19,8 @@ pub struct Strings {
     text: String,
     /// Where each string ends in `text`; it starts where the one before ends.
     ends: Vec<usize>,
+    /// Of each string, so that none is read again when the table grows.
+    hashes: Vec<u64>,
     table: HashTable<u32>,
 }
 
@@ -33,15 +35,17 @@ impl Strings {
     }
 
     pub fn intern(&mut self, wanted: &str) -> StringId {
-        let Strings { text, ends, table } = self;
+        let Strings { text, ends, hashes, table } = self;
         let hash = hash_of(wanted);
-        if let Some(&known) = table.find(hash, |&id| get(text, ends, id) == wanted) {
+        let is_wanted = |&id: &u32| hashes[id as usize] == hash && get(text, ends, id) == wanted;
+        if let Some(&known) = table.find(hash, is_wanted) {
             return StringId(known);
         }
         let id = u32::try_from(ends.len()).expect("fewer than 2^32 distinct strings fit in memory");
         text.push_str(wanted);
         ends.push(text.len());
-        table.insert_unique(hash, id, |&id| hash_of(get(text, ends, id)));
+        hashes.push(hash);
+        table.insert_unique(hash, id, |&id| hashes[id as usize]);
         StringId(id)
     }
 }

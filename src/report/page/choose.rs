@@ -1,8 +1,6 @@
 //! Which stacks stand in the page by name. The largest do, each judged by the largest share that it and what it called
 //! have of the bytes or of the allocations of the peak, the leaks or all that was ever allocated.
 
-use hashbrown::HashSet;
-
 use super::tables::{MAX_NAME_CHARS, shortened};
 use crate::model::{FrameId, Model, StackId, StringId};
 
@@ -16,6 +14,16 @@ const CHURN_BYTES: usize = 4;
 pub struct Shares {
     sums: Vec<Sums>,
     own_at_root: Sums,
+}
+
+/// The stacks at which anything was allocated, the largest first. A page has the first of them.
+pub struct Order {
+    stacks: Vec<u32>,
+    shares: Vec<f64>,
+    /// By place in the order, what all up to there take, in bytes of deflated data.
+    sizes: Vec<f64>,
+    /// How many have the share that was asked for.
+    n_large: usize,
 }
 
 /// Stacks by their numbers.
@@ -71,63 +79,95 @@ impl Shares {
         (1..self.sums.len()).filter(is_top).map(|index| self.sums[index][CHURN_BYTES]).fold(0, u64::saturating_add)
     }
 
-    /// Takes stacks, the largest first, while they take no more than so many bytes of deflated data, and leaves out
-    /// those with less than a share. The root is always there.
-    pub fn choose(&self, model: &Model, budget_bytes: f64, least_share: f64) -> Chosen {
+    /// The stacks with anything, the largest first.
+    pub fn order(&self, model: &Model, least_share: f64) -> Order {
         let whole = self.sums[0];
         let share = |sums: &Sums| {
             let of = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
             sums.iter().zip(whole).map(|(&part, whole)| of(part, whole)).fold(0.0, f64::max)
         };
-        // No stack has more than its parent, and among equals the parent comes first: so parents are always taken
-        // before what they called.
-        let shares = self.sums.iter().enumerate().map(|(index, sums)| (share(sums), index as u32));
+        // No stack has more than its parent, and among equals the parent comes first: so parents always come before
+        // what they called.
+        let shares = self.sums.iter().map(share).zip(0u32..);
         let mut by_size: Vec<(f64, u32)> = shares.filter(|&(share, index)| share > 0.0 || index == 0).collect();
         by_size.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let (shares, stacks): (Vec<f64>, Vec<u32>) = by_size.into_iter().unzip();
 
-        let mut is_kept = vec![false; self.sums.len()];
         let mut seen = Seen::new(model);
-        let (mut size, mut n_kept) = (0.0, 0);
-        for &(share, index) in &by_size {
-            let cost = NODE_BYTES + seen.cost(model, model.leaf(StackId::from_index(index as usize)));
-            if (size + cost > budget_bytes || share < least_share) && n_kept > 0 {
-                break;
-            }
-            size += cost;
-            is_kept[index as usize] = true;
-            n_kept += 1;
-        }
-        let share = by_size.get(n_kept).map_or(0.0, |&(share, _)| share);
-        Chosen { is_kept, n_kept, size, n_folded: by_size.len() - n_kept, share }
+        let mut size = 0.0;
+        let sizes = stacks.iter().map(|&index| {
+            size += NODE_BYTES + seen.cost(model, model.leaf(StackId::from_index(index as usize)));
+            size
+        });
+        let sizes = sizes.collect();
+        let n_large = shares.partition_point(|&share| share >= least_share);
+        Order { stacks, shares, sizes, n_large }
+    }
+}
+
+impl Order {
+    pub fn stacks(&self) -> &[u32] {
+        &self.stacks
+    }
+
+    /// How many stacks have the least share and take no more than so many bytes of deflated data. The root always has.
+    pub fn n_within(&self, room: f64) -> usize {
+        self.sizes.partition_point(|&size| size <= room).min(self.n_large).max(1)
+    }
+
+    /// About what the first stacks take, in bytes of deflated data.
+    pub fn size(&self, n_kept: usize) -> f64 {
+        self.sizes[n_kept - 1]
+    }
+
+    /// The first so many stacks.
+    pub fn first(&self, model: &Model, n_kept: usize) -> Chosen {
+        let mut is_kept = vec![false; model.n_stacks()];
+        self.stacks[..n_kept].iter().for_each(|&index| is_kept[index as usize] = true);
+        let share = self.shares.get(n_kept).copied().unwrap_or(0.0);
+        Chosen { is_kept, n_kept, size: self.size(n_kept), n_folded: self.stacks.len() - n_kept, share }
     }
 }
 
 /// What is in the page already and so costs nothing more.
 struct Seen {
-    frames: HashSet<FrameId>,
-    strings: HashSet<StringId>,
+    frames: Marks,
+    strings: Marks,
     /// To how much of their length the names of this model deflate.
     ratio: f64,
 }
 
 impl Seen {
     fn new(model: &Model) -> Seen {
-        Seen { frames: HashSet::new(), strings: HashSet::new(), ratio: deflated_share(model) }
+        Seen { frames: Marks::default(), strings: Marks::default(), ratio: deflated_share(model) }
     }
 
     fn cost(&mut self, model: &Model, frame: Option<FrameId>) -> f64 {
         let Some(id) = frame else { return 0.0 };
-        if !self.frames.insert(id) {
+        if !self.frames.is_new(id.index()) {
             return 0.0;
         }
         let frame = model.frame(id);
         let mut cost = FRAME_BYTES + SOURCE_BYTES;
         for string in [frame.function, frame.file] {
-            if self.strings.insert(string) {
+            if self.strings.is_new(string.index()) {
                 cost += STRING_BYTES + self.ratio * model.text(string).len().min(4 * MAX_NAME_CHARS) as f64;
             }
         }
         cost
+    }
+}
+
+/// Numbers that were there before.
+#[derive(Default)]
+struct Marks(Vec<bool>);
+
+impl Marks {
+    fn is_new(&mut self, number: usize) -> bool {
+        if number >= self.0.len() {
+            self.0.resize(number + 1, false);
+        }
+        !std::mem::replace(&mut self.0[number], true)
     }
 }
 

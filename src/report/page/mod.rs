@@ -18,7 +18,7 @@ use self::cells::{Cells, OTHER_THREADS};
 use self::choose::{Shares, Sums};
 use self::columns::Columns;
 use self::facts::{Facts, Reading};
-use self::fit::Fit;
+use self::fit::{Fit, Fitting};
 use self::tables::{Tables, shortened};
 use super::html::base64;
 use super::sources::{Confidential, Sources};
@@ -32,6 +32,7 @@ mod columns;
 mod envelope;
 pub mod facts;
 mod fit;
+mod levels;
 mod nodes;
 pub mod tables;
 #[cfg(test)]
@@ -168,28 +169,26 @@ impl Page {
         align(&mut parts, options.max_buckets);
         let shares = Shares::new(model, own_sums(model, &parts));
         let mut sources = sources(model, options.confidential);
+        let mut fitting = Fitting::new(model, &parts, &shares, options.least_share);
         // How well data deflates is known only afterwards, so the room is tried out.
         let mut room = options.budget_bytes as f64 * 0.7;
         let mut best: Option<Vec<u8>> = None;
-        let n_rows: usize = parts.iter().map(|part| part.temporal.rows.len()).sum();
-        let max_tries = if n_rows > MANY_ROWS { 2 } else { 4 };
         let mut n_tries = 0;
         let deflated = loop {
             n_tries += 1;
-            let fit = Fit::new(model, &parts, &shares, options.least_share, room, sources);
-            let is_cut = fit.is_cut(options.least_share);
+            let fit = fitting.fit(room, sources);
             let deflated = envelope::deflated(&encode(model, &parts, &shares, options, &fit));
-            sources = fit.tables.sources;
             let taken = envelope::base64_len(deflated.len()) as f64 / options.budget_bytes as f64;
-            let is_last = n_tries >= max_tries;
+            let is_last = n_tries >= MAX_TRIES;
             if taken <= 1.0 {
-                if is_last || !is_cut || taken > WELL_FILLED {
+                if is_last || !fit.is_cut || taken > WELL_FILLED {
                     break deflated;
                 }
                 best = best.filter(|best| best.len() > deflated.len()).or(Some(deflated));
             } else if is_last && best.is_some() || n_tries >= 16 {
                 break best.unwrap_or(deflated);
             }
+            sources = fit.tables.sources;
             room *= (0.9 / taken).clamp(0.1, 4.0);
         };
         Page { tab: options.open.tab, command: model.process().facts.command_line.join(" "), deflated }
@@ -203,8 +202,8 @@ impl Page {
 
 /// A page that is cut should be filled at least so far…
 const WELL_FILLED: f64 = 0.7;
-/// …but with so many rows it takes a while to try, and is done only once more.
-const MANY_ROWS: usize = 1 << 20;
+/// …if that is found with so many tries.
+const MAX_TRIES: usize = 4;
 
 /// Cuts the time of all parts into the same buckets, and not more than so many.
 fn align(parts: &mut [Part], max_buckets: usize) {
@@ -228,19 +227,19 @@ fn own_sums(model: &Model, parts: &[Part]) -> Vec<Sums> {
     let mut sums = vec![Sums::default(); model.n_stacks()];
     for Part { temporal, .. } in parts {
         let peak = 2 * temporal.highest(temporal.whole()).unwrap_or(0);
-        let mut of_sites = vec![[0i64; 6]; temporal.sites.len()];
-        for row in &temporal.rows {
-            let is_at_peak = row.born as usize <= peak && row.is_alive_after(peak);
-            let of_site = &mut of_sites[row.site as usize];
-            for (index, counts) in [is_at_peak, row.died == 0, true].into_iter().enumerate() {
-                if counts {
-                    of_site[2 * index] = of_site[2 * index].saturating_add(row.amount.bytes);
-                    of_site[2 * index + 1] += row.amount.count;
+        for rows in temporal.rows.chunk_by(|a, b| a.site == b.site) {
+            let mut of_site = [0i64; 6];
+            for row in rows {
+                let is_at_peak = row.born as usize <= peak && row.is_alive_after(peak);
+                for (index, counts) in [is_at_peak, row.died == 0, true].into_iter().enumerate() {
+                    if counts {
+                        of_site[2 * index] = of_site[2 * index].saturating_add(row.amount.bytes);
+                        of_site[2 * index + 1] += row.amount.count;
+                    }
                 }
             }
-        }
-        for (site, of_site) in temporal.sites.iter().zip(of_sites) {
-            for (sum, part) in sums[site.stack.index()].iter_mut().zip(of_site) {
+            let stack = temporal.sites[rows[0].site as usize].stack;
+            for (sum, part) in sums[stack.index()].iter_mut().zip(of_site) {
                 *sum = sum.saturating_add(part.max(0) as u64);
             }
         }

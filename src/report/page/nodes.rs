@@ -10,6 +10,8 @@ use crate::model::{Model, StackId};
 pub struct Nodes {
     pub depth: Vec<u32>,
     pub frame: Vec<u32>,
+    /// The stack whose allocations stand there; of "other" any of them.
+    pub stack: Vec<u32>,
 }
 
 /// What a chosen stack needs while the tree is laid out.
@@ -20,7 +22,8 @@ struct Place {
     node: u32,
     /// The "other" node; 0 without one.
     other: u32,
-    has_other: bool,
+    /// A stack that stands as "other"; 0 without one.
+    folded: u32,
     /// Its children stand there one behind the other.
     first_child: u32,
     n_children: u32,
@@ -42,7 +45,7 @@ impl Nodes {
                     places[parent as usize].n_children += 1;
                 }
             } else if shares.has_any(index) {
-                places[parent as usize].has_other = true;
+                places[parent as usize].folded = index as u32;
             }
         }
         let children = children(model, &mut places, &nearest);
@@ -54,12 +57,13 @@ impl Nodes {
         while let Some(index) = waiting.pop() {
             let place = &mut places[index as usize];
             let frame = model.leaf(StackId::from_index(place.stack as usize));
-            place.node = nodes.push(place.depth, frame.map_or(own_frame::ROOT, |id| tables.frame(id)));
+            let frame = frame.map_or(own_frame::ROOT, |id| tables.frame(id));
+            place.node = nodes.push(place.depth, frame, place.stack);
             if index == 0 && shares.has_own_at_root() {
-                no_stack = nodes.push(1, own_frame::NO_STACK);
+                no_stack = nodes.push(1, own_frame::NO_STACK, 0);
             }
-            if place.has_other {
-                place.other = nodes.push(place.depth + 1, own_frame::OTHER);
+            if place.folded != 0 {
+                place.other = nodes.push(place.depth + 1, own_frame::OTHER, place.folded);
             }
             let (start, end) = (place.first_child as usize, (place.first_child + place.n_children) as usize);
             waiting.extend(children[start..end].iter().rev());
@@ -76,9 +80,10 @@ impl Nodes {
         (nodes, node_of)
     }
 
-    fn push(&mut self, depth: u32, frame: usize) -> u32 {
+    fn push(&mut self, depth: u32, frame: usize, stack: u32) -> u32 {
         self.depth.push(depth);
         self.frame.push(frame as u32);
+        self.stack.push(stack);
         self.depth.len() as u32 - 1
     }
 }
