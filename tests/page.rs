@@ -7,6 +7,8 @@ mod log;
 mod support;
 #[path = "support/web.rs"]
 mod web;
+#[path = "support/worst.rs"]
+mod worst;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,6 +58,32 @@ fn the_page_of_a_real_program_says_what_the_other_reports_say() {
     let stats = support::run(support::memtrace().arg("stats").arg("--json").arg(&capture));
     fs::write(scratch.join("stats.json"), stats.stdout).unwrap();
     in_browser("real.mjs", scratch.path(), &chromium, &modules);
+}
+
+#[test]
+fn the_page_of_a_tenth_of_the_worst_capture_is_small_and_right() {
+    open_worst(100_000);
+}
+
+#[test]
+#[ignore = "long tier"]
+fn the_page_of_the_worst_capture_is_small_and_right() {
+    open_worst(1_000_000);
+}
+
+fn open_worst(n_stacks: u32) {
+    let scratch = Scratch::new("page-worst");
+    let (capture, page) = (scratch.join("worst.bin"), scratch.join("worst.html"));
+    let (log, expected) = worst::worst(n_stacks);
+    log.save(&capture);
+    drop(log);
+    fs::write(scratch.join("worst.json"), expected.to_string()).unwrap();
+    support::run(support::memtrace().arg("flamegraph").arg(&capture).arg("-o").arg(&page));
+    let len = fs::metadata(&page).unwrap().len();
+    assert!(len < 5_000_000, "the page has {len} bytes");
+    println!("    {n_stacks} stacks: a page of {len} bytes");
+    let (Some(modules), Some(chromium)) = (modules(), chromium()) else { return };
+    in_browser("worst.mjs", scratch.path(), &chromium, &modules);
 }
 
 #[test]

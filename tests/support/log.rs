@@ -26,6 +26,8 @@ pub struct Log {
     blocks: Vec<(BlockHeader, Vec<u8>)>,
     /// By image and lane: the open block, its deltas, the nodes of the lane.
     lanes: BTreeMap<(u8, u16, u32), Lane>,
+    /// Room for one record.
+    buf: Vec<u8>,
 }
 
 #[derive(Clone)]
@@ -77,6 +79,7 @@ impl Log {
             is_compressed: false,
             blocks: Vec::new(),
             lanes: BTreeMap::new(),
+            buf: vec![0; 256 * 1024],
         }
     }
 
@@ -96,7 +99,6 @@ impl Log {
 
     /// Adds a record to a block of this kind; in a shared turn it happened at these ticks.
     pub fn put_now(&mut self, kind: u8, image: u16, lane: u32, now: u64, record: &Record<'_>) {
-        let mut buf = vec![0; 256 * 1024];
         let room = self.capacity as usize - BLOCK_HEADER_LEN;
         loop {
             let key = (kind, image, lane);
@@ -105,14 +107,14 @@ impl Log {
                 continue;
             };
             let mut deltas = open.deltas.clone();
-            let len = encode::record(&mut buf, &mut deltas, now, record).expect("the record fits into 256 KiB");
+            let len = encode::record(&mut self.buf, &mut deltas, now, record).expect("the record fits into 256 KiB");
             let payload = &mut self.blocks[open.block].1;
             if payload.len() + len > room {
                 assert!(!payload.is_empty(), "the record is longer than a block");
                 self.begin_block(kind, image, lane);
                 continue;
             }
-            payload.extend_from_slice(&buf[..len]);
+            payload.extend_from_slice(&self.buf[..len]);
             open.deltas = deltas;
             match record {
                 Record::Node(_) => open.n_nodes += 1,
