@@ -112,4 +112,9 @@ fn pictures_are_written_beside_the_capture() {
     support::run(support::memtrace().arg("flamegraph").arg(&captures[1]).args(counts));
     let picture = fs::read_to_string(scratch.join("memtrace-flamegraph-new.svg")).unwrap();
     assert!(picture.contains("all (4 allocations, 100%)"), "{picture}");
+    let inverted = ["--format", "svg", "--inverted", "--split-threads", "--min-share", "20", "-f"];
+    support::run(support::memtrace().arg("flamegraph").arg(&captures[1]).args(inverted));
+    let picture = fs::read_to_string(scratch.join("memtrace-flamegraph-new.svg")).unwrap();
+    assert!(picture.contains("main &quot;one&quot; (4711) (2,250,008 bytes, 100.00%)"), "{picture}");
+    assert!(!picture.contains("loads (/usr/lib"), "it has 11 %: {picture}");
 }

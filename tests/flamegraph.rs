@@ -144,6 +144,21 @@ fn limits_fold_stacks_and_time() {
 }
 
 #[test]
+fn options_that_mean_nothing_for_the_format_are_refused() {
+    let scratch = Scratch::new("flamegraph");
+    let capture = write(&scratch);
+    let picture = "is for the page: a picture has no time line (leave out --format svg)";
+    let time_line = [("--temporal", "--temporal"), ("--max-memory-records", "--max-memory-records=9")];
+    for (name, option) in time_line {
+        let arguments = [capture.as_os_str(), "--format=svg".as_ref(), option.as_ref()];
+        refused(&arguments, &format!("memtrace: {name} {picture}"));
+    }
+    let counts = [capture.as_os_str(), "--counts".as_ref()];
+    refused(&counts, "memtrace: --counts is for pictures: the page shows both (add --format svg)");
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1, "nothing was written");
+}
+
+#[test]
 fn source_lines_are_shown_unless_they_may_be_secret() {
     let scratch = Scratch::new("flamegraph");
     write(&scratch);

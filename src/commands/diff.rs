@@ -63,7 +63,7 @@ fn write_picture(args: &DiffArgs) -> Result<(u64, u64)> {
     let path = args.output.clone().unwrap_or_else(|| new.output_name("diff", ".svg"));
     let output = Output::create(Some(&path), args.force)?;
     let diff = compare(&base, &new, args)?;
-    let options = SvgOptions { title: &title(args), unit: Unit::Bytes };
+    let options = SvgOptions { title: &title(args), unit: Unit::Bytes, is_inverted: false, least_share: 0.0 };
     output.finish(|out| svg::write_diff(&diff.model, &diff.stacks(), &options, out))?;
     eprintln!("memtrace: wrote {}", path.display());
     Ok((diff.base.bytes, diff.new.bytes))

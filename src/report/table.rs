@@ -63,7 +63,7 @@ pub fn text(
 const NO_STACK: &str = "<no stack>";
 
 /// `worker (4712)`; of several processes also which: `4711: worker (4712)`.
-fn thread_name(model: &Model, process: u16, key: ThreadKey) -> String {
+pub fn thread_name(model: &Model, process: u16, key: ThreadKey) -> String {
     let of = &model.processes()[usize::from(process)];
     let thread = of.threads.get(key);
     let name = match thread.name {

@@ -157,13 +157,15 @@ fn write(model: &Model, folds: &Folds, more: More) {
     let diff = Diff::new((model, peak), (model, end), &DiffOptions { by_line: true, is_normalised: true });
     let report = DiffReport { diff: &diff, shown: "peak", is_normalised: true, max_rows: 10 };
     report.text(out).unwrap();
-    svg::write_diff(&diff.model, &diff.stacks(), &SvgOptions { title: "", unit: Unit::Bytes }, out).unwrap();
+    let picture = SvgOptions { title: "", unit: Unit::Bytes, is_inverted: true, least_share: 0.0 };
+    svg::write_diff(&diff.model, &diff.stacks(), &picture, out).unwrap();
     let More { by_site, intervals, temporary, totals, .. } = more;
     totals.iter().for_each(|totals| print_stats(model, totals, folds.last_turn));
     for (all, part) in [(by_site.ever_by_site(), by_site.peak_by_site()), (temporary.by_site(), by_site.end_by_site())]
     {
         pprof::write(model, &all, Some((InUse::AtPeak, &part)), out).unwrap();
         csv::write(model, &part, out).unwrap();
+        svg::write(model, &svg::by_thread(model, &part), &picture, out).unwrap();
         let rows = places::by_place(model, &part, true);
         table::text(model, &part, &rows, &table::TableOptions { max_rows: 20 }, out).unwrap();
     }

@@ -24,14 +24,19 @@ fn from_root(model: &Model, stack: StackId) -> Vec<FrameId> {
     frames
 }
 
-/// `function (file:line)`, on one line and without the semicolon, which separates frames.
+/// `function (file:line)`, as one frame.
 pub fn frame_text(model: &Model, frame: Frame) -> String {
     let (function, file) = (model.text(frame.function), model.text(frame.file));
     let text = match frame.line {
         0 => format!("{function} ({file})"),
         line => format!("{function} ({file}:{line})"),
     };
-    one_line(&text).replace(';', ":")
+    one_frame(&text)
+}
+
+/// The text on one line and without the semicolon, which separates frames.
+pub fn one_frame(text: &str) -> String {
+    one_line(text).replace(';', ":")
 }
 
 /// The text with spaces for line breaks and whatever else is no character to print.
