@@ -75,5 +75,6 @@ export function changeText({ before, after }, metric) {
   if (before === 0) return `${sign}${amount} (new)`;
   if (after === 0) return `${sign}${amount} (gone)`;
   const percent = (100 * Math.abs(change)) / before;
-  return `${sign}${amount} (${sign}${percent < 0.1 ? "0" : percent < 10 ? percent.toFixed(1) : exact(Math.round(percent))} %)`;
+  if (percent < 0.1) return `${sign}${amount} (<0.1 %)`;
+  return `${sign}${amount} (${sign}${percent < 10 ? percent.toFixed(1) : exact(Math.round(percent))} %)`;
 }

@@ -1,6 +1,7 @@
 // How numbers, names and paths are shown, and written for other programs.
 
 import assert from "node:assert/strict";
+import { changeText } from "./compare.js";
 import { csvOf } from "./export.js";
 import { exact, fitName, fitText, humanBytes, humanCount, humanDuration, nameForms, secondsText, share, shortPath } from "./format.js";
 import { moduleName } from "./profile.js";
@@ -95,5 +96,14 @@ table(([path, kind]) => moduleName(path, kind, "/srv/shop"), [
   [["/opt/tools/run.py", 0], "tools"],
   [["<string>", 0], "<string>"],
   [["", 3], "no Python stack"],
+]);
+
+table(([before, after]) => changeText({ before, after }, "bytes"), [
+  [[100, 100], "no change"],
+  [[1_000_000, 1_130_000], "+130 kB (+13 %)"],
+  [[1_000_000, 960_000], "−40.0 kB (−4.0 %)"],
+  [[1_000_000, 999_491], "−509 B (<0.1 %)"],
+  [[0, 70], "+70 B (new)"],
+  [[70, 0], "−70 B (gone)"],
 ]);
 console.log("ok");
