@@ -83,6 +83,9 @@ pub struct RunArgs {
     /// Record only what reaches malloc and mmap: faster, but small objects show up as arenas
     #[arg(long, overrides_with = "python_allocators")]
     pub no_python_allocators: bool,
+    /// Record the native stack of every event as well: C, C++, Rust and Cython
+    #[arg(long)]
+    pub native: bool,
     /// Compress the capture when the program has ended, and not while it runs
     #[arg(long, overrides_with = "no_compress")]
     pub compress_on_exit: bool,

@@ -318,6 +318,9 @@ fn with_length<'a>(tag: u8, body: &mut Fields<'a>, deltas: &mut Deltas) -> Resul
             file: body.py_str()?,
             line_table: body.text()?,
         }),
+        tag::MODULE => {
+            Record::Module(Module { id: body.u32()?, bias: body.varint()?, path: body.text()?, build_id: body.text()? })
+        }
         tag::IMAGE => Record::Image(Image { turn: body.varint()?, exe: body.text()?, arguments: body.text()? }),
         tag::PYTHON => {
             Record::Python(Python { version: body.u32()?, allocator: body.text()?, has_stacks: body.varint()? != 0 })
@@ -412,6 +415,8 @@ mod tests {
                     Record::Code(Code { id, first_line, name, file, line_table })
                 }
             ),
+            (any::<u32>(), any::<u64>(), texts(), texts())
+                .prop_map(|(id, bias, path, build_id)| { Record::Module(Module { id, bias, path, build_id }) }),
             (any::<u64>(), texts(), texts()).prop_map(|(turn, exe, arguments)| Record::Image(Image {
                 turn,
                 exe,

@@ -305,6 +305,13 @@ fn fields(out: &mut Body<'_>, record: &Record<'_>) -> Option<u8> {
             out.text(it.line_table);
             tag::CODE
         }
+        Record::Module(it) => {
+            out.number(it.id as u64);
+            out.number(it.bias);
+            out.text(it.path);
+            out.text(it.build_id);
+            tag::MODULE
+        }
         Record::Image(it) => {
             out.number(it.turn);
             out.text(it.exe);

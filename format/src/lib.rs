@@ -109,6 +109,11 @@
 //! empty stack) extends its parent by one frame, a code object and the byte offset of the running instruction in it.
 //! Code objects are numbered by the recorder, over the life of an image, and never reused. Names, files and line
 //! tables travel once ([`Code`](Record::Code)), without columns ([`locations`]); lines are computed by the reader.
+//!
+//! With native stacks a node's code may be a loaded object ([`Module`](Record::Module)), of the same numbers as code
+//! objects, and its offset the address of a call in that file. [`NO_CODE`](record::Node::NO_CODE) marks where C code
+//! entered the interpreter, in Python stacks, and which frame is that of the interpreter's loop, in native ones; and it
+//! joins the two stacks of an event.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]

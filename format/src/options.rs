@@ -17,17 +17,21 @@ pub const SELF_CHECK_VAR: &str = "MEMTRACE_SELF_CHECK";
 pub struct RecordOptions {
     /// Record CPython's `PyMem`, `PyObject` and raw domains one object at a time.
     pub python_allocators: bool,
+    /// Record the native stack of every event beside the Python stack.
+    pub native_stacks: bool,
 }
 
 const PYTHON_ALLOCATORS: u32 = 1;
+const NATIVE_STACKS: u32 = 2;
 
 impl RecordOptions {
     pub fn to_bits(self) -> u32 {
-        if self.python_allocators { PYTHON_ALLOCATORS } else { 0 }
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        bit(self.python_allocators, PYTHON_ALLOCATORS) | bit(self.native_stacks, NATIVE_STACKS)
     }
 
     /// Unknown bits are ignored.
     pub fn from_bits(bits: u32) -> RecordOptions {
-        RecordOptions { python_allocators: bits & PYTHON_ALLOCATORS != 0 }
+        RecordOptions { python_allocators: bits & PYTHON_ALLOCATORS != 0, native_stacks: bits & NATIVE_STACKS != 0 }
     }
 }

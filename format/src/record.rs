@@ -115,6 +115,7 @@ pub mod tag {
     pub const IMAGE: u8 = 0x91;
     pub const PYTHON: u8 = 0x92;
     pub const NOTICE: u8 = 0x93;
+    pub const MODULE: u8 = 0x94;
     pub const CLOCK: u8 = 0xa0;
     pub const RSS: u8 = 0xa1;
 }
@@ -167,12 +168,17 @@ pub use crate::turn::Turn;
 pub struct Node {
     /// An earlier node of the lane, or 0.
     pub parent: u32,
+    /// The number of a code object, of a [`Module`], or [`Node::NO_CODE`].
     pub code: u32,
-    /// Byte offset of the running instruction in the code object's instructions, or [`Node::NOT_BEGUN`].
+    /// Byte offset of the running instruction in the code object's instructions, or [`Node::NOT_BEGUN`]. In a module, the
+    /// address of the call in the file: that of a byte of it, and not the return address.
     pub offset: u32,
 }
 
 impl Node {
+    /// What no frame has. On a Python stack, with the offset 0: C code has entered the interpreter here. With any other:
+    /// the native stack of that number and the Python stack `parent` (or 0) are those of one event.
+    pub const NO_CODE: u32 = 0;
     /// The offset of a frame that stands before its first instruction, in the function's first line.
     pub const NOT_BEGUN: u32 = u32::MAX;
 }
@@ -252,6 +258,19 @@ pub struct Code<'a> {
     pub line_table: &'a [u8],
 }
 
+/// A loaded object, met for the first time in a native stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Module<'a> {
+    /// From 1, of the same numbers as code objects.
+    pub id: u32,
+    /// What the loader added to the file's addresses.
+    pub bias: u64,
+    /// As `/proc/self/maps` has it; empty for code that is in no file.
+    pub path: &'a [u8],
+    /// The note of the linker; empty without one.
+    pub build_id: &'a [u8],
+}
+
 /// A program starts: the first one, or the one after an exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Image<'a> {
@@ -319,6 +338,7 @@ pub enum Record<'a> {
     Mremap(Mremap),
     Lost(Lost),
     Code(Code<'a>),
+    Module(Module<'a>),
     Image(Image<'a>),
     Python(Python<'a>),
     Notice(Notice<'a>),

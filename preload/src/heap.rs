@@ -22,6 +22,8 @@ pub fn spread(key: u64) -> usize {
 /// Implementors promise exactly that.
 pub unsafe trait Plain: Copy {}
 // SAFETY: numbers.
+unsafe impl Plain for u8 {}
+// SAFETY: numbers.
 unsafe impl Plain for u32 {}
 // SAFETY: numbers.
 unsafe impl Plain for u64 {}
@@ -99,6 +101,15 @@ impl<T: Plain> Array<T> {
         }
         // SAFETY: within the capacity every element exists.
         unsafe { core::slice::from_raw_parts(self.start, len.min(self.capacity)) }
+    }
+
+    /// The elements from `from` on; `None` when there are not so many.
+    pub fn tail_mut(&mut self, from: usize) -> Option<&mut [T]> {
+        if from > self.capacity || self.capacity == 0 {
+            return None;
+        }
+        // SAFETY: within the capacity every element exists, and the array is borrowed exclusively.
+        unsafe { core::slice::from_raw_parts_mut(self.start, self.capacity) }.get_mut(from..)
     }
 
     /// The first `len` elements.

@@ -12,7 +12,7 @@ use memtrace_format::AllocatorKind as Kind;
 use crate::abi;
 use crate::lifecycle::{self, enter};
 use crate::real::{self, Real};
-use crate::{guard::MappingGuard, install, recorder};
+use crate::{guard::MappingGuard, install, note_caller, recorder};
 
 type Pointer = *mut c_void;
 
@@ -129,26 +129,46 @@ fn resize(block: Pointer, size: Option<usize>, real: impl FnOnce() -> Pointer) -
     new
 }
 
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn malloc(size: usize) -> Pointer {
+    note_caller!(malloc_body)
+}
+
+unsafe extern "C" fn malloc_body(size: usize) -> Pointer {
     // SAFETY: the caller's own arguments, here and in all hooks below.
     allocate(Kind::Malloc, size, || unsafe { real::malloc(size) })
 }
 
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn calloc(count: usize, size: usize) -> Pointer {
+    note_caller!(calloc_body)
+}
+
+unsafe extern "C" fn calloc_body(count: usize, size: usize) -> Pointer {
     // SAFETY: as in `malloc`. A product that overflows makes the real call fail.
     allocate(Kind::Calloc, count.wrapping_mul(size), || unsafe { real::calloc(count, size) })
 }
 
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn realloc(block: Pointer, size: usize) -> Pointer {
+    note_caller!(realloc_body)
+}
+
+unsafe extern "C" fn realloc_body(block: Pointer, size: usize) -> Pointer {
     // SAFETY: as in `malloc`.
     resize(block, Some(size), || unsafe { real::realloc(block, size) })
 }
 
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn reallocarray(block: Pointer, count: usize, size: usize) -> Pointer {
+    note_caller!(reallocarray_body)
+}
+
+unsafe extern "C" fn reallocarray_body(block: Pointer, count: usize, size: usize) -> Pointer {
     // SAFETY: as in `malloc`. A product that overflows is a failure.
     resize(block, count.checked_mul(size), || unsafe { real::reallocarray(block, count, size) })
 }
@@ -175,8 +195,13 @@ pub unsafe extern "C" fn free_aligned_sized(block: Pointer, _align: usize, _size
     give_back(block);
 }
 
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn posix_memalign(out: *mut Pointer, align: usize, size: usize) -> c_int {
+    note_caller!(posix_memalign_body)
+}
+
+unsafe extern "C" fn posix_memalign_body(out: *mut Pointer, align: usize, size: usize) -> c_int {
     let Some(guard) = enter() else {
         // SAFETY: as in `malloc`.
         return unsafe { real::posix_memalign(out, align, size) };
@@ -190,26 +215,46 @@ pub unsafe extern "C" fn posix_memalign(out: *mut Pointer, align: usize, size: u
     result
 }
 
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn aligned_alloc(align: usize, size: usize) -> Pointer {
+    note_caller!(aligned_alloc_body)
+}
+
+unsafe extern "C" fn aligned_alloc_body(align: usize, size: usize) -> Pointer {
     // SAFETY: as in `malloc`.
     allocate(Kind::AlignedAlloc, size, || unsafe { real::aligned_alloc(align, size) })
 }
 
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn memalign(align: usize, size: usize) -> Pointer {
+    note_caller!(memalign_body)
+}
+
+unsafe extern "C" fn memalign_body(align: usize, size: usize) -> Pointer {
     // SAFETY: as in `malloc`.
     allocate(Kind::Memalign, size, || unsafe { real::memalign(align, size) })
 }
 
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn valloc(size: usize) -> Pointer {
+    note_caller!(valloc_body)
+}
+
+unsafe extern "C" fn valloc_body(size: usize) -> Pointer {
     // SAFETY: as in `malloc`.
     allocate(Kind::Valloc, size, || unsafe { real::valloc(size) })
 }
 
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn pvalloc(size: usize) -> Pointer {
+    note_caller!(pvalloc_body)
+}
+
+unsafe extern "C" fn pvalloc_body(size: usize) -> Pointer {
     // SAFETY: as in `malloc`.
     allocate(Kind::Pvalloc, size, || unsafe { real::pvalloc(size) })
 }
@@ -219,8 +264,20 @@ fn enter_for_mapping() -> Option<MappingGuard> {
     if lifecycle::is_recording_or_starts() { MappingGuard::enter() } else { None }
 }
 
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn mmap(
+    address: Pointer,
+    len: usize,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: c_long,
+) -> Pointer {
+    note_caller!(mmap_body)
+}
+
+unsafe extern "C" fn mmap_body(
     address: Pointer,
     len: usize,
     prot: c_int,
@@ -238,6 +295,7 @@ pub unsafe extern "C" fn mmap(
     result
 }
 
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn mmap64(
     address: Pointer,
@@ -247,12 +305,28 @@ pub unsafe extern "C" fn mmap64(
     fd: c_int,
     offset: c_long,
 ) -> Pointer {
-    // SAFETY: as in `malloc`; on x86-64 the two are one function.
-    unsafe { mmap(address, len, prot, flags, fd, offset) }
+    note_caller!(mmap64_body)
 }
 
+unsafe extern "C" fn mmap64_body(
+    address: Pointer,
+    len: usize,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: c_long,
+) -> Pointer {
+    // SAFETY: as in `malloc`; on x86-64 the two are one function.
+    unsafe { mmap_body(address, len, prot, flags, fd, offset) }
+}
+
+#[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn mremap(old: Pointer, old_len: usize, len: usize, flags: c_int, new: Pointer) -> Pointer {
+    note_caller!(mremap_body)
+}
+
+unsafe extern "C" fn mremap_body(old: Pointer, old_len: usize, len: usize, flags: c_int, new: Pointer) -> Pointer {
     let Some(guard) = enter_for_mapping() else {
         // SAFETY: as in `malloc`. The fifth argument is only read when the flags say that it is there.
         return unsafe { real::mremap(old, old_len, len, flags, new) };

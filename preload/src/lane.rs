@@ -12,13 +12,17 @@ use memtrace_format::record::Thread;
 use memtrace_format::turn::MAX_LANES;
 use memtrace_format::{Record, block_kind, stop_reason};
 
+use crate::caller::Caller;
 use crate::guard::Guard;
 use crate::lock::Lock;
 use crate::sink::{self, Writer};
 use crate::stacks::Stacks;
 use crate::{lifecycle, sys};
 
+#[repr(C)]
 pub struct Lane {
+    /// Of the hook that the thread entered last; the first field, for assembly.
+    pub caller: Caller,
     pub writer: Writer,
     pub stacks: Stacks,
     /// The kernel's id of the thread that uses it, or [`ABANDONED`].
@@ -120,11 +124,16 @@ fn create(lanes: &mut Lanes) -> Option<*mut Lane> {
         }
     };
     let lane = Lane {
+        caller: Caller::default(),
         writer: Writer::new(block_kind::EVENTS, lanes.n_lanes),
         stacks: Stacks::new(),
         owner: AtomicU32::new(ABANDONED),
         next: lanes.first,
     };
+    let mut lane = lane;
+    if lifecycle::options().native_stacks {
+        lane.stacks.add_native();
+    }
     // SAFETY: the memory is new, page-aligned and long enough.
     unsafe { memory.write(lane) };
     lanes.first = memory.as_ptr();

@@ -11,12 +11,14 @@
 //!
 //! # Reading order
 //! `hooks` is the table of replaced symbols; `recorder` the verbs they use; `guard` how a thread knows that it is inside;
-//! `lifecycle` when anything is recorded at all; `lane` what a thread writes with; `stacks` and `python` where it stands;
+//! `lifecycle` when anything is recorded at all; `lane` what a thread writes with; `stacks` and `python` where it stands, `caller`,
+//! `native` and `unwind` where in native code;
 //! `turns` in which order; `sink` how bytes reach the log.
 
 #![cfg_attr(not(test), no_std)]
 
 mod abi;
+mod caller;
 mod clock;
 mod elf;
 mod environment;
@@ -28,6 +30,7 @@ mod lane;
 mod lifecycle;
 mod lock;
 mod meta;
+mod native;
 mod python;
 mod real;
 mod recorder;
@@ -35,6 +38,7 @@ mod sink;
 mod stacks;
 mod sys;
 mod turns;
+mod unwind;
 
 use core::ffi::{c_char, c_int};
 

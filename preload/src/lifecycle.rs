@@ -21,10 +21,10 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use memtrace_format::options::RecordOptions;
 use memtrace_format::{state, stop_reason};
 
-use crate::abi;
 use crate::environment;
 use crate::guard::{self, Guard};
 use crate::sink::{self, Mode};
+use crate::{abi, caller};
 use crate::{lane, meta, python, sys};
 
 static OFF: AtomicU32 = AtomicU32::new(0);
@@ -123,6 +123,7 @@ fn begin(guard: &Guard, capture: &CStr, options: RecordOptions) -> bool {
     }
     PID.store(sys::pid(), Ordering::Relaxed);
     OPTIONS.store(options.to_bits(), Ordering::Relaxed);
+    caller::IS_NOTED.store(options.native_stacks, Ordering::Relaxed);
     IMAGE.store(header.n_images().fetch_add(1, Ordering::AcqRel), Ordering::Relaxed);
     header.state().store(state::RECORDING, Ordering::Release);
     let word = page.cast::<AtomicU32>();

@@ -79,6 +79,7 @@ reals! {
     MMAP c"mmap" => fn mmap(address: Pointer, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: c_long) -> Pointer;
     MREMAP c"mremap" => fn mremap(address: Pointer, old_len: usize, len: usize, flags: c_int, new: Pointer) -> Pointer;
     MUNMAP c"munmap" => fn munmap(address: Pointer, len: usize) -> c_int;
+    DLCLOSE c"dlclose" => fn dlclose(handle: Pointer) -> c_int;
     DLSYM c"dlsym" => fn dlsym(handle: Pointer, name: Text) -> Pointer;
     DLVSYM c"dlvsym" => fn dlvsym(handle: Pointer, name: Text, version: Text) -> Pointer;
     EXECVE c"execve" => fn execve(path: Text, arguments: Texts, environment: Texts) -> c_int;
@@ -95,7 +96,6 @@ reals! {
 /// Jumped to, never called: see `install/loader.rs`.
 pub static DLOPEN: Real = Real::new(c"dlopen");
 pub static DLMOPEN: Real = Real::new(c"dlmopen");
-pub static DLCLOSE: Real = Real::new(c"dlclose");
 /// Jumped to, never called: see `install/seccomp.rs`.
 pub static SYSCALL: Real = Real::new(c"syscall");
 /// Jumped to, never called: see `install/jumps.rs`.

@@ -14,7 +14,7 @@ use memtrace_format::{AllocatorKind, Record};
 
 use crate::guard::Guard;
 use crate::lane::{self, Lane};
-use crate::python;
+use crate::{python, unwind};
 
 /// A block was handed out.
 // This and what follows is not inlined: there is one for all hooks, which stays in the processor's cache. Each function
@@ -24,6 +24,7 @@ pub fn allocated(guard: &Guard, kind: AllocatorKind, block: *mut c_void, size: u
     if let Some(lane) = lane::at_hand(guard)
         && !block.is_null()
         && !python::is_there()
+        && !lane.stacks.has_native()
     {
         lane.writer.alloc(guard, kind, block as u64, size as u64, 0);
     } else {
@@ -50,7 +51,7 @@ fn allocated_otherwise(guard: &Guard, kind: AllocatorKind, block: *mut c_void, s
         && let Some(lane) = lane::of_this_thread(guard)
     {
         python::notice_changes(guard);
-        let stack = lane.stacks.current(guard, &mut lane.writer);
+        let stack = lane.stacks.current(guard, &mut lane.writer, lane.caller);
         lane.writer.alloc(guard, kind, block as u64, size as u64, stack);
     }
 }
@@ -101,6 +102,9 @@ pub fn unmapping(guard: &Guard, address: *mut c_void, len: usize, is_remap: bool
     python::notice_end(guard);
     if let Some(lane) = lane::of_this_thread(guard) {
         lane.stacks.unmapped(address as usize);
+        if lane.stacks.has_native() {
+            unwind::unmapped(guard, address as u64, len as u64);
+        }
         lane.writer.record(guard, &Record::Munmap(Munmap { address: address as u64, len: len as u64, is_remap }));
     }
 }
@@ -129,6 +133,6 @@ fn record(guard: &Guard, record: &Record<'_>) {
 
 fn record_with_stack<'r>(guard: &Guard, lane: &mut Lane, make: impl FnOnce(u32) -> Record<'r>) {
     python::notice_changes(guard);
-    let stack = lane.stacks.current(guard, &mut lane.writer);
+    let stack = lane.stacks.current(guard, &mut lane.writer, lane.caller);
     lane.writer.record(guard, &make(stack));
 }

@@ -8,9 +8,11 @@ use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 
 use memtrace_format::record::Node;
 
+use crate::caller::Caller;
 use crate::environment;
 use crate::guard::Guard;
 use crate::heap::{Array, Plain, spread};
+use crate::native::Native;
 use crate::python::{self, Chain, Chunks, State, code};
 use crate::sink::Writer;
 
@@ -45,6 +47,8 @@ pub struct Stacks {
     is_reading: AtomicBool,
     /// Frames that the self-check may compare and has not.
     n_uncompared: usize,
+    /// When native stacks are wanted.
+    native: Option<Native>,
 }
 
 impl Stacks {
@@ -59,7 +63,18 @@ impl Stacks {
             tree: Tree::new(),
             is_reading: AtomicBool::new(false),
             n_uncompared: 0,
+            native: None,
         }
+    }
+
+    /// Records native stacks from now on.
+    pub fn add_native(&mut self) {
+        self.native = Some(Native::new());
+    }
+
+    #[inline(always)]
+    pub fn has_native(&self) -> bool {
+        self.native.is_some()
     }
 
     /// Whether the lane's thread is just reading the interpreter's frames.
@@ -77,11 +92,29 @@ impl Stacks {
     /// [`Stacks::current`].
     #[inline(always)]
     pub fn at_hand(&mut self) -> Option<u32> {
+        if self.has_native() {
+            return None;
+        }
         self.while_reading(|stacks| stacks.compare(&python::state_at_hand()?, code::epoch_at_hand()?))
     }
 
-    /// The number of this thread's Python stack now; 0 when it has none.
-    pub fn current(&mut self, guard: &Guard, writer: &mut Writer) -> u32 {
+    /// The number of this thread's stack now, with its native one when that is wanted; 0 when it has none.
+    pub fn current(&mut self, guard: &Guard, writer: &mut Writer, caller: Caller) -> u32 {
+        let python = self.current_python(guard, writer);
+        let Stacks { native, tree, chain, .. } = self;
+        let Some(native) = native else { return python };
+        let frames = if python == 0 { &[] } else { chain.frames() };
+        match native.current(guard, writer, tree, caller, frames) {
+            0 => python,
+            // When the log has run out, half a stack is better than none.
+            native => match tree.child(guard, writer, &Node { parent: python, code: Node::NO_CODE, offset: native }) {
+                0 => python,
+                both => both,
+            },
+        }
+    }
+
+    fn current_python(&mut self, guard: &Guard, writer: &mut Writer) -> u32 {
         self.while_reading(|stacks| {
             let state = python::state(guard);
             let node = stacks.compare(&state, code::epoch()).or_else(|| stacks.read(guard, writer, &state));
@@ -168,6 +201,13 @@ impl Stacks {
         }
         let mut node = self.node_below(known);
         for (level, frame) in self.chain.frames().iter().enumerate().skip(known) {
+            if self.native.is_some() && python::is_entry(frame) {
+                let marker = Node { parent: node, code: Node::NO_CODE, offset: 0 };
+                node = match self.tree.child(guard, writer, &marker) {
+                    0 => return false,
+                    marked => marked,
+                };
+            }
             if let Some(shown) = python::shown(frame) {
                 match self.rings.find(node, shown, epoch) {
                     Some(child) => node = child,
@@ -206,6 +246,10 @@ impl Stacks {
     fn compare_with_slow_twin(&mut self, guard: &Guard, writer: &mut Writer) {
         let mut node = Some(0);
         for (level, frame) in self.chain.frames().iter().enumerate() {
+            if self.native.is_some() && python::is_entry(frame) {
+                let marker = |parent| Node { parent, code: Node::NO_CODE, offset: 0 };
+                node = node.map(|node| self.tree.child(guard, writer, &marker(node)));
+            }
             if let Some(shown) = python::shown(frame) {
                 node = node.and_then(|node| self.tree.node_of(guard, writer, node, shown));
             }
@@ -286,7 +330,7 @@ impl Rings {
 }
 
 /// Node → number, by open addressing.
-struct Tree {
+pub struct Tree {
     entries: Array<Entry>,
     len: usize,
 }
@@ -322,7 +366,7 @@ impl Tree {
     }
 
     /// The number of a node, introducing it if it is new; 0 when it can't be.
-    fn child(&mut self, guard: &Guard, writer: &mut Writer, node: &Node) -> u32 {
+    pub fn child(&mut self, guard: &Guard, writer: &mut Writer, node: &Node) -> u32 {
         if self.len * 2 >= self.entries.capacity() && !self.grow() {
             return 0;
         }

@@ -8,6 +8,7 @@ use memtrace_format::decode::BlockEvent;
 use memtrace_format::{LAUNCHER_IMAGE, record};
 
 use super::batch::{Batch, Step};
+use crate::model::native::Joint;
 use crate::model::{Action, Event, Model, StackId, ThreadKey};
 
 /// How many events are handed over at a time: so many that a fold can look ahead, and few enough for the nearest cache.
@@ -19,6 +20,7 @@ pub struct Events<'m, T> {
     take: T,
     /// Others are not told.
     turns: Range<u64>,
+    joins_native: bool,
     events: Vec<Event>,
     lanes: Vec<Lane>,
     current: usize,
@@ -36,9 +38,9 @@ struct Lane {
 }
 
 impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
-    pub fn new(model: &'m mut Model, turns: Range<u64>, take: T) -> Events<'m, T> {
+    pub fn new(model: &'m mut Model, turns: Range<u64>, joins_native: bool, take: T) -> Events<'m, T> {
         let events = Vec::with_capacity(N_AT_A_TIME);
-        Events { model, take, turns, events, lanes: vec![Lane::default()], current: 0, image: None }
+        Events { model, take, turns, joins_native, events, lanes: vec![Lane::default()], current: 0, image: None }
     }
 
     /// Hands over what a batch holds, for as long as it is wanted.
@@ -97,9 +99,22 @@ impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
                 return ControlFlow::Continue(());
             }
             Step::Node(node) => {
-                let parent = lane.nodes.stack(node.parent, model);
-                let frame = model.frame_at(lane.image, node.code, node.offset);
-                lane.nodes.push(model.extend_stack(parent, frame));
+                let (parent, raw_parent) = lane.nodes.both(node.parent, model);
+                let stacks = match (node.code, node.offset) {
+                    (record::Node::NO_CODE, 0) => (parent, model.entered(raw_parent)),
+                    (record::Node::NO_CODE, _) if !self.joins_native => (parent, raw_parent),
+                    (record::Node::NO_CODE, native) => {
+                        let joint = Joint { python: raw_parent, native: lane.nodes.both(native, model).1 };
+                        let joined = model.joined(joint);
+                        (joined, joined)
+                    }
+                    (code, offset) => {
+                        let frame = model.frame_at(lane.image, code, offset);
+                        let stack = model.extend_stack(parent, frame);
+                        (stack, if raw_parent == parent { stack } else { model.extend_stack(raw_parent, frame) })
+                    }
+                };
+                lane.nodes.push(stacks);
                 return ControlFlow::Continue(());
             }
             Step::Damage(damage) => {
@@ -194,7 +209,8 @@ struct Nodes {
 struct Segment {
     /// Number of its first node.
     first: u32,
-    stacks: Vec<StackId>,
+    /// As it is shown, and with what tells where C code entered the interpreter.
+    stacks: Vec<(StackId, StackId)>,
 }
 
 impl Nodes {
@@ -216,7 +232,7 @@ impl Nodes {
         self.segments.push(Segment { first, stacks: Vec::new() });
     }
 
-    fn push(&mut self, stack: StackId) {
+    fn push(&mut self, stack: (StackId, StackId)) {
         match self.segments.last_mut() {
             Some(last) => last.stacks.push(stack),
             None => self.segments.push(Segment { first: 1, stacks: vec![stack] }),
@@ -225,8 +241,13 @@ impl Nodes {
 
     #[inline]
     fn stack(&self, node: u32, model: &mut Model) -> StackId {
+        self.both(node, model).0
+    }
+
+    #[inline]
+    fn both(&self, node: u32, model: &mut Model) -> (StackId, StackId) {
         if node == 0 {
-            return StackId::EMPTY;
+            return (StackId::EMPTY, StackId::EMPTY);
         }
         for segment in self.segments.iter().rev() {
             if let Some(index) = node.checked_sub(segment.first) {
@@ -236,6 +257,7 @@ impl Nodes {
                 }
             }
         }
-        model.lost_stack()
+        let lost = model.lost_stack();
+        (lost, lost)
     }
 }

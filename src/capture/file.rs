@@ -137,13 +137,20 @@ impl Capture {
         begin: impl FnOnce(&Model),
         take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>,
     ) -> Result<Model> {
-        self.read_by(nanos, begin, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
+        self.read_by(nanos, false, begin, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
+    }
+
+    /// Like [`read_batches`](Capture::read_batches). Events with native stacks show both in one, which the model has to
+    /// [resolve](Model::resolved); elsewhere they show their Python stacks.
+    pub fn read_joined(&self, take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>) -> Result<Model> {
+        self.read_by(ALWAYS, true, |_| {}, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
     }
 
     /// With a way of decoding the blocks.
     pub(super) fn read_by<T: FnMut(&Model, &[Event]) -> ControlFlow<()>>(
         &self,
         nanos: Range<u64>,
+        joins_native: bool,
         begin: impl FnOnce(&Model),
         take: T,
         decode: impl FnOnce(&[Block], &mut dyn FnMut(&Batch) -> ControlFlow<()>) -> Result<()>,
@@ -164,7 +171,7 @@ impl Capture {
         if nanos != ALWAYS {
             lanes = range::within(&lanes, &turns);
         }
-        let mut events = Events::new(&mut model, turns, take);
+        let mut events = Events::new(&mut model, turns, joins_native, take);
         self.n_read.store(0, Ordering::Relaxed);
         let mut tell = |batch: &Batch| {
             self.n_read.fetch_add(batch.n_bytes, Ordering::Relaxed);

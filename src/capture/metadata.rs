@@ -59,6 +59,7 @@ pub fn read_end(file: &File, block: &Block) -> Option<End> {
 fn describe(model: &mut Model, image: u16, record: &Record<'_>) {
     match record {
         Record::Code(code) => model.describe_code(image, code),
+        Record::Module(module) => model.describe_module(image, module),
         Record::Image(it) => {
             let exe = String::from_utf8_lossy(it.exe).into_owned();
             let arguments = it.arguments.strip_suffix(b"\0").unwrap_or(it.arguments);

@@ -2,6 +2,7 @@
 //! Each returns the exit code, or an error that `main` prints.
 
 pub mod load;
+mod native;
 mod output;
 pub mod pages;
 mod progress;

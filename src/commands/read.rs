@@ -11,9 +11,11 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::capture::Capture;
+use crate::commands::native;
 use crate::commands::output;
 use crate::commands::progress::Progress;
 use crate::model::{Event, Facts, Handles, Model};
+use crate::symbols::{Options, Symbols};
 
 /// Captures that were opened, so that a wrong one is the first thing to be told.
 pub struct Captures {
@@ -77,11 +79,30 @@ impl Captures {
                 progress.show(bytes);
                 ControlFlow::Continue(())
             };
-            let model = capture.read_batches(|_| {}, take)?;
+            let model = capture.read_joined(take)?;
             let answer = finish(fold, &model);
             Ok((model, answer))
         };
-        merge(in_parallel(&self.captures, read_one))
+        let (model, mut parts) = merge(in_parallel(&self.captures, read_one))?;
+        if !model.has_native() {
+            return Ok((model, parts));
+        }
+        let mut symbols = Symbols::new(Options::default());
+        let (model, handles) = model.resolved(|module, address| native::name(&mut symbols, module, address));
+        for warning in symbols.warnings() {
+            eprintln!("memtrace: {warning}");
+        }
+        let Handles::Moved { stacks: new, .. } = &handles else { return Ok((model, parts)) };
+        for part in &mut parts {
+            part.handles = match std::mem::replace(&mut part.handles, Handles::Same) {
+                Handles::Same => handles.clone(),
+                Handles::Moved { strings, frames, stacks } => {
+                    let stacks = stacks.iter().map(|stack| new[stack.index()]).collect();
+                    Handles::Moved { strings, frames, stacks }
+                }
+            };
+        }
+        Ok((model, parts))
     }
 }
 

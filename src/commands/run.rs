@@ -45,7 +45,7 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let shim = shim::find()?;
     let log_path = log_path(args, &program)?;
     let signals = Signals::take_over()?;
-    let options = RecordOptions { python_allocators: args.records_python_allocators() };
+    let options = RecordOptions { python_allocators: args.records_python_allocators(), native_stacks: args.native };
     let waiting = spawn::fork_waiting(&program, &signals, |pid| {
         recording_environment(&program.env, &shim, &for_pid(&log_path, pid), options)
     })?;
@@ -208,9 +208,9 @@ fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> any
     if finished.header.state == state::CREATED {
         say("nothing was recorded: the program did not load the recorder");
     } else if facts.python().is_none() {
-        say(
-            "no Python ran in this process: its allocations are recorded without stacks for now, its children not at all",
-        );
+        let stacks =
+            if args.native { "" } else { "its allocations are recorded without stacks (--native has them), and " };
+        say(&format!("no Python ran in this process: {stacks}its children are not recorded"));
     }
     let shown = relative(path);
     let events = count(finished.n_events);

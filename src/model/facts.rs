@@ -13,6 +13,8 @@ pub struct Facts {
     pub script: Option<String>,
     /// Whether recording Python objects was asked for.
     pub python_allocators: bool,
+    /// Whether there are native stacks.
+    pub has_native_stacks: bool,
     pub pid: u32,
     /// `tsc` or `counter`.
     pub clock: &'static str,

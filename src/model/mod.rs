@@ -7,7 +7,9 @@ pub mod clock;
 pub mod code;
 pub mod event;
 pub mod facts;
+pub mod joined;
 pub mod lines;
+pub mod native;
 pub mod processes;
 pub mod stacks;
 pub mod strings;
@@ -16,6 +18,7 @@ pub mod threads;
 pub use clock::Clock;
 pub use event::{Action, Event};
 pub use facts::{Damage, Facts};
+pub use joined::Named;
 pub use processes::{Handles, Process};
 pub use stacks::{Frame, FrameId, StackId};
 pub use strings::StringId;
@@ -23,6 +26,7 @@ pub use threads::{ThreadKey, Threads};
 
 use code::Codes;
 use lines::Encoding;
+use native::{Native, NativePlace};
 use stacks::{Frames, Stacks};
 use strings::Strings;
 
@@ -34,6 +38,7 @@ pub struct Model {
     frames: Frames,
     stacks: Stacks,
     codes: Codes,
+    native: Native,
 }
 
 impl Default for Model {
@@ -51,6 +56,7 @@ impl Model {
             frames: Frames::default(),
             stacks: Stacks::default(),
             codes: Codes::default(),
+            native: Native::default(),
         }
     }
 
@@ -188,9 +194,10 @@ impl Model {
         if let Some(frame) = self.codes.cached_frame(image, code, offset) {
             return frame;
         }
-        let frame = match self.codes.locate(image, code, offset) {
-            Some(frame) => self.frames.intern(frame),
-            None => self.intern_frame("<unknown function>", "<unknown>", 0),
+        let frame = match (self.codes.locate(image, code, offset), self.native.module(image, code)) {
+            (Some(frame), _) => self.frames.intern(frame),
+            (None, Some(module)) => self.native_frame(NativePlace { module, address: offset.into() }),
+            (None, None) => self.intern_frame("<unknown function>", "<unknown>", 0),
         };
         self.codes.cache_frame(image, code, offset, frame);
         frame

@@ -15,6 +15,7 @@ pub struct Process {
 }
 
 /// What became of a model's handles when another model absorbed it.
+#[derive(Clone)]
 pub enum Handles {
     /// They are good there as they are.
     Same,

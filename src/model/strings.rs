@@ -9,6 +9,11 @@ use super::stacks::hash_of;
 pub struct StringId(u32);
 
 impl StringId {
+    /// The string with this number.
+    pub fn from_index(index: usize) -> StringId {
+        StringId(u32::try_from(index).expect("strings are numbered with 32 bits"))
+    }
+
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -27,6 +32,10 @@ pub struct Strings {
 impl Strings {
     pub fn get(&self, id: StringId) -> &str {
         get(&self.text, &self.ends, id.0)
+    }
+
+    pub fn count(&self) -> usize {
+        self.ends.len()
     }
 
     /// In the order of their numbers.

@@ -1,4 +1,4 @@
-//! `dlopen`, `dlmopen`, `dlclose`, `dlsym`, `dlvsym`. They end in a *jump* to the real function: it looks at its return
+//! `dlopen`, `dlmopen`, `dlclose`, `dlsym`, `dlvsym`. But for `dlclose`, they end in a *jump* to the real function: it looks at its return
 //! address to find its caller, whose RUNPATH, `$ORIGIN`, namespace and place in the search order count. `dlsym` answers
 //! the names of the table with the hooks, so that `ctypes.CDLL("libc.so.6").malloc` is seen.
 //!
@@ -14,9 +14,10 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use memtrace_format::record::notice;
 
 use crate::abi;
+use crate::guard::Guard;
 use crate::hooks::TABLE;
 use crate::real::{self, Real};
-use crate::{lifecycle, meta, python};
+use crate::{lifecycle, meta, python, unwind};
 
 /// Set when objects may have come or gone; the next call of the loader looks again.
 static OBJECTS_CHANGED: AtomicU32 = AtomicU32::new(0);
@@ -45,16 +46,19 @@ pub unsafe extern "C" fn dlmopen(namespace: isize, path: *const c_char, flags: c
     )
 }
 
-#[unsafe(naked)]
+/// Has no use for its caller, and so may have one of ours.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn dlclose(handle: *mut c_void) -> c_int {
-    naked_asm!(
-        "push rdi",
-        "call {before}",
-        "pop rdi",
-        "jmp rax",
-        before = sym before_dlclose,
-    )
+    look_again();
+    OBJECTS_CHANGED.store(1, Ordering::Relaxed);
+    let is_noticed =
+        lifecycle::options().native_stacks && lifecycle::enter().map(|guard| unwind::close(&guard)).is_some();
+    // SAFETY: the program's own argument.
+    let result = unsafe { real::dlclose(handle) };
+    if is_noticed && let Some(guard) = Guard::enter() {
+        unwind::reopen(&guard);
+    }
+    result
 }
 
 #[unsafe(naked)]
@@ -115,12 +119,6 @@ extern "C" fn before_dlmopen() -> usize {
     look_again();
     OBJECTS_CHANGED.store(1, Ordering::Relaxed);
     real::DLMOPEN.address()
-}
-
-extern "C" fn before_dlclose() -> usize {
-    look_again();
-    OBJECTS_CHANGED.store(1, Ordering::Relaxed);
-    real::DLCLOSE.address()
 }
 
 extern "C" fn before_dlsym(handle: *mut c_void, name: *const c_char) -> Continuation {

@@ -21,7 +21,7 @@ use crate::guard::Guard;
 use crate::hooks::allocate;
 use crate::lifecycle::enter;
 use crate::python::offsets::Layout;
-use crate::{meta, recorder, sys};
+use crate::{meta, note_caller, recorder, sys};
 
 type Pointer = *mut c_void;
 
@@ -208,7 +208,12 @@ impl Slot {
     }
 }
 
+#[unsafe(naked)]
 unsafe extern "C" fn malloc(ctx: Pointer, size: usize) -> Pointer {
+    note_caller!(malloc_body)
+}
+
+unsafe extern "C" fn malloc_body(ctx: Pointer, size: usize) -> Pointer {
     // SAFETY: the interpreter's own arguments, here and below.
     let slot = unsafe { slot(ctx) };
     let inner = slot.inner();
@@ -216,7 +221,12 @@ unsafe extern "C" fn malloc(ctx: Pointer, size: usize) -> Pointer {
     allocate(Kind::PymallocMalloc, slot.requested(size), || unsafe { (inner.malloc)(inner.ctx, size) })
 }
 
+#[unsafe(naked)]
 unsafe extern "C" fn calloc(ctx: Pointer, count: usize, size: usize) -> Pointer {
+    note_caller!(calloc_body)
+}
+
+unsafe extern "C" fn calloc_body(ctx: Pointer, count: usize, size: usize) -> Pointer {
     // SAFETY: as in `malloc`.
     let slot = unsafe { slot(ctx) };
     let inner = slot.inner();
@@ -225,8 +235,13 @@ unsafe extern "C" fn calloc(ctx: Pointer, count: usize, size: usize) -> Pointer 
     allocate(Kind::PymallocCalloc, requested, || unsafe { (inner.calloc)(inner.ctx, count, size) })
 }
 
-/// Never frees: size 0 gives a block too, so null is a failure.
+#[unsafe(naked)]
 unsafe extern "C" fn realloc(ctx: Pointer, block: Pointer, size: usize) -> Pointer {
+    note_caller!(realloc_body)
+}
+
+/// Never frees: size 0 gives a block too, so null is a failure.
+unsafe extern "C" fn realloc_body(ctx: Pointer, block: Pointer, size: usize) -> Pointer {
     // SAFETY: as in `malloc`.
     let slot = unsafe { slot(ctx) };
     let inner = slot.inner();

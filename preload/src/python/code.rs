@@ -81,6 +81,11 @@ pub fn visible_offset(layout: &Layout, frame: RawFrame, first_traceable: u32) ->
     has_begun.then(|| instruction.saturating_sub(start) as u32)
 }
 
+/// The next number of what frames refer to.
+pub fn next_number() -> u32 {
+    TABLE.next_number()
+}
+
 /// `sizeof(_Py_CODEUNIT)`: bytes per instruction.
 pub const CODE_UNIT: u32 = 2;
 

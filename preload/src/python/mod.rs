@@ -18,6 +18,7 @@ mod walk;
 
 pub use chain::Chain;
 pub use chunks::Chunks;
+pub use code::next_number as next_code_number;
 pub use walk::Frame;
 
 use core::cell::UnsafeCell;
@@ -174,6 +175,17 @@ unsafe fn place(layout: &Layout, state: usize) -> Place {
 #[inline(always)]
 pub fn shown(frame: &Frame) -> Option<RawFrame> {
     frame.raw(&interpreter().layout)
+}
+
+/// Whether it is a frame that the interpreter's loop has among its own variables.
+pub fn is_without_code(frame: &Frame) -> bool {
+    frame.raw(&interpreter().layout).is_none()
+}
+
+/// Whether C code entered the interpreter at this frame.
+#[inline(always)]
+pub fn is_entry(frame: &Frame) -> bool {
+    frame.is_entry(&interpreter().layout)
 }
 
 /// Whether this thread's stack is as the layout says. If not, none is read any more.

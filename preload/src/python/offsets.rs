@@ -55,6 +55,9 @@ pub struct Layout {
     /// `_PyInterpreterFrame.owner`. Frames of 3.9 and 3.10 have none, and the last byte of `f_back` stands for it: it is
     /// 0 in any address of a program.
     pub frame_owner: usize,
+    /// `_PyInterpreterFrame.is_entry`, of 3.11 alone: whether C code entered the interpreter at this frame. Later ones have
+    /// a frame without code there.
+    pub frame_is_entry: Option<usize>,
     /// The first of the owners whose frames have no code: `FRAME_OWNED_BY_CSTACK` (3.12, 3.13),
     /// `FRAME_OWNED_BY_INTERPRETER` (3.14 on). None up to 3.11.
     pub owner_without_code: u8,
@@ -125,6 +128,7 @@ const PYTHON_3_9: Layout = Layout {
     frame_instruction: 104,
     instruction_unit: Some(1),
     frame_owner: 31,
+    frame_is_entry: None,
     owner_without_code: u8::MAX,
     owner_generator: u8::MAX,
     code_file: 104,
@@ -176,6 +180,7 @@ const PYTHON_3_11: Layout = Layout {
     frame_instruction: 56,
     instruction_unit: None,
     frame_owner: 69,
+    frame_is_entry: Some(68),
     owner_generator: 1,
     code_file: 112,
     code_name: 128,
@@ -195,6 +200,7 @@ const PYTHON_3_12: Layout = Layout {
     frame_code: 0,
     frame_previous: 8,
     frame_owner: 70,
+    frame_is_entry: None,
     owner_without_code: 3,
     code_first_line: 68,
     code_first_traceable: Some(176),

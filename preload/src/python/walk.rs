@@ -90,6 +90,16 @@ impl Frame {
         unsafe { word(self.address + layout.frame_previous) == self.previous }
     }
 
+    /// Whether C code entered the interpreter here. Up to 3.10 each call does; later those of Python functions don't.
+    #[inline(always)]
+    pub fn is_entry(&self, layout: &Layout) -> bool {
+        match layout.frame_is_entry {
+            // SAFETY: the frame is on its thread's stack now.
+            Some(offset) => unsafe { byte(self.address + offset) != 0 },
+            None => layout.instruction_unit.is_some() || self.raw(layout).is_none(),
+        }
+    }
+
     /// What the log says of it; `None` for an entry frame of the interpreter, which has no code.
     #[inline(always)]
     pub fn raw(&self, layout: &Layout) -> Option<RawFrame> {

@@ -138,6 +138,7 @@ fn read(capture: &Capture, nanos: Range<u64>, is_ahead: bool) -> Vec<String> {
     let file = std::fs::File::open(capture.path()).unwrap();
     let model = capture.read_by(
         nanos,
+        false,
         |_| {},
         take,
         |blocks, tell| match is_ahead {
@@ -219,6 +220,6 @@ fn a_reader_that_has_enough_ends_the_decoding() {
         n_taken += events.len();
         ControlFlow::Break(())
     };
-    capture.read_by(ALWAYS, |_| {}, take, |blocks, tell| ahead::on_two_threads(&file, blocks, tell)).unwrap();
+    capture.read_by(ALWAYS, false, |_| {}, take, |blocks, tell| ahead::on_two_threads(&file, blocks, tell)).unwrap();
     assert!((1..1000).contains(&n_taken), "{n_taken}");
 }

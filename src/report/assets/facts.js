@@ -139,7 +139,7 @@ export function warnings(profile) {
   if (found.size === 0 && !profile.hasPython && profile.cells.size > 0) {
     found.add(
       profile.processes.every(({ facts }) => facts.pythons.length === 0)
-        ? "no Python ran in this program, and native stacks are not recorded: everything is one frame"
+        ? "no Python ran in this program, and native stacks were not recorded (run --native): everything is one frame"
         : "no Python code was running in any of these allocations: everything is one frame",
     );
   }

@@ -1,0 +1,226 @@
+//! What code belongs to: the loaded objects with their unwind information, as they were when somebody last looked.
+//!
+//! # Safety
+//! Dangerous: reads the headers and the unwind information of objects where they are mapped. We rely on the mappings that
+//! the kernel has just told of, and on nobody unloading them: who unloads something
+//! says so before, and nothing is read until it is done (`rules`).
+
+use memtrace_format::{Record, record};
+
+use super::bytes::Region;
+use super::eh_frame::EhFrame;
+use super::maps::{Mapping, Maps};
+use super::rule::Rule;
+use crate::guard::Guard;
+use crate::heap::{Array, Plain};
+use crate::{meta, python};
+
+/// Executable memory of an object.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Module {
+    pub start: u64,
+    pub end: u64,
+    /// What is added to the file's addresses.
+    pub bias: u64,
+    /// Its readable mapping with `.eh_frame_hdr`, and where that is; all zero without.
+    segment_start: u64,
+    segment_end: u64,
+    header: u64,
+    /// Where its ELF header is mapped; 0 when it has none.
+    pub elf: u64,
+    /// Its number in the log; 0 when it is not there yet.
+    number: u64,
+}
+
+// SAFETY: numbers.
+unsafe impl Plain for Module {}
+
+/// By address.
+pub struct Modules {
+    modules: Array<Module>,
+    len: usize,
+}
+
+impl Modules {
+    pub const fn new() -> Modules {
+        Modules { modules: Array::new(), len: 0 }
+    }
+
+    /// What an address of code belongs to.
+    pub fn find(&self, address: u64) -> Option<&Module> {
+        let modules = self.modules.slice(self.len);
+        let behind = modules.partition_point(|module| module.start <= address);
+        modules.get(behind.checked_sub(1)?).filter(|module| address < module.end)
+    }
+
+    /// The number in the log of what an address belongs to, and the address in its file.
+    pub fn place(&mut self, guard: &Guard, address: u64) -> Option<(u32, u32)> {
+        let modules = self.modules.slice(self.len);
+        let index = modules.partition_point(|module| module.start <= address).checked_sub(1)?;
+        let module = self.modules.get_mut(index).filter(|module| address < module.end)?;
+        if module.number == 0 {
+            module.number = u64::from(describe(guard, module)?);
+        }
+        let offset = u32::try_from(address.wrapping_sub(module.bias)).ok()?;
+        Some((module.number as u32, offset))
+    }
+
+    /// Whether any of them lies in a range.
+    pub fn has_any(&self, start: u64, end: u64) -> bool {
+        self.modules.slice(self.len).iter().any(|module| module.start < end && start < module.end)
+    }
+
+    /// Nothing is known any more.
+    pub fn forget(&mut self) {
+        self.len = 0;
+    }
+
+    /// Looks again. `false` when that is not possible.
+    pub fn look(&mut self) -> bool {
+        let Some(maps) = Maps::read() else { return false };
+        self.len = 0;
+        let mut first: Option<Mapping<'_>> = None;
+        for mapping in maps.lines() {
+            // The start of a file; what else is mapped of it follows.
+            let has_code = mapping.path != b"[vsyscall]";
+            let is_vdso = mapping.path == b"[vdso]";
+            if mapping.is_readable && mapping.offset == 0 && (mapping.file.1 != 0 || is_vdso) {
+                first = Some(mapping);
+            }
+            if !mapping.is_executable || !has_code {
+                continue;
+            }
+            let of_file = first.filter(|first| first.file == mapping.file && (mapping.file.1 != 0 || is_vdso));
+            let mut module = Module { start: mapping.start, end: mapping.end, ..EMPTY };
+            if let Some(first) = of_file {
+                read_elf(&first, &mut module);
+            }
+            if module.header != 0
+                && let Some(segment) =
+                    maps.lines().find(|it| it.is_readable && (it.start..it.end).contains(&module.header))
+            {
+                (module.segment_start, module.segment_end) = (segment.start, segment.end);
+            }
+            if !self.modules.grow(self.len + 1) {
+                return false;
+            }
+            self.modules.set(self.len, module);
+            self.len += 1;
+        }
+        true
+    }
+}
+
+/// Writes a module into the log; its number.
+#[cold]
+fn describe(guard: &Guard, module: &Module) -> Option<u32> {
+    let maps = Maps::read()?;
+    let mapping = maps.lines().find(|line| line.start == module.start)?;
+    let id = python::next_code_number();
+    let build_id = if module.elf == 0 { None } else { build_id(&maps, module) };
+    let record =
+        Record::Module(record::Module { id, bias: module.bias, path: mapping.path, build_id: build_id.unwrap_or(&[]) });
+    meta::record(guard, &record).then_some(id)
+}
+
+const EMPTY: Module =
+    Module { start: 0, end: 0, bias: 0, segment_start: 0, segment_end: 0, header: 0, elf: 0, number: 0 };
+
+impl Module {
+    /// The rule at an instruction of this module, read where the loader mapped it.
+    ///
+    /// # Safety
+    /// The module has not been unloaded.
+    pub unsafe fn rule(&self, address: u64) -> Rule {
+        if self.segment_end == 0 {
+            return Rule::Unknown;
+        }
+        // SAFETY: a readable mapping, as the kernel told, which is still there.
+        let segment = unsafe { region(self.segment_start, self.segment_end) };
+        let rule = EhFrame::new(segment, self.header).and_then(|frames| frames.rule(address));
+        rule.unwrap_or(Rule::Unknown)
+    }
+}
+
+/// # Safety
+/// The range is mapped and can be read, for as long as the region is used.
+unsafe fn region<'a>(start: u64, end: u64) -> Region<'a> {
+    // SAFETY: as the caller says.
+    let bytes = unsafe { core::slice::from_raw_parts(start as *const u8, end.saturating_sub(start) as usize) };
+    Region { start, bytes }
+}
+
+/// The note that the linker made (`NT_GNU_BUILD_ID`).
+fn build_id<'a>(maps: &Maps, module: &Module) -> Option<&'a [u8]> {
+    const PT_NOTE: u32 = 4;
+    let first = maps.lines().find(|line| line.start == module.elf && line.is_readable)?;
+    // SAFETY: a readable mapping, as the kernel has just told.
+    let header = unsafe { region(first.start, first.end) };
+    let mut build_id = None;
+    each_segment(header, |kind, _, address, len| {
+        if kind != PT_NOTE || build_id.is_some() {
+            return;
+        }
+        let address = address.wrapping_add(module.bias);
+        let mapping = maps.lines().find(|line| line.is_readable && (line.start..line.end).contains(&address));
+        let Some(mapping) = mapping else { return };
+        // SAFETY: as above.
+        let region: Region<'a> = unsafe { region(mapping.start, mapping.end) };
+        build_id = region.cursor(address).and_then(|mut cursor| cursor.take(len)).and_then(note);
+    });
+    build_id
+}
+
+/// `Elf64_Nhdr` (`elf.h`): lengths of name and content, the kind, then both, each filled up to whole words.
+fn note(region: Region<'_>) -> Option<&[u8]> {
+    const NT_GNU_BUILD_ID: u32 = 3;
+    let mut cursor = region.beginning();
+    loop {
+        let (name_len, len, kind) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
+        let name = cursor.take(u64::from(name_len).next_multiple_of(4))?;
+        let content = cursor.take(u64::from(len).next_multiple_of(4))?;
+        if kind == NT_GNU_BUILD_ID && name.bytes == b"GNU\0" {
+            return content.bytes.get(..len as usize);
+        }
+    }
+}
+
+/// Fills in what the ELF header says, which begins at the start of a mapping (`elf.h`, `Elf64_Ehdr` and `Elf64_Phdr`).
+fn read_elf(first: &Mapping<'_>, module: &mut Module) {
+    const PT_LOAD: u32 = 1;
+    const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
+    const PAGE: u64 = 4096;
+    // SAFETY: a readable mapping, as the kernel has just told.
+    let region = unsafe { region(first.start, first.end) };
+    let (mut bias, mut header) = (None, None);
+    each_segment(region, |kind, offset, address, _| match kind {
+        PT_LOAD if bias.is_none() && offset / PAGE == 0 => bias = Some(first.start.wrapping_sub(address & !(PAGE - 1))),
+        PT_GNU_EH_FRAME => header = Some(address),
+        _ => {}
+    });
+    if let Some(bias) = bias {
+        (module.elf, module.bias) = (first.start, bias);
+        module.header = header.map_or(0, |header: u64| header.wrapping_add(bias));
+    }
+}
+
+/// Kind, offset, address and length of each segment of the object whose header begins a region.
+fn each_segment(region: Region<'_>, mut take: impl FnMut(u32, u64, u64, u64)) -> Option<()> {
+    const LEN: u64 = 56;
+    if region.beginning().array::<16>()?.first_chunk() != Some(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let at = |offset: u64| region.cursor(region.start.checked_add(offset)?);
+    let (segments, len, n_segments) = (at(0x20)?.u64()?, at(0x36)?.u16()?, at(0x38)?.u16()?);
+    if u64::from(len) != LEN {
+        return None;
+    }
+    for index in 0..u64::from(n_segments) {
+        let mut segment = at(segments.checked_add(index * LEN)?)?;
+        let (kind, _flags, offset, address) = (segment.u32()?, segment.u32()?, segment.u64()?, segment.u64()?);
+        let _physical = segment.u64()?;
+        take(kind, offset, address, segment.u64()?);
+    }
+    Some(())
+}

@@ -1,0 +1,24 @@
+//! Names for native frames.
+
+use crate::model::Named;
+use crate::model::native::NativeModule;
+use crate::symbols::{ModuleId, Place, Symbols};
+
+/// What stands at an address of a module.
+pub fn name(symbols: &mut Symbols, module: &NativeModule, address: u64) -> Named {
+    let build_id = if module.build_id.is_empty() { None } else { Some(module.build_id.clone()) };
+    let id = ModuleId { path: module.path.clone().into(), build_id };
+    // The recorder has gone back to the call already.
+    let found = symbols.frames(&id, Place { address, is_return_address: false });
+    let is_loop = found.iter().any(|frame| is_loop_of_python(&frame.function));
+    let frame = |frame: &crate::symbols::NativeFrame| {
+        let file = frame.file.clone().unwrap_or_else(|| module.path.clone());
+        (frame.function.clone(), file, frame.line.unwrap_or(0))
+    };
+    Named { frames: found.iter().rev().map(frame).collect(), is_loop }
+}
+
+/// The loop that runs Python code, whatever part of it the compiler put elsewhere.
+fn is_loop_of_python(function: &str) -> bool {
+    function.split(['.', '@']).next() == Some("_PyEval_EvalFrameDefault")
+}
