@@ -71,7 +71,37 @@ fn kind_of(path: &str) -> Kind {
     if path.contains("/site-packages/") || path.contains("/dist-packages/") {
         return Kind::Library;
     }
-    if is_in_standard_library(path) { Kind::Standard } else { Kind::Project }
+    if is_in_standard_library(path) || is_interpreter(path) {
+        Kind::Standard
+    } else if is_system_library(path) {
+        Kind::Library
+    } else {
+        Kind::Project
+    }
+}
+
+/// CPython itself, as debug information names its sources (in a folder as it is released, or beside one that was built
+/// in), or as a file without any.
+fn is_interpreter(path: &str) -> bool {
+    const FOLDERS: [&str; 6] = ["Include", "Modules", "Objects", "Parser", "Programs", "Python"];
+    let is_source = [".c", ".h"].iter().any(|end| path.ends_with(end))
+        && FOLDERS
+            .iter()
+            .any(|folder| path.contains(&format!("/../{folder}/")) || path.starts_with(&format!("../{folder}/")));
+    let is_released = path.match_indices("/Python-3.").any(|(at, _)| path[at + 1..].contains('/'));
+    let is_file = ["/bin/python3.", "/libpython3."].iter().any(|start| {
+        let version = path.rsplit_once(start).map_or("", |(_, version)| version);
+        version.starts_with(|digit: char| digit.is_ascii_digit()) && !version.contains('/')
+    });
+    is_source || is_released || is_file
+}
+
+/// A library without debug information, or the sources of libc, which are named from where they were built.
+fn is_system_library(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let is_library = name.ends_with(".so") || name.contains(".so.") || name == "[vdso]";
+    let is_of_libc = path.starts_with("./csu/") || path.starts_with("../sysdeps/") || path.contains("/../sysdeps/");
+    is_library || is_of_libc || path.starts_with("/usr/include/") || path.starts_with("/rustc/")
 }
 
 fn is_in_standard_library(path: &str) -> bool {
@@ -125,6 +155,20 @@ mod tests {
         check("/home/ada/python3.12/report.py", Kind::Project, role::NONE);
         check("/srv/lib/python3.12", Kind::Project, role::NONE);
         check("", Kind::Project, role::NONE);
+    }
+
+    #[test]
+    fn native_code_of_the_interpreter_and_of_libraries_is_not_the_users() {
+        check("/tmp/python-build.2026/Python-3.13.0/Python/ceval.c", Kind::Standard, role::NONE);
+        check("/build/python3.14/build-static/../Objects/call.c", Kind::Standard, role::NONE);
+        check("/opt/py/bin/python3.13", Kind::Standard, role::NONE);
+        check("/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", Kind::Standard, role::NONE);
+        check("/usr/lib/x86_64-linux-gnu/libc.so.6", Kind::Library, role::NONE);
+        check("./csu/../csu/libc-start.c", Kind::Library, role::NONE);
+        check("./csu/../sysdeps/nptl/libc_start_call_main.h", Kind::Library, role::NONE);
+        check("/home/ada/shop/hot.c", Kind::Project, role::NONE);
+        check("/home/ada/shop/python3.py", Kind::Project, role::NONE);
+        check("/home/ada/Objects/call.c", Kind::Project, role::NONE);
     }
 
     #[test]
