@@ -89,6 +89,7 @@ fn take(guard: &Guard) -> Option<&'static mut Lane> {
     drop(lanes);
     guard.set_lane(lane);
     taken.writer.thread = thread;
+    taken.stacks.begin_thread();
     let record = Record::Thread(Thread { thread, os_tid: tid, pthread: thread_pointer() as u64 });
     taken.writer.record(guard, &record);
     Some(taken)

@@ -101,5 +101,6 @@ pub fn release_all_of_this_thread() {
     crate::lane::LANES.release_if_mine();
     crate::meta::META.release_if_mine();
     crate::python::code::SHORT_TABLE.release_if_mine();
+    crate::unwind::MODULES.release_if_mine();
     crate::sink::release_locks_if_mine();
 }

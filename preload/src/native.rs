@@ -30,6 +30,11 @@ impl Native {
         Native { memo: Memo::new(), nodes: Array::new(), is_loop: Array::new(), own: 0..0, generation: 0 }
     }
 
+    /// Another thread's stack lies elsewhere.
+    pub fn begin_thread(&mut self) {
+        self.own = 0..0;
+    }
+
     /// The number of the stack above a hook that was entered like this; 0 when it is not known.
     ///
     /// `python` are the interpreter's frames, root first. Where one without code lies, the interpreter's loop has its

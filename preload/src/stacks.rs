@@ -72,6 +72,13 @@ impl Stacks {
         self.native = Some(Native::new());
     }
 
+    /// The lane has a new thread.
+    pub fn begin_thread(&mut self) {
+        if let Some(native) = &mut self.native {
+            native.begin_thread();
+        }
+    }
+
     #[inline(always)]
     pub fn has_native(&self) -> bool {
         self.native.is_some()

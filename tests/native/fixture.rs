@@ -46,11 +46,11 @@ pub struct Outcome {
 /// What memtrace says when it had to leave something out.
 const LOST: &str = "events could not be recorded";
 
-/// Build a fixture, run it both ways and compare; a difference is shown as text.
-pub fn check(name: &str) {
+/// Build a fixture, run it both ways, with options of `memtrace run`, and compare; a difference is shown as text.
+pub fn check(name: &str, options: &[&str]) {
     let Some(fixture) = Fixture::build(name) else { return };
     let plain = fixture.run_plain();
-    let (traced, log) = fixture.run_traced();
+    let (traced, log) = fixture.run_traced(options);
     let mut complaints = fixture.compare_runs(&plain, &traced);
     if let Err(text) = matcher::compare(&fixture.expectation, &log) {
         complaints.push(text);
@@ -158,9 +158,9 @@ impl Fixture {
     }
 
     /// Run under memtrace and decode the log.
-    pub fn run_traced(&self) -> (Outcome, Log) {
+    pub fn run_traced(&self, options: &[&str]) -> (Outcome, Log) {
         let capture = self.scratch.join("capture.bin");
-        let outcome = self.run_traced_into(&capture, &[]);
+        let outcome = self.run_traced_into(&capture, &[], options);
         if self.expectation.is_without_capture {
             assert!(!capture.exists(), "{}: there is a capture", self.name);
             return (outcome, Log::default());
@@ -172,7 +172,7 @@ impl Fixture {
     }
 
     /// Run under memtrace, behind the words of `before` (as in `prlimit --fsize=… memtrace run …`).
-    pub fn run_traced_into(&self, capture: &Path, before: &[&str]) -> Outcome {
+    pub fn run_traced_into(&self, capture: &Path, before: &[&str], options: &[&str]) -> Outcome {
         let mut command = match before {
             [] => support::memtrace(),
             [first, rest @ ..] => {
@@ -181,7 +181,14 @@ impl Fixture {
                 command
             }
         };
-        command.args(["run", "-q", "-o"]).arg(capture).arg("--").arg(self.program()).args(self.arguments());
+        command
+            .args(["run", "-q"])
+            .args(options)
+            .arg("-o")
+            .arg(capture)
+            .arg("--")
+            .arg(self.program())
+            .args(self.arguments());
         self.run(command)
     }
 

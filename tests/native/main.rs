@@ -19,9 +19,20 @@ macro_rules! fixtures {
             #[test]
             $(#[$attribute])*
             fn $name() {
-                fixture::check(stringify!($name));
+                fixture::check(stringify!($name), &[]);
             }
         )*
+
+        /// The same programs while their native stacks are recorded.
+        mod with_native_stacks {
+            $(
+                #[test]
+                $(#[$attribute])*
+                fn $name() {
+                    super::fixture::check(stringify!($name), &["--native"]);
+                }
+            )*
+        }
         const NAMES: &[&str] = &[$(stringify!($name)),*];
     };
 }

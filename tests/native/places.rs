@@ -107,7 +107,7 @@ fn the_limit_of_file_sizes_holds_for_the_launcher_too() {
     let Some(fixture) = Fixture::build("allocates_much") else { return };
     let capture = fixture.folder().join("capture.bin");
     // In bytes; the launcher inherits it, and must not die of SIGXFSZ at the end.
-    let outcome = fixture.run_traced_into(&capture, &["prlimit", "--fsize=1000000"]);
+    let outcome = fixture.run_traced_into(&capture, &["prlimit", "--fsize=1000000"], &[]);
     fs::create_dir_all(fixture.folder().join("run")).expect("the folder is there");
     fs::copy(&capture, capture_of(&fixture)).expect("the capture is there");
     check_cut_short(&fixture, &outcome, "the capture reached the limit of file sizes");
@@ -157,7 +157,7 @@ fn a_path_with_spaces_and_colons_is_as_good_as_any() {
 #[test]
 fn a_log_is_readable_by_its_owner_alone() {
     let Some(fixture) = Fixture::build("malloc_family") else { return };
-    let (_, _) = fixture.run_traced();
+    let (_, _) = fixture.run_traced(&[]);
     let mode = fs::metadata(fixture.folder().join("capture.bin")).expect("the capture is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -165,7 +165,7 @@ fn a_log_is_readable_by_its_owner_alone() {
 #[test]
 fn the_log_of_many_short_threads_stays_small() {
     let Some(fixture) = Fixture::build("short_threads") else { return };
-    let _ = fixture.run_traced();
+    let _ = fixture.run_traced(&[]);
     let len = fs::metadata(fixture.folder().join("capture.bin")).expect("the capture is there").len();
     // A thread's record, its stack's allocation, and the pair of events that it makes.
     assert!(len < 100_000 * 100, "{len} bytes for 100 000 threads");

@@ -18,6 +18,6 @@ mod tests;
 mod walk;
 
 pub use memo::Memo;
-pub use rules::{close, generation, place, reopen, rule, unmapped};
+pub use rules::{MODULES, close, generation, place, reopen, rule, unmapped};
 pub use stack::own_stack;
 pub use walk::Registers;

@@ -40,11 +40,15 @@ unsafe impl Plain for Module {}
 pub struct Modules {
     modules: Array<Module>,
     len: usize,
+    /// Room for those of the next look.
+    next: Array<Module>,
+    /// Addresses that nobody knew, since something was looked for and found.
+    n_unknown: u32,
 }
 
 impl Modules {
     pub const fn new() -> Modules {
-        Modules { modules: Array::new(), len: 0 }
+        Modules { modules: Array::new(), len: 0, next: Array::new(), n_unknown: 0 }
     }
 
     /// What an address of code belongs to.
@@ -73,13 +77,22 @@ impl Modules {
 
     /// Nothing is known any more.
     pub fn forget(&mut self) {
-        self.len = 0;
+        (self.len, self.n_unknown) = (0, 0);
     }
 
-    /// Looks again. `false` when that is not possible.
+    /// Whether it is worth looking for an address that nobody knows: always for the first ones, and of those that follow in
+    /// vain for one in many. (A program may have a great many addresses that belong to nothing.)
+    pub fn is_look_due(&mut self) -> bool {
+        const ALWAYS: u32 = 16;
+        const ONE_IN: u32 = 64;
+        self.n_unknown = self.n_unknown.wrapping_add(1);
+        self.n_unknown <= ALWAYS || self.n_unknown.is_multiple_of(ONE_IN)
+    }
+
+    /// Looks again; what is still there keeps its number. `false` when that is not possible.
     pub fn look(&mut self) -> bool {
         let Some(maps) = Maps::read() else { return false };
-        self.len = 0;
+        let mut n_found = 0;
         let mut first: Option<Mapping<'_>> = None;
         for mapping in maps.lines() {
             // The start of a file; what else is mapped of it follows.
@@ -102,12 +115,20 @@ impl Modules {
             {
                 (module.segment_start, module.segment_end) = (segment.start, segment.end);
             }
-            if !self.modules.grow(self.len + 1) {
+            // Nothing was unloaded since the last look, or it would be forgotten.
+            let known = self.find(module.start).filter(|known| known.is_like(&module));
+            module.number = known.map_or(0, |known| known.number);
+            if !self.next.grow(n_found + 1) {
                 return false;
             }
-            self.modules.set(self.len, module);
-            self.len += 1;
+            self.next.set(n_found, module);
+            n_found += 1;
         }
+        if n_found != self.len {
+            self.n_unknown = 0;
+        }
+        core::mem::swap(&mut self.modules, &mut self.next);
+        self.len = n_found;
         true
     }
 }
@@ -128,6 +149,11 @@ const EMPTY: Module =
     Module { start: 0, end: 0, bias: 0, segment_start: 0, segment_end: 0, header: 0, elf: 0, number: 0 };
 
 impl Module {
+    /// Whether they lie in the same place and have the same layout.
+    fn is_like(&self, other: &Module) -> bool {
+        (self.start, self.end, self.bias, self.header) == (other.start, other.end, other.bias, other.header)
+    }
+
     /// The rule at an instruction of this module, read where the loader mapped it.
     ///
     /// # Safety

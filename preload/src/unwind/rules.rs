@@ -88,11 +88,13 @@ fn look_up(guard: &Guard, address: u64, key: u64) -> Rule {
     if N_CLOSING.load(Ordering::Relaxed) != 0 {
         return Rule::Unknown;
     }
-    if modules.find(address).is_none() {
+    if modules.find(address).is_none() && modules.is_look_due() {
         modules.look();
     }
+    // What is not known now may be loaded soon.
+    let Some(module) = modules.find(address) else { return Rule::Unknown };
     // SAFETY: whoever unloads a module says so before, under the lock.
-    let rule = modules.find(address).map_or(Rule::Unknown, |module| unsafe { module.rule(address) });
+    let rule = unsafe { module.rule(address) };
     drop(modules);
     let word = rule.pack().unwrap_or(0);
     let entry = entry_of(key);
@@ -103,10 +105,5 @@ fn look_up(guard: &Guard, address: u64, key: u64) -> Rule {
 
 /// The number of the module that code belongs to, and its address in the file; `None` when that can't be told.
 pub fn place(guard: &Guard, address: u64) -> Option<(u32, u32)> {
-    let mut modules = MODULES.lock(guard);
-    // A call that was looked up under another account of what is loaded.
-    if modules.find(address).is_none() && N_CLOSING.load(Ordering::Relaxed) == 0 {
-        modules.look();
-    }
-    modules.place(guard, address)
+    MODULES.lock(guard).place(guard, address)
 }
