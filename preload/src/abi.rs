@@ -74,8 +74,11 @@ pub const RLIMIT_FSIZE: i32 = 1;
 pub const SIGABRT: i32 = 6;
 pub const SS_ONSTACK: i32 = 1;
 
+pub const PT_LOAD: u32 = 1;
 pub const PT_DYNAMIC: u32 = 2;
 pub const PT_INTERP: u32 = 3;
+pub const PT_NOTE: u32 = 4;
+pub const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 pub const RTLD_LAZY: i32 = 1;
 pub const RTLD_NOLOAD: i32 = 4;
 pub const RTLD_DEEPBIND: i32 = 8;

@@ -305,19 +305,8 @@ pub unsafe extern "C" fn mmap64(
     fd: c_int,
     offset: c_long,
 ) -> Pointer {
-    note_caller!(mmap64_body)
-}
-
-unsafe extern "C" fn mmap64_body(
-    address: Pointer,
-    len: usize,
-    prot: c_int,
-    flags: c_int,
-    fd: c_int,
-    offset: c_long,
-) -> Pointer {
-    // SAFETY: as in `malloc`; on x86-64 the two are one function.
-    unsafe { mmap_body(address, len, prot, flags, fd, offset) }
+    // On x86-64 the two are one function.
+    note_caller!(mmap_body)
 }
 
 #[unsafe(naked)]

@@ -124,14 +124,13 @@ fn create(lanes: &mut Lanes) -> Option<*mut Lane> {
             return None;
         }
     };
-    let lane = Lane {
+    let mut lane = Lane {
         caller: Caller::default(),
         writer: Writer::new(block_kind::EVENTS, lanes.n_lanes),
         stacks: Stacks::new(),
         owner: AtomicU32::new(ABANDONED),
         next: lanes.first,
     };
-    let mut lane = lane;
     if lifecycle::options().native_stacks {
         lane.stacks.add_native();
     }

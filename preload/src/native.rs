@@ -22,12 +22,13 @@ pub struct Native {
     is_loop: Array<u32>,
     /// Where the thread's own stack is; empty until somebody looked.
     own: Range<u64>,
-    generation: u64,
+    /// Whether the nodes are those of the remembered frames.
+    is_whole: bool,
 }
 
 impl Native {
     pub const fn new() -> Native {
-        Native { memo: Memo::new(), nodes: Array::new(), is_loop: Array::new(), own: 0..0, generation: 0 }
+        Native { memo: Memo::new(), nodes: Array::new(), is_loop: Array::new(), own: 0..0, is_whole: false }
     }
 
     /// Another thread's stack lies elsewhere.
@@ -62,13 +63,10 @@ impl Native {
         if environment::is_self_check() {
             self.compare_with_slow_twin(guard, top, generation);
         }
-        let known = if generation == self.generation { self.memo.n_unchanged() } else { 0 };
-        self.generation = u64::MAX;
-        let frames = self.memo.frames();
-        if !self.nodes.grow(frames.len()) {
-            return 0;
-        }
-        if !self.find_loops(known, python) {
+        let known = if self.is_whole { self.memo.n_unchanged() } else { 0 };
+        // Again when everything below is done.
+        self.is_whole = false;
+        if !self.nodes.grow(self.memo.frames().len()) || !self.find_loops(known, python) {
             return 0;
         }
         let frames = self.memo.frames();
@@ -88,9 +86,10 @@ impl Native {
             }
             self.nodes.set(level, node);
         }
-        self.generation = generation;
+        self.is_whole = true;
         node
     }
+
     /// Notes which frames from a level up are the interpreter's loop's: from 3.12 on it has a frame without code among its
     /// own variables. `false` without memory.
     fn find_loops(&mut self, known: usize, python: &[python::Frame]) -> bool {
@@ -98,7 +97,7 @@ impl Native {
         if !self.is_loop.grow(frames.len()) {
             return false;
         }
-        let mut entries = python.iter().rev().filter(|frame| python::is_without_code(frame));
+        let mut entries = python.iter().rev().filter(|frame| python::shown(frame).is_none());
         let mut entry = entries.next();
         for (level, frame) in frames.iter().enumerate().skip(known).rev() {
             while entry.is_some_and(|entry| (entry.address as u64) < frame.start()) {

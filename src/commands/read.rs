@@ -15,7 +15,6 @@ use crate::commands::native;
 use crate::commands::output;
 use crate::commands::progress::Progress;
 use crate::model::{Event, Facts, Handles, Model};
-use crate::symbols::{Options, Symbols};
 
 /// Captures that were opened, so that a wrong one is the first thing to be told.
 pub struct Captures {
@@ -83,26 +82,14 @@ impl Captures {
             let answer = finish(fold, &model);
             Ok((model, answer))
         };
-        let (model, mut parts) = merge(in_parallel(&self.captures, read_one))?;
+        let (model, parts) = merge(in_parallel(&self.captures, read_one))?;
         if !model.has_native() {
             return Ok((model, parts));
         }
-        let mut symbols = Symbols::new(Options::default());
-        let (model, handles) = model.resolved(|module, address| native::name(&mut symbols, module, address));
-        for warning in symbols.warnings() {
-            eprintln!("memtrace: {warning}");
-        }
-        let Handles::Moved { stacks: new, .. } = &handles else { return Ok((model, parts)) };
-        for part in &mut parts {
-            part.handles = match std::mem::replace(&mut part.handles, Handles::Same) {
-                Handles::Same => handles.clone(),
-                Handles::Moved { strings, frames, stacks } => {
-                    let stacks = stacks.iter().map(|stack| new[stack.index()]).collect();
-                    Handles::Moved { strings, frames, stacks }
-                }
-            };
-        }
-        Ok((model, parts))
+        let (model, handles) = native::resolved(model);
+        let parts =
+            parts.into_iter().map(|Part { answer, handles: first }| Part { answer, handles: first.then(&handles) });
+        Ok((model, parts.collect()))
     }
 }
 

@@ -8,7 +8,7 @@ use super::Model;
 use super::stacks::{FrameId, StackId};
 
 /// A loaded object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NativeModule {
     /// As the program's `/proc/PID/maps` had it; empty for code that was in no file.
     pub path: String,
@@ -35,6 +35,7 @@ pub struct Joint {
 #[derive(Default)]
 pub struct Native {
     modules: Vec<NativeModule>,
+    by_content: HashMap<NativeModule, u32>,
     by_number: HashMap<(u16, u32), u32>,
     places: HashMap<FrameId, NativePlace>,
     joints: HashMap<FrameId, Joint>,
@@ -42,14 +43,12 @@ pub struct Native {
 
 impl Native {
     pub fn add_module(&mut self, image: u16, number: u32, module: NativeModule) {
-        let index = match self.modules.iter().position(|known| *known == module) {
-            Some(index) => index,
-            None => {
-                self.modules.push(module);
-                self.modules.len() - 1
-            }
-        };
-        self.by_number.entry((image, number)).or_insert(index as u32);
+        let Native { modules, by_content, .. } = self;
+        let index = *by_content.entry(module).or_insert_with_key(|module| {
+            modules.push(module.clone());
+            modules.len() as u32 - 1
+        });
+        self.by_number.entry((image, number)).or_insert(index);
     }
 
     pub fn module(&self, image: u16, number: u32) -> Option<u32> {

@@ -24,6 +24,18 @@ pub enum Handles {
 }
 
 impl Handles {
+    /// What became of them when what became of them changed once more.
+    pub fn then(self, next: &Handles) -> Handles {
+        match self {
+            Handles::Same => next.clone(),
+            Handles::Moved { strings, frames, stacks } => Handles::Moved {
+                strings: strings.into_iter().map(|id| next.string(id)).collect(),
+                frames: frames.into_iter().map(|id| next.frame(id)).collect(),
+                stacks: stacks.into_iter().map(|id| next.stack(id)).collect(),
+            },
+        }
+    }
+
     pub fn string(&self, id: StringId) -> StringId {
         match self {
             Handles::Same => id,

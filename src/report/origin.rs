@@ -84,10 +84,10 @@ fn kind_of(path: &str) -> Kind {
 /// in), or as a file without any.
 fn is_interpreter(path: &str) -> bool {
     const FOLDERS: [&str; 6] = ["Include", "Modules", "Objects", "Parser", "Programs", "Python"];
-    let is_source = [".c", ".h"].iter().any(|end| path.ends_with(end))
-        && FOLDERS
-            .iter()
-            .any(|folder| path.contains(&format!("/../{folder}/")) || path.starts_with(&format!("../{folder}/")));
+    let folders = path.split('/');
+    let is_beside_build =
+        folders.clone().zip(folders.skip(1)).any(|(up, folder)| up == ".." && FOLDERS.contains(&folder));
+    let is_source = is_beside_build && [".c", ".h"].iter().any(|end| path.ends_with(end));
     let is_released = path.match_indices("/Python-3.").any(|(at, _)| path[at + 1..].contains('/'));
     let is_file = ["/bin/python3.", "/libpython3."].iter().any(|start| {
         let version = path.rsplit_once(start).map_or("", |(_, version)| version);

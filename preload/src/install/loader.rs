@@ -1,6 +1,6 @@
-//! `dlopen`, `dlmopen`, `dlclose`, `dlsym`, `dlvsym`. But for `dlclose`, they end in a *jump* to the real function: it looks at its return
-//! address to find its caller, whose RUNPATH, `$ORIGIN`, namespace and place in the search order count. `dlsym` answers
-//! the names of the table with the hooks, so that `ctypes.CDLL("libc.so.6").malloc` is seen.
+//! `dlopen`, `dlmopen`, `dlclose`, `dlsym`, `dlvsym`. All but `dlclose` end in a *jump* to the real function: it looks at
+//! its return address to find its caller, whose RUNPATH, `$ORIGIN`, namespace and place in the search order count.
+//! `dlsym` answers the names of the table with the hooks, so that `ctypes.CDLL("libc.so.6").malloc` is seen.
 //!
 //! # Safety
 //! Dangerous: functions without a frame. Each saves its argument registers, keeps the stack aligned, calls a Rust

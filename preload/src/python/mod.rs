@@ -177,11 +177,6 @@ pub fn shown(frame: &Frame) -> Option<RawFrame> {
     frame.raw(&interpreter().layout)
 }
 
-/// Whether it is a frame that the interpreter's loop has among its own variables.
-pub fn is_without_code(frame: &Frame) -> bool {
-    frame.raw(&interpreter().layout).is_none()
-}
-
 /// Whether C code entered the interpreter at this frame.
 #[inline(always)]
 pub fn is_entry(frame: &Frame) -> bool {

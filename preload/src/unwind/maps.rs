@@ -46,6 +46,11 @@ impl Maps {
         if is_whole { Some(maps) } else { None }
     }
 
+    /// The mapping that an address is in.
+    pub fn at(&self, address: u64) -> Option<Mapping<'_>> {
+        self.lines().find(|line| (line.start..line.end).contains(&address))
+    }
+
     pub fn lines(&self) -> impl Iterator<Item = Mapping<'_>> {
         self.text.slice(self.len).split(|byte| *byte == b'\n').filter_map(parse)
     }

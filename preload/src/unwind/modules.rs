@@ -2,8 +2,8 @@
 //!
 //! # Safety
 //! Dangerous: reads the headers and the unwind information of objects where they are mapped. We rely on the mappings that
-//! the kernel has just told of, and on nobody unloading them: who unloads something
-//! says so before, and nothing is read until it is done (`rules`).
+//! the kernel has just told of, and on nobody unloading them: who unloads something says so before, and nothing is read
+//! until it is done (`rules`).
 
 use memtrace_format::{Record, record};
 
@@ -13,22 +13,22 @@ use super::maps::{Mapping, Maps};
 use super::rule::Rule;
 use crate::guard::Guard;
 use crate::heap::{Array, Plain};
-use crate::{meta, python};
+use crate::{abi, meta, python};
 
 /// Executable memory of an object.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Module {
-    pub start: u64,
-    pub end: u64,
+    start: u64,
+    end: u64,
     /// What is added to the file's addresses.
-    pub bias: u64,
+    bias: u64,
     /// Its readable mapping with `.eh_frame_hdr`, and where that is; all zero without.
     segment_start: u64,
     segment_end: u64,
     header: u64,
     /// Where its ELF header is mapped; 0 when it has none.
-    pub elf: u64,
+    elf: u64,
     /// Its number in the log; 0 when it is not there yet.
     number: u64,
 }
@@ -53,16 +53,19 @@ impl Modules {
 
     /// What an address of code belongs to.
     pub fn find(&self, address: u64) -> Option<&Module> {
+        self.modules.slice(self.len).get(self.index(address)?)
+    }
+
+    fn index(&self, address: u64) -> Option<usize> {
         let modules = self.modules.slice(self.len);
-        let behind = modules.partition_point(|module| module.start <= address);
-        modules.get(behind.checked_sub(1)?).filter(|module| address < module.end)
+        let index = modules.partition_point(|module| module.start <= address).checked_sub(1)?;
+        modules.get(index).is_some_and(|module| address < module.end).then_some(index)
     }
 
     /// The number in the log of what an address belongs to, and the address in its file.
     pub fn place(&mut self, guard: &Guard, address: u64) -> Option<(u32, u32)> {
-        let modules = self.modules.slice(self.len);
-        let index = modules.partition_point(|module| module.start <= address).checked_sub(1)?;
-        let module = self.modules.get_mut(index).filter(|module| address < module.end)?;
+        let index = self.index(address)?;
+        let module = self.modules.get_mut(index)?;
         if module.number == 0 {
             module.number = u64::from(describe(guard, module)?);
         }
@@ -95,23 +98,21 @@ impl Modules {
         let mut n_found = 0;
         let mut first: Option<Mapping<'_>> = None;
         for mapping in maps.lines() {
+            let is_of_file = mapping.file.1 != 0 || mapping.path == b"[vdso]";
             // The start of a file; what else is mapped of it follows.
-            let has_code = mapping.path != b"[vsyscall]";
-            let is_vdso = mapping.path == b"[vdso]";
-            if mapping.is_readable && mapping.offset == 0 && (mapping.file.1 != 0 || is_vdso) {
+            if mapping.is_readable && mapping.offset == 0 && is_of_file {
                 first = Some(mapping);
             }
-            if !mapping.is_executable || !has_code {
+            if !mapping.is_executable || mapping.path == b"[vsyscall]" {
                 continue;
             }
-            let of_file = first.filter(|first| first.file == mapping.file && (mapping.file.1 != 0 || is_vdso));
+            let of_file = first.filter(|first| is_of_file && first.file == mapping.file);
             let mut module = Module { start: mapping.start, end: mapping.end, ..EMPTY };
             if let Some(first) = of_file {
                 read_elf(&first, &mut module);
             }
             if module.header != 0
-                && let Some(segment) =
-                    maps.lines().find(|it| it.is_readable && (it.start..it.end).contains(&module.header))
+                && let Some(segment) = maps.at(module.header).filter(|segment| segment.is_readable)
             {
                 (module.segment_start, module.segment_end) = (segment.start, segment.end);
             }
@@ -137,7 +138,7 @@ impl Modules {
 #[cold]
 fn describe(guard: &Guard, module: &Module) -> Option<u32> {
     let maps = Maps::read()?;
-    let mapping = maps.lines().find(|line| line.start == module.start)?;
+    let mapping = maps.at(module.start)?;
     let id = python::next_code_number();
     let build_id = if module.elf == 0 { None } else { build_id(&maps, module) };
     let record =
@@ -179,18 +180,16 @@ unsafe fn region<'a>(start: u64, end: u64) -> Region<'a> {
 
 /// The note that the linker made (`NT_GNU_BUILD_ID`).
 fn build_id<'a>(maps: &Maps, module: &Module) -> Option<&'a [u8]> {
-    const PT_NOTE: u32 = 4;
-    let first = maps.lines().find(|line| line.start == module.elf && line.is_readable)?;
+    let first = maps.at(module.elf).filter(|first| first.is_readable)?;
     // SAFETY: a readable mapping, as the kernel has just told.
     let header = unsafe { region(first.start, first.end) };
     let mut build_id = None;
     each_segment(header, |kind, _, address, len| {
-        if kind != PT_NOTE || build_id.is_some() {
+        if kind != abi::PT_NOTE || build_id.is_some() {
             return;
         }
         let address = address.wrapping_add(module.bias);
-        let mapping = maps.lines().find(|line| line.is_readable && (line.start..line.end).contains(&address));
-        let Some(mapping) = mapping else { return };
+        let Some(mapping) = maps.at(address).filter(|mapping| mapping.is_readable) else { return };
         // SAFETY: as above.
         let region: Region<'a> = unsafe { region(mapping.start, mapping.end) };
         build_id = region.cursor(address).and_then(|mut cursor| cursor.take(len)).and_then(note);
@@ -214,15 +213,15 @@ fn note(region: Region<'_>) -> Option<&[u8]> {
 
 /// Fills in what the ELF header says, which begins at the start of a mapping (`elf.h`, `Elf64_Ehdr` and `Elf64_Phdr`).
 fn read_elf(first: &Mapping<'_>, module: &mut Module) {
-    const PT_LOAD: u32 = 1;
-    const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
     const PAGE: u64 = 4096;
     // SAFETY: a readable mapping, as the kernel has just told.
     let region = unsafe { region(first.start, first.end) };
     let (mut bias, mut header) = (None, None);
     each_segment(region, |kind, offset, address, _| match kind {
-        PT_LOAD if bias.is_none() && offset / PAGE == 0 => bias = Some(first.start.wrapping_sub(address & !(PAGE - 1))),
-        PT_GNU_EH_FRAME => header = Some(address),
+        abi::PT_LOAD if bias.is_none() && offset / PAGE == 0 => {
+            bias = Some(first.start.wrapping_sub(address & !(PAGE - 1)))
+        }
+        abi::PT_GNU_EH_FRAME => header = Some(address),
         _ => {}
     });
     if let Some(bias) = bias {

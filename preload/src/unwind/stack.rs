@@ -40,7 +40,7 @@ pub fn own_stack() -> Range<u64> {
     // glibc puts a thread's control block at the upper end of its stack.
     let end = lane::thread_pointer() as u64;
     let maps = Maps::read();
-    let found = maps.as_ref().and_then(|maps| maps.lines().find(|line| (line.start..line.end).contains(&end)));
+    let found = maps.as_ref().and_then(|maps| maps.at(end));
     found.map_or(0..0, |line| line.start..end)
 }
 
@@ -50,10 +50,10 @@ impl walk::Stack for Stack {
         if address & 7 != 0 || address < self.start {
             return None;
         }
-        if address < self.end.wrapping_sub(7) && self.end != 0 {
-            // SAFETY: between the stack pointer and the stack's end.
-            return Some(unsafe { *(address as *const u64) });
+        if self.end == 0 {
+            return sys::read_word(address as usize).map(|word| word as u64);
         }
-        if self.end == 0 { sys::read_word(address as usize).map(|word| word as u64) } else { None }
+        // SAFETY: between the stack pointer and the stack's end.
+        (address < self.end.wrapping_sub(7)).then(|| unsafe { *(address as *const u64) })
     }
 }
