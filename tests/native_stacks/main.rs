@@ -2,6 +2,8 @@
 //! compared with a fresh walk while it is recorded.
 
 mod build;
+mod libraries;
+mod outside;
 mod programs;
 mod python;
 mod recorded;
