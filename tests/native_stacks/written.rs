@@ -4,7 +4,7 @@
 //! // 3000001: ~ main:12 draw:7 deep:9*2000 keep
 //! ```
 //!
-//! Bytes, then functions of this file with their lines, root first; `~` stands for one or more frames of other files, a
+//! Bytes, then functions of this file (or of one that differs from it in the ending) with their lines, root first; `~` stands for one or more frames of other files, a
 //! function without a line for one whose line depends on the compiler, and `*` says how often.
 
 use std::path::Path;
@@ -41,13 +41,18 @@ fn written(line: &str) -> Option<(u64, Vec<String>)> {
 fn collapsed(stack: &[Frame], source: &str) -> Vec<String> {
     let mut steps = Vec::new();
     for frame in stack {
-        let file = frame.file.rsplit('/').next().unwrap_or_default();
-        let step = if file == source { format!("{}:{}", frame.function, frame.line) } else { "~".into() };
+        let step = if is_of(source, &frame.file) { format!("{}:{}", frame.function, frame.line) } else { "~".into() };
         if step != "~" || steps.last() != Some(&step) {
             steps.push(step);
         }
     }
     steps
+}
+
+/// Whether a file has the name of the source, up to the ending.
+fn is_of(source: &str, file: &str) -> bool {
+    let file = Path::new(file);
+    file.extension().is_some() && file.file_stem() == Path::new(source).file_stem()
 }
 
 fn agree(actual: &str, expected: &str) -> bool {
