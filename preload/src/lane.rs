@@ -25,6 +25,8 @@ pub struct Lane {
     pub caller: Caller,
     pub writer: Writer,
     pub stacks: Stacks,
+    /// The frame of the `dlclose` that the thread is in, 0 outside. Kept with native stacks.
+    pub unloading: usize,
     /// The kernel's id of the thread that uses it, or [`ABANDONED`].
     owner: AtomicU32,
     next: *mut Lane,
@@ -90,6 +92,7 @@ fn take(guard: &Guard) -> Option<&'static mut Lane> {
     guard.set_lane(lane);
     taken.writer.thread = thread;
     taken.stacks.begin_thread();
+    taken.unloading = 0;
     let record = Record::Thread(Thread { thread, os_tid: tid, pthread: thread_pointer() as u64 });
     taken.writer.record(guard, &record);
     Some(taken)
@@ -128,6 +131,7 @@ fn create(lanes: &mut Lanes) -> Option<*mut Lane> {
         caller: Caller::default(),
         writer: Writer::new(block_kind::EVENTS, lanes.n_lanes),
         stacks: Stacks::new(),
+        unloading: 0,
         owner: AtomicU32::new(ABANDONED),
         next: lanes.first,
     };

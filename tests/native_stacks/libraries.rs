@@ -183,3 +183,12 @@ fn a_library_without_a_table_hides_what_is_below() {
     let flags = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
     caller.check("without unwind information", &without("no-frames.so", &flags));
 }
+
+#[test]
+fn a_destructor_that_jumps_out_of_dlclose_leaves_nothing_closed() {
+    let scratch = Scratch::new("native-stacks-leaving");
+    let program = build(&scratch, "jumps_out_of_dlclose.c", "-O2", Debug::Inside);
+    let library = library(&scratch, "leaving.so", "leaving_library.c", &[]);
+    let found = stacks(&scratch, &[&program, &library]);
+    written::check("jumps_out_of_dlclose.c", &source("jumps_out_of_dlclose.c"), &found);
+}

@@ -1,5 +1,6 @@
-//! `longjmp` and its kin: a signal handler may leave by one, and the hook that it interrupted then never ends. They are
-//! hooked to give its guard back; otherwise they are the real functions.
+//! `longjmp` and its kin: a signal handler may leave by one, and the hook that it interrupted then never ends; so may the
+//! destructor of a library, and `dlclose` never ends. They are hooked to give back what those hold; otherwise they are
+//! the real functions.
 //!
 //! # Safety
 //! Dangerous: functions without a frame, and a look into glibc's `jmp_buf`. On x86-64 its seventh word is the stack
@@ -8,14 +9,16 @@
 
 use core::arch::{asm, naked_asm};
 
-use crate::guard;
-use crate::real;
+use crate::install::loader;
+use crate::{guard, real};
 
 macro_rules! jump {
     ($name:ident, $real:ident, $before:ident) => {
         extern "C" fn $before(buffer: *const usize) -> usize {
             // SAFETY: the program passes a filled `jmp_buf`.
-            guard::leave_by_jump(unsafe { stack_pointer_in(buffer) });
+            let target = unsafe { stack_pointer_in(buffer) };
+            guard::leave_by_jump(target);
+            loader::leave_by_jump(target);
             real::$real.address()
         }
 

@@ -17,7 +17,7 @@ use crate::abi;
 use crate::guard::Guard;
 use crate::hooks::TABLE;
 use crate::real::{self, Real};
-use crate::{lifecycle, meta, python, unwind};
+use crate::{lane, lifecycle, meta, python, sys, unwind};
 
 /// Set when objects may have come or gone; the next call of the loader looks again.
 static OBJECTS_CHANGED: AtomicU32 = AtomicU32::new(0);
@@ -51,14 +51,52 @@ pub unsafe extern "C" fn dlmopen(namespace: isize, path: *const c_char, flags: c
 pub unsafe extern "C" fn dlclose(handle: *mut c_void) -> c_int {
     look_again();
     OBJECTS_CHANGED.store(1, Ordering::Relaxed);
-    let is_noticed =
-        lifecycle::options().native_stacks && lifecycle::enter().map(|guard| unwind::close(&guard)).is_some();
+    let here = 0u8;
+    let is_noticed = lifecycle::options().native_stacks && begin_unloading(&raw const here as usize);
     // SAFETY: the program's own argument.
     let result = unsafe { real::dlclose(handle) };
     if is_noticed && let Some(guard) = Guard::enter() {
-        unwind::reopen(&guard);
+        end_unloading(&guard);
     }
     result
+}
+
+/// Nothing of what is loaded is read until `end_unloading`. `false` when that is not for this call to say: it comes from
+/// a destructor inside another one.
+fn begin_unloading(frame: usize) -> bool {
+    let Some(guard) = lifecycle::enter() else { return false };
+    match lane::of_this_thread(&guard) {
+        Some(lane) if lane.unloading > frame => return false,
+        // One that was left without our seeing it is over when this one is.
+        Some(lane) if lane.unloading != 0 => lane.unloading = frame,
+        Some(lane) => {
+            lane.unloading = frame;
+            unwind::close(&guard);
+        }
+        None => unwind::close(&guard),
+    }
+    true
+}
+
+fn end_unloading(guard: &Guard) {
+    if let Some(lane) = lane::at_hand(guard) {
+        lane.unloading = 0;
+    }
+    unwind::reopen(guard);
+}
+
+/// The program is about to jump to a place where its stack pointer is `target`: perhaps out of a destructor, so that
+/// `dlclose` never ends.
+pub fn leave_by_jump(target: usize) {
+    if lifecycle::options().native_stacks
+        && let Some(guard) = Guard::enter()
+        && let Some(lane) = lane::at_hand(&guard)
+        && lane.unloading != 0
+        && target > lane.unloading
+        && sys::signal_stack_in_use().is_none_or(|stack| !stack.contains(&target))
+    {
+        end_unloading(&guard);
+    }
 }
 
 #[unsafe(naked)]
