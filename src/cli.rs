@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use memtrace_format::options::NativeStacks;
 
 use crate::launch::log::Compression;
 
@@ -83,9 +84,12 @@ pub struct RunArgs {
     /// Record only what reaches malloc and mmap: faster, but small objects show up as arenas
     #[arg(long, overrides_with = "python_allocators")]
     pub no_python_allocators: bool,
-    /// Record the native stack of every event as well: C, C++, Rust and Cython
-    #[arg(long)]
+    /// Record the native stack of every event as well: C, C++, Rust and Cython [default: where there is no Python]
+    #[arg(long, overrides_with = "no_native")]
     pub native: bool,
+    /// Never record native stacks
+    #[arg(long, overrides_with = "native")]
+    pub no_native: bool,
     /// Compress the capture when the program has ended, and not while it runs
     #[arg(long, overrides_with = "no_compress")]
     pub compress_on_exit: bool,
@@ -133,6 +137,15 @@ impl RunArgs {
             (false, false) => Compression::WhileRunning,
             (true, _) => Compression::AtEnd,
             (false, true) => Compression::Never,
+        }
+    }
+
+    /// Whether native stacks are recorded.
+    pub fn native_stacks(&self) -> NativeStacks {
+        match (self.native, self.no_native) {
+            (false, false) => NativeStacks::WithoutPython,
+            (true, _) => NativeStacks::Always,
+            (false, true) => NativeStacks::Never,
         }
     }
 
@@ -613,6 +626,9 @@ mod tests {
         assert!(run_args("x").records_python_allocators());
         assert!(!run_args("--python-allocators --no-python-allocators x").records_python_allocators());
         assert!(run_args("--no-python-allocators --python-allocators x").records_python_allocators());
+        assert_eq!(run_args("x").native_stacks(), NativeStacks::WithoutPython);
+        assert_eq!(run_args("--native --no-native x").native_stacks(), NativeStacks::Never);
+        assert_eq!(run_args("--no-native --native x").native_stacks(), NativeStacks::Always);
         assert_eq!(run_args("x").compression(), Compression::WhileRunning);
         assert_eq!(run_args("--compress-on-exit --no-compress x").compression(), Compression::Never);
         assert_eq!(run_args("--no-compress --compress-on-exit x").compression(), Compression::AtEnd);

@@ -19,7 +19,7 @@ use memtrace::{
     capture::info::CaptureInfo,
     launch::log::{Compression, Log},
 };
-use memtrace_format::options::{CAPTURE_VAR, OPTIONS_VAR, RecordOptions};
+use memtrace_format::options::{CAPTURE_VAR, NativeStacks, OPTIONS_VAR, RecordOptions};
 
 #[path = "support/mod.rs"]
 mod support;
@@ -147,7 +147,7 @@ impl Valgrind {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "read go && exec \"$@\"", "sh"]);
         if let Some(capture) = capture {
-            let options = RecordOptions { python_allocators: false, native_stacks: false };
+            let options = RecordOptions { python_allocators: false, native_stacks: NativeStacks::Never };
             command.arg("env").arg(variable("LD_PRELOAD", support::shim_path())).arg(variable(CAPTURE_VAR, capture));
             command.arg(variable(OPTIONS_VAR, options.to_bits().to_string()));
         }

@@ -17,21 +17,55 @@ pub const SELF_CHECK_VAR: &str = "MEMTRACE_SELF_CHECK";
 pub struct RecordOptions {
     /// Record CPython's `PyMem`, `PyObject` and raw domains one object at a time.
     pub python_allocators: bool,
-    /// Record the native stack of every event beside the Python stack.
-    pub native_stacks: bool,
+    pub native_stacks: NativeStacks,
+}
+
+/// Whether the native stack of every event is recorded beside the Python stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NativeStacks {
+    Never,
+    /// In a program that starts without an interpreter, and so has no other stacks. The recorder looks: of a file that
+    /// starts one (`env`, a shell script) only the program that it becomes can tell.
+    WithoutPython,
+    Always,
 }
 
 const PYTHON_ALLOCATORS: u32 = 1;
 const NATIVE_STACKS: u32 = 2;
+const NATIVE_STACKS_WITHOUT_PYTHON: u32 = 4;
 
 impl RecordOptions {
     pub fn to_bits(self) -> u32 {
-        let bit = |is_set, bit| if is_set { bit } else { 0 };
-        bit(self.python_allocators, PYTHON_ALLOCATORS) | bit(self.native_stacks, NATIVE_STACKS)
+        let native_stacks = match self.native_stacks {
+            NativeStacks::Never => 0,
+            NativeStacks::WithoutPython => NATIVE_STACKS_WITHOUT_PYTHON,
+            NativeStacks::Always => NATIVE_STACKS,
+        };
+        native_stacks | if self.python_allocators { PYTHON_ALLOCATORS } else { 0 }
     }
 
     /// Unknown bits are ignored.
     pub fn from_bits(bits: u32) -> RecordOptions {
-        RecordOptions { python_allocators: bits & PYTHON_ALLOCATORS != 0, native_stacks: bits & NATIVE_STACKS != 0 }
+        let native_stacks = match (bits & NATIVE_STACKS, bits & NATIVE_STACKS_WITHOUT_PYTHON) {
+            (0, 0) => NativeStacks::Never,
+            (0, _) => NativeStacks::WithoutPython,
+            _ => NativeStacks::Always,
+        };
+        RecordOptions { python_allocators: bits & PYTHON_ALLOCATORS != 0, native_stacks }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_survive_their_number() {
+        for python_allocators in [false, true] {
+            for native_stacks in [NativeStacks::Never, NativeStacks::WithoutPython, NativeStacks::Always] {
+                let options = RecordOptions { python_allocators, native_stacks };
+                assert_eq!(RecordOptions::from_bits(options.to_bits()), options);
+            }
+        }
     }
 }

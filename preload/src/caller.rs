@@ -10,7 +10,7 @@ use core::sync::atomic::AtomicBool;
 
 use crate::{lane, lifecycle};
 
-/// Whether native stacks are wanted. Set before anything is recorded.
+/// Whether native stacks are wanted. Set before the first event.
 pub static IS_NOTED: AtomicBool = AtomicBool::new(false);
 
 /// What a hook found when it was entered.

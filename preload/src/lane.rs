@@ -135,7 +135,7 @@ fn create(lanes: &mut Lanes) -> Option<*mut Lane> {
         owner: AtomicU32::new(ABANDONED),
         next: lanes.first,
     };
-    if lifecycle::options().native_stacks {
+    if lifecycle::has_native_stacks() {
         lane.stacks.add_native();
     }
     // SAFETY: the memory is new, page-aligned and long enough.

@@ -18,7 +18,7 @@
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use memtrace_format::options::RecordOptions;
+use memtrace_format::options::{NativeStacks, RecordOptions};
 use memtrace_format::{state, stop_reason};
 
 use crate::environment;
@@ -54,6 +54,11 @@ pub fn is_recording_or_starts() -> bool {
 /// How to record.
 pub fn options() -> RecordOptions {
     RecordOptions::from_bits(OPTIONS.load(Ordering::Relaxed))
+}
+
+/// Whether native stacks are recorded.
+pub fn has_native_stacks() -> bool {
+    caller::IS_NOTED.load(Ordering::Relaxed)
 }
 
 /// The number of this program among those that the process has been.
@@ -123,7 +128,6 @@ fn begin(guard: &Guard, capture: &CStr, options: RecordOptions) -> bool {
     }
     PID.store(sys::pid(), Ordering::Relaxed);
     OPTIONS.store(options.to_bits(), Ordering::Relaxed);
-    caller::IS_NOTED.store(options.native_stacks, Ordering::Relaxed);
     IMAGE.store(header.n_images().fetch_add(1, Ordering::AcqRel), Ordering::Relaxed);
     header.state().store(state::RECORDING, Ordering::Release);
     let word = page.cast::<AtomicU32>();
@@ -132,6 +136,12 @@ fn begin(guard: &Guard, capture: &CStr, options: RecordOptions) -> bool {
     RECORDING.store(word.as_ptr(), Ordering::Release);
     meta::image(guard);
     python::look_for_interpreter_at_start(guard);
+    let has_native_stacks = match options.native_stacks {
+        NativeStacks::Never => false,
+        NativeStacks::WithoutPython => !python::was_found(),
+        NativeStacks::Always => true,
+    };
+    caller::IS_NOTED.store(has_native_stacks, Ordering::Relaxed);
     true
 }
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use memtrace_format::options::{self, RecordOptions};
+use memtrace_format::options::{self, NativeStacks, RecordOptions};
 use memtrace_format::state;
 use nix::unistd::{AccessFlags, Pid, access};
 
@@ -45,7 +45,8 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let shim = shim::find()?;
     let log_path = log_path(args, &program)?;
     let signals = Signals::take_over()?;
-    let options = RecordOptions { python_allocators: args.records_python_allocators(), native_stacks: args.native };
+    let options =
+        RecordOptions { python_allocators: args.records_python_allocators(), native_stacks: args.native_stacks() };
     let waiting = spawn::fork_waiting(&program, &signals, |pid| {
         recording_environment(&program.env, &shim, &for_pid(&log_path, pid), options)
     })?;
@@ -208,9 +209,11 @@ fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> any
     if finished.header.state == state::CREATED {
         say("nothing was recorded: the program did not load the recorder");
     } else if facts.python().is_none() {
-        let stacks =
-            if args.native { "" } else { "its allocations are recorded without stacks (--native has them), and " };
-        say(&format!("no Python ran in this process: {stacks}its children are not recorded"));
+        let stacks = match args.native_stacks() {
+            NativeStacks::Never => "without stacks",
+            NativeStacks::WithoutPython | NativeStacks::Always => "with native stacks",
+        };
+        say(&format!("no Python ran in this process: it is recorded {stacks}, and its children are not"));
     }
     let shown = relative(path);
     let events = count(finished.n_events);

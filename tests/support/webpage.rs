@@ -1,5 +1,8 @@
 //! The data of a page as the browser gets it: taken out of the HTML, inflated, its columns as numbers.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
 use std::collections::BTreeMap;
 use std::io::Read;
 

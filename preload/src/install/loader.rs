@@ -52,7 +52,7 @@ pub unsafe extern "C" fn dlclose(handle: *mut c_void) -> c_int {
     look_again();
     OBJECTS_CHANGED.store(1, Ordering::Relaxed);
     let here = 0u8;
-    let is_noticed = lifecycle::options().native_stacks && begin_unloading(&raw const here as usize);
+    let is_noticed = lifecycle::has_native_stacks() && begin_unloading(&raw const here as usize);
     // SAFETY: the program's own argument.
     let result = unsafe { real::dlclose(handle) };
     if is_noticed && let Some(guard) = Guard::enter() {
@@ -88,7 +88,7 @@ fn end_unloading(guard: &Guard) {
 /// The program is about to jump to a place where its stack pointer is `target`: perhaps out of a destructor, so that
 /// `dlclose` never ends.
 pub fn leave_by_jump(target: usize) {
-    if lifecycle::options().native_stacks
+    if lifecycle::has_native_stacks()
         && let Some(guard) = Guard::enter()
         && let Some(lane) = lane::at_hand(&guard)
         && lane.unloading != 0

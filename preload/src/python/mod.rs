@@ -104,6 +104,11 @@ pub fn is_there() -> bool {
     INITIALISATION.load(Ordering::Relaxed) != NOTHING_PLACE
 }
 
+/// Whether an interpreter was found, readable or not.
+pub fn was_found() -> bool {
+    WAS_FOUND.load(Ordering::Acquire)
+}
+
 /// The thread state that this thread runs, and whose frames may be read during this event; 0 when there is none.
 pub struct State(usize);
 
@@ -339,7 +344,7 @@ pub fn look_for_interpreter_at_start(guard: &Guard) {
 
 /// Looks among the objects that are loaded now, and sees to it that the allocators of a known one are wrapped.
 pub fn look_for_interpreter_now(guard: &Guard) {
-    if WAS_FOUND.load(Ordering::Acquire) {
+    if was_found() {
         wrap_allocators(guard);
         return;
     }
