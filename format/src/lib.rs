@@ -112,8 +112,9 @@
 //!
 //! With native stacks a node's code may be a loaded object ([`Module`](Record::Module)), of the same numbers as code
 //! objects, and its offset the address of a call in that file. [`NO_CODE`](record::Node::NO_CODE) marks where C code
-//! entered the interpreter, in Python stacks, and which frame is that of the interpreter's loop, in native ones; and it
-//! joins the two stacks of an event.
+//! entered the interpreter, in Python stacks, and which frame is that of the interpreter's loop, in native ones, where in
+//! front of all frames it says that the caller of the first one could not be found; and it joins the two stacks of an
+//! event.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]

@@ -193,6 +193,9 @@ impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
     }
 
     fn flush(&mut self) -> ControlFlow<()> {
+        if self.model.has_native() {
+            self.model.count_cut(&self.events);
+        }
         let flow =
             if self.events.is_empty() { ControlFlow::Continue(()) } else { (self.take)(self.model, &self.events) };
         self.events.clear();

@@ -9,6 +9,7 @@ use crate::commands::read::{Captures, Part};
 use crate::model::facts::{Facts, RecordingState, notice_sentence};
 use crate::model::{Event, Model, Process};
 use crate::report::printable::printable;
+use crate::units::share;
 
 /// Captures read to their ends, and the answer.
 pub struct Loaded {
@@ -143,8 +144,13 @@ impl Folds {
 
 /// Says on stderr what is missing from every report of these captures.
 pub fn warn(model: &Model) {
-    for sentence in warnings(model) {
-        eprintln!("memtrace: {}", printable(&sentence));
+    to_stderr(&warnings(model));
+}
+
+/// Says sentences, in which names of the program's may stand, on stderr.
+pub fn to_stderr(sentences: &[String]) {
+    for sentence in sentences {
+        eprintln!("memtrace: {}", printable(sentence));
     }
 }
 
@@ -183,6 +189,13 @@ pub fn warnings_of_one(facts: &Facts) -> Vec<String> {
     sentences.extend(facts.stop_reason.clone());
     if facts.lost_events > 0 {
         sentences.push(format!("{} events could not be recorded", facts.lost_events));
+    }
+    if facts.n_cut_stacks > 0 {
+        sentences.push(format!(
+            "the native stacks of {} of the allocations begin in code that does not say how it was called (made at run \
+             time, or built without unwind information): its callers are not shown",
+            share(facts.n_cut_stacks, facts.n_stacks)
+        ));
     }
     if facts.end.is_none() && facts.state != RecordingState::Ended {
         sentences.push("the capture has no end: the program still runs, or memtrace was killed with it".to_string());

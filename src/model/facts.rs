@@ -23,6 +23,10 @@ pub struct Facts {
     /// Why recording ended early, as a sentence.
     pub stop_reason: Option<String>,
     pub lost_events: u64,
+    /// Events with a stack, where there are native ones…
+    pub n_stacks: u64,
+    /// …and how many of these have lost the beginning of the native one.
+    pub n_cut_stacks: u64,
     /// Stacks compared by `MEMTRACE_SELF_CHECK`.
     pub n_self_checked: u64,
     pub end: Option<End>,

@@ -54,9 +54,11 @@ impl<F: FnMut(&NativeModule, u64) -> Named> Joiner<'_, F> {
     fn join(&mut self, model: &mut Model, joint: Joint) -> StackId {
         let python = self.root_first(joint.python);
         let native = if self.n_frames < MAX_FRAMES { self.root_first(joint.native) } else { Vec::new() };
+        // With nothing in front of it, a mark says that the beginning is missing.
+        let native = native.strip_prefix(&[self.entry]).unwrap_or(&native);
         self.n_frames += python.len() + native.len();
         native.iter().for_each(|frame| self.learn(model, *frame));
-        let native = self.with_loops(&native);
+        let native = self.with_loops(native);
         // Nothing is on the outside of the first entry. What was entered last may not have begun.
         let entry = self.entry;
         let mut groups = python.split(|frame| *frame == entry).peekable();
@@ -122,12 +124,12 @@ mod tests {
 
     use super::*;
 
-    /// A native stack of calls at these addresses, root first; `*` marks the loop, as the recorder does.
+    /// A native stack of calls at these addresses, root first; `*` behind one marks the loop, as the recorder does.
     fn native(model: &mut Model, calls: &str) -> StackId {
         calls.split_whitespace().fold(StackId::EMPTY, |stack, call| {
             let (address, mark) = call.split_at(call.find('*').unwrap_or(call.len()));
-            let frame = model.frame_at(0, 1, address.parse().unwrap());
-            let stack = model.extend_stack(stack, frame);
+            let frame = address.parse().ok().map(|address| model.frame_at(0, 1, address));
+            let stack = frame.map_or(stack, |frame| model.extend_stack(stack, frame));
             if mark.is_empty() { stack } else { model.entered(stack) }
         })
     }
@@ -171,6 +173,13 @@ mod tests {
         assert_eq!(join("1 7 2", ""), "c1 c7 inlined c2");
         assert_eq!(join("", "| main | work"), "main work");
         assert_eq!(join("1 8* 2 9* 3", "| main work |"), "c1 main work c2 c3");
+    }
+
+    #[test]
+    fn a_mark_in_front_of_all_says_that_the_beginning_is_missing() {
+        assert_eq!(join("* 1 50 2", "| main"), "c1 main c2");
+        assert_eq!(join("* 1 8* 2", "| main"), "c1 main c2");
+        assert_eq!(join("*", "| main"), "main");
     }
 
     #[test]
