@@ -4,6 +4,7 @@
 mod build;
 mod cython;
 mod libraries;
+mod memray;
 mod outside;
 mod programs;
 mod python;

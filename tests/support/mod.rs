@@ -161,6 +161,13 @@ pub fn tools() -> PathBuf {
     test_environment().join("venv-tools/bin")
 }
 
+/// The interpreter of the virtual environment with the packages of `tests/models.txt`, which `tests/run` makes.
+pub fn models() -> PathBuf {
+    let path = test_environment().join("venv-models/bin/python");
+    assert!(path.exists(), "{} does not exist: tests/run makes it", path.display());
+    path
+}
+
 /// Where `tests/run` keeps what it has made outside the checkout.
 fn test_environment() -> PathBuf {
     env::var_os("MEMTRACE_TEST_ENV")
