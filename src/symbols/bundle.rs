@@ -29,9 +29,18 @@ const VERSION: u32 = 1;
 const MAX_BYTES: u64 = 1 << 30;
 const LEVEL: i32 = 3;
 
+/// Which capture it is, wherever it lies and whatever it is called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureKey {
+    pub pid: u32,
+    pub start_unix_nanos: u64,
+}
+
 /// Frames of the addresses of a capture.
 #[derive(Debug, Default)]
 pub struct Bundle {
+    /// For which it was packed.
+    pub capture: CaptureKey,
     strings: Vec<String>,
     modules: HashMap<Key, HashMap<Place, Vec<PackedFrame>>>,
 }
@@ -46,6 +55,7 @@ enum Key {
 
 #[derive(Serialize, Deserialize)]
 struct Contents {
+    capture: CaptureKey,
     strings: Vec<String>,
     modules: Vec<(Key, Vec<PackedPlace>)>,
 }
@@ -76,9 +86,13 @@ pub fn path_beside(capture: &Path) -> PathBuf {
 }
 
 impl Bundle {
-    /// What `symbols` knows about these places.
-    pub fn pack<'id>(symbols: &mut Symbols, places: impl IntoIterator<Item = (&'id ModuleId, Place)>) -> Bundle {
-        let mut bundle = Bundle::default();
+    /// What `symbols` knows about these places of a capture.
+    pub fn pack<'id>(
+        capture: CaptureKey,
+        symbols: &mut Symbols,
+        places: impl IntoIterator<Item = (&'id ModuleId, Place)>,
+    ) -> Bundle {
+        let mut bundle = Bundle { capture, ..Bundle::default() };
         let mut numbers = HashMap::new();
         for (id, place) in places {
             let Some(frames) = symbols.known_frames(id, place) else { continue };
@@ -119,6 +133,16 @@ impl Bundle {
         Some(packed.iter().map(frame).collect())
     }
 
+    /// Whether it has an answer for any place of a module.
+    pub fn has(&self, id: &ModuleId) -> bool {
+        self.modules.contains_key(&Key::new(id))
+    }
+
+    /// How many modules it has answers for.
+    pub fn n_modules(&self) -> usize {
+        self.modules.len()
+    }
+
     /// How many places it has answers for.
     pub fn n_places(&self) -> usize {
         self.modules.values().map(HashMap::len).sum()
@@ -141,7 +165,8 @@ impl Bundle {
                 (key.clone(), packed.collect())
             })
             .collect();
-        let contents = postcard::to_stdvec(&Contents { strings: self.strings.clone(), modules })?;
+        let contents =
+            postcard::to_stdvec(&Contents { capture: self.capture, strings: self.strings.clone(), modules })?;
         out.write_all(MAGIC)?;
         out.write_all(&VERSION.to_le_bytes())?;
         let mut encoder = zstd::stream::Encoder::new(out, LEVEL)?;
@@ -176,7 +201,7 @@ impl Bundle {
     }
 
     fn check(contents: Contents) -> Result<Bundle> {
-        let Contents { strings, modules } = contents;
+        let Contents { capture, strings, modules } = contents;
         let is_text = |number: u32| (number as usize) < strings.len();
         let mut bundle = Bundle::default();
         for (key, packed) in modules {
@@ -189,7 +214,7 @@ impl Bundle {
                 places.insert(Place { address, is_return_address }, frames);
             }
         }
-        Ok(Bundle { strings, ..bundle })
+        Ok(Bundle { capture, strings, ..bundle })
     }
 }
 

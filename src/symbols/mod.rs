@@ -19,6 +19,7 @@ mod bytes;
 mod content;
 mod dwarf;
 mod elf;
+mod lacks;
 mod limits;
 mod module;
 mod separate;
@@ -51,8 +52,8 @@ pub struct Options {
     pub debug_folders: Vec<PathBuf>,
     /// The program that asks debuginfod servers ([`debuginfod_program`]); `None` asks nobody.
     pub debuginfod: Option<OsString>,
-    /// What was packed on the machine of the capture.
-    pub bundle: Option<Bundle>,
+    /// What was packed on the machines of the captures.
+    pub bundles: Vec<Bundle>,
 }
 
 /// One function at an address. The code of an inlined one lies inside the next one's.
@@ -69,9 +70,18 @@ pub struct NativeFrame {
 pub struct Symbols {
     options: Options,
     by_id: HashMap<ModuleId, usize>,
-    modules: Vec<(ModuleId, Option<Module>)>,
+    modules: Vec<Asked>,
     answers: HashMap<(usize, Place), Answer>,
     warnings: Vec<String>,
+}
+
+/// A module that was asked about.
+struct Asked {
+    id: ModuleId,
+    /// Opened when no bundle has the answer.
+    module: Option<Module>,
+    /// Whether an address in it is known by nothing but its offset.
+    has_unnamed: bool,
 }
 
 /// An address in a module.
@@ -90,7 +100,7 @@ struct Answer {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { debug_folders: vec!["/usr/lib/debug".into()], debuginfod: None, bundle: None }
+        Options { debug_folders: vec!["/usr/lib/debug".into()], debuginfod: None, bundles: Vec::new() }
     }
 }
 
@@ -110,9 +120,17 @@ impl Symbols {
         answer.is_known.then_some(&answer.frames[..])
     }
 
-    /// Sentences about the files that could not be used, in the order in which that turned out.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
+    /// Sentences about what could not be used, one for all files of which the same is to be said.
+    pub fn warnings(&self) -> Vec<String> {
+        // What a bundle has nothing to say about was not known where it was packed either.
+        let is_packed = |id: &ModuleId| self.options.bundles.iter().any(|bundle| bundle.has(id));
+        let lacks = self.modules.iter().filter(|asked| !is_packed(&asked.id)).filter_map(|asked| {
+            let module = asked.module.as_ref()?;
+            Some((module.lack(asked.has_unnamed)?, asked.id.path_without_mark()))
+        });
+        let mut sentences = lacks::sentences(lacks);
+        sentences.extend(self.warnings.iter().cloned());
+        sentences
     }
 
     fn answer(&mut self, id: &ModuleId, place: Place) -> &Answer {
@@ -121,6 +139,7 @@ impl Symbols {
             let mut frames = self.look_up(index, place);
             let is_known = !frames.is_empty();
             if !is_known {
+                self.modules[index].has_unnamed = true;
                 frames.push(NativeFrame {
                     function: id.unnamed(place.address),
                     file: None,
@@ -135,8 +154,8 @@ impl Symbols {
 
     fn look_up(&mut self, index: usize, place: Place) -> Vec<NativeFrame> {
         let Symbols { options, modules, warnings, .. } = self;
-        let (id, module) = &mut modules[index];
-        if let Some(frames) = options.bundle.as_ref().and_then(|bundle| bundle.frames(id, place)) {
+        let Asked { id, module, .. } = &mut modules[index];
+        if let Some(frames) = options.bundles.iter().find_map(|bundle| bundle.frames(id, place)) {
             return frames;
         }
         let places = Places { folders: &options.debug_folders, debuginfod: options.debuginfod.as_deref() };
@@ -149,7 +168,7 @@ impl Symbols {
             return *index;
         }
         let index = self.modules.len();
-        self.modules.push((id.clone(), None));
+        self.modules.push(Asked { id: id.clone(), module: None, has_unnamed: false });
         self.by_id.insert(id.clone(), index);
         index
     }

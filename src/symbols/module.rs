@@ -2,10 +2,11 @@
 
 use std::cell::OnceCell;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::dwarf::{self, Damage, Dwarf, Frame};
 use super::elf::Elf;
+use super::lacks::Lack;
 use super::separate::Places;
 use super::table::Table;
 use super::{ModuleId, NativeFrame, demangle};
@@ -16,24 +17,25 @@ pub struct Module {
     /// The separate file with its debug information and the file itself, as far as they are here and wanted.
     elves: Vec<Elf>,
     tables: OnceCell<Vec<Table>>,
+    /// What a user should know of before any address was looked up.
+    lack: Option<Lack>,
     is_damage_told: bool,
 }
 
 impl Module {
     /// Opens the recorded file, or the debug information that belongs to it, or neither.
     pub fn open(id: &ModuleId, places: &Places, warnings: &mut Vec<String>) -> Module {
-        let (file, problem) = match open_recorded(id) {
+        let (file, lack) = match open_recorded(id) {
             Ok(elf) => (Some(elf), None),
-            Err(problem) => (None, problem),
+            Err(lack) => (None, lack),
         };
         let has_own = file.as_ref().is_some_and(has_debug_information);
         let separate = if has_own { None } else { find_separate(id, file.as_ref(), places, warnings) };
         let elves: Vec<Elf> = separate.into_iter().chain(file).collect();
         // Debug information with the recorded build-id is as good as the file.
-        if elves.is_empty() {
-            warnings.extend(problem);
-        }
-        let mut module = Module { id: id.clone(), dwarf: None, elves, tables: OnceCell::new(), is_damage_told: false };
+        let lack = lack.filter(|_| elves.is_empty());
+        let (tables, is_damage_told) = (OnceCell::new(), false);
+        let mut module = Module { id: id.clone(), dwarf: None, elves, tables, lack, is_damage_told };
         module.load_debug_information(places, warnings);
         module
     }
@@ -42,14 +44,21 @@ impl Module {
         let Some(elf) = self.elves.first().filter(|elf| has_debug_information(elf)) else { return };
         let supplement = places.supplement(elf, warnings);
         if let (None, Some((link, _))) = (&supplement, elf.supplement_link()) {
-            let (link, path) = (link.display(), elf.path.display());
-            warnings.push(format!("{link} is not here: functions in {path} are named by its symbols"));
+            self.lack = Some(Lack::Supplement(link));
         }
         let packages: Vec<PathBuf> = self.elves.iter().map(|elf| dwarf::package_path(&elf.path)).collect();
         match Dwarf::load(elf, supplement.as_ref(), &packages) {
             Ok(dwarf) => self.dwarf = Some(dwarf),
             Err(damage) => self.tell(damage, warnings),
         }
+    }
+
+    /// What a user should know of, whether or not there were addresses without a name.
+    pub fn lack(&self, has_unnamed: bool) -> Option<Lack> {
+        let is_bare = !self.elves.is_empty() && !self.elves.iter().any(has_debug_information);
+        // The lines of a system's library are nobody's concern as long as its functions have names.
+        let is_told = is_bare && (has_unnamed || !is_of_system(&self.id.path));
+        self.lack.clone().or(is_told.then_some(Lack::DebugInformation))
     }
 
     /// The functions at an address, innermost first; none when nobody knows it.
@@ -124,8 +133,12 @@ fn has_debug_information(elf: &Elf) -> bool {
     elf.has(".debug_info")
 }
 
-/// The recorded file; else a sentence about it, when a user should know.
-fn open_recorded(id: &ModuleId) -> Result<Elf, Option<String>> {
+fn is_of_system(path: &Path) -> bool {
+    ["/usr", "/lib", "/lib64"].iter().any(|folder| path.starts_with(folder))
+}
+
+/// The recorded file; else what is the matter with it, when a user should know.
+fn open_recorded(id: &ModuleId) -> Result<Elf, Option<Lack>> {
     // What the kernel says of a file without a name; another one with its build-id may have taken its place.
     let path = id.path_without_mark();
     let elf = match Elf::open(path) {
@@ -133,18 +146,13 @@ fn open_recorded(id: &ModuleId) -> Result<Elf, Option<String>> {
         // `[vdso]` has no file and is nothing to worry about.
         Err(_) if !path.is_absolute() => return Err(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Some(format!("{} is gone: its functions are shown as offsets", path.display())));
+            return Err(Some(Lack::File));
         }
-        Err(error) => {
-            return Err(Some(format!("cannot read {}: {error}: its functions are shown as offsets", path.display())));
-        }
+        Err(error) => return Err(Some(Lack::Reading(error.to_string()))),
     };
     let is_known = id.build_id.is_some() || path == id.path;
     if elf.build_id != id.build_id || !is_known {
-        return Err(Some(format!(
-            "{} is not the file that was recorded (its build-id differs): its functions are shown as offsets",
-            path.display()
-        )));
+        return Err(Some(Lack::Identity));
     }
     Ok(elf)
 }

@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use memtrace::symbols::bundle::{self, Bundle};
+use memtrace::symbols::bundle::{self, Bundle, CaptureKey};
 use memtrace::symbols::{ModuleId, NativeFrame, Options, Place, Symbols};
 
 use super::build::build;
 use super::oracle::{addresses, module, symbols};
 use super::support::Scratch;
+
+const CAPTURE: CaptureKey = CaptureKey { pid: 4711, start_unix_nanos: 1_790_000_000_000_000_000 };
 
 #[test]
 fn a_bundle_answers_as_the_files_did() {
@@ -25,7 +27,7 @@ fn a_bundle_answers_as_the_files_did() {
 
     let path = bundle::path_beside(&scratch.join("capture.bin"));
     assert_eq!(path, scratch.join("capture.bin.symbols"));
-    let packed = Bundle::pack(here, places.iter().map(|(id, place)| (id, *place)));
+    let packed = Bundle::pack(CAPTURE, here, places.iter().map(|(id, place)| (id, *place)));
     packed.write(&mut fs::File::create(&path).unwrap()).unwrap();
     // Bytes between the functions have no name, and nothing is packed for them.
     let n_known = places.iter().filter(|(id, place)| here.known_frames(id, *place).is_some()).count();
@@ -35,7 +37,9 @@ fn a_bundle_answers_as_the_files_did() {
     fs::remove_file(&cpp).unwrap();
     let read = Bundle::open(&path).unwrap();
     assert_eq!(read.as_ref().map(Bundle::n_places), Some(packed.n_places()));
-    let mut there = Symbols::new(Options { debug_folders: Vec::new(), bundle: read, ..Options::default() });
+    assert_eq!(read.as_ref().map(|read| read.capture), Some(CAPTURE));
+    let mut there =
+        Symbols::new(Options { debug_folders: Vec::new(), bundles: read.into_iter().collect(), ..Options::default() });
     for ((id, place), expected) in places.iter().zip(&expected) {
         // Of what is not packed the other machine knows the offset, whichever way it calls the file.
         let elsewhere = ModuleId { path: Path::new("/elsewhere").join(id.path.file_name().unwrap()), ..id.clone() };
@@ -52,7 +56,7 @@ fn the_same_answers_are_the_same_bundle() {
         addresses(&file, 200).into_iter().map(|address| Place { address, is_return_address: true }).collect();
     let pack = || {
         let mut bytes = Vec::new();
-        Bundle::pack(&mut symbols(), places.iter().map(|place| (&id, *place))).write(&mut bytes).unwrap();
+        Bundle::pack(CAPTURE, &mut symbols(), places.iter().map(|place| (&id, *place))).write(&mut bytes).unwrap();
         bytes
     };
     assert_eq!(pack(), pack());
@@ -66,7 +70,7 @@ fn a_damaged_bundle_is_an_error() {
     let places: Vec<Place> =
         addresses(&file, 200).into_iter().map(|address| Place { address, is_return_address: false }).collect();
     let mut bytes = Vec::new();
-    let bundle = Bundle::pack(&mut symbols(), places.iter().map(|place| (&id, *place)));
+    let bundle = Bundle::pack(CAPTURE, &mut symbols(), places.iter().map(|place| (&id, *place)));
     bundle.write(&mut bytes).unwrap();
     for len in 0..bytes.len() {
         assert!(Bundle::read(&bytes[..len]).is_err(), "cut off at {len}");

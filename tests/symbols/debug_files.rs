@@ -65,6 +65,15 @@ impl Known {
         }
     }
 
+    /// What is said of a file that has lost everything.
+    fn without_debug_information(&self) -> String {
+        format!(
+            "no debug information for {}: its functions have no lines, and those without a symbol are shown as offsets \
+             (build with -g, install packages that end in -dbgsym or -debuginfo, or try --debuginfod)",
+            self.file.display()
+        )
+    }
+
     /// No answer but an offset, and this is said about it.
     fn check_unknown(&self, mut symbols: Symbols, warnings: &[String]) {
         let name = self.id.path.file_name().unwrap().to_string_lossy().into_owned();
@@ -107,7 +116,7 @@ fn linked_debug_information_with_another_checksum_is_not_taken() {
     let mut bytes = fs::read(&debug).unwrap();
     bytes.push(0);
     fs::write(&debug, bytes).unwrap();
-    known.check_unknown(known.with_debug_folder(), &[]);
+    known.check_unknown(known.with_debug_folder(), &[known.without_debug_information()]);
 }
 
 #[test]
@@ -139,7 +148,7 @@ fn debug_information_of_another_program_is_not_taken() {
     fs::create_dir_all(debug.parent().unwrap()).unwrap();
     fs::rename(other, debug).unwrap();
     tool(&known.scratch, &format!("strip --strip-all {}", known.file.display()));
-    known.check_unknown(known.with_debug_folder(), &[]);
+    known.check_unknown(known.with_debug_folder(), &[known.without_debug_information()]);
 }
 
 #[test]
@@ -154,7 +163,7 @@ fn a_deleted_file_is_named_and_its_functions_are_offsets() {
         let id = ModuleId { path, build_id: known.id.build_id.clone() };
         let mut symbols = symbols();
         let place = Place { address: 0x1234, is_return_address: true };
-        (symbols.frames(&id, place)[0].function.clone(), symbols.warnings().to_vec())
+        (symbols.frames(&id, place)[0].function.clone(), symbols.warnings())
     };
     let marked = format!("{} (deleted)", path.display());
     assert_eq!(frames_of(marked.into()), ("inlined+0x1234".to_string(), vec![warning]));
@@ -291,7 +300,7 @@ fn a_server_is_asked_only_when_that_is_wanted() {
         format!("#!/bin/sh\necho \"$@\" >> {}\necho {}\n", log.display(), known.scratch.join("stored").display());
     fs::write(&finder, script).unwrap();
     fs::set_permissions(&finder, fs::Permissions::from_mode(0o755)).unwrap();
-    known.check_unknown(symbols(), &[]);
+    known.check_unknown(symbols(), &[known.without_debug_information()]);
     assert!(!log.exists());
     let options = || Options { debuginfod: Some(finder.clone().into()), ..Options::default() };
     known.check(Symbols::new(options()));
@@ -300,8 +309,9 @@ fn a_server_is_asked_only_when_that_is_wanted() {
     fs::remove_file(&finder).unwrap();
     let mut symbols = Symbols::new(options());
     ours(&mut symbols, &known.id, &known.asked);
-    assert_eq!(symbols.warnings().len(), 1);
-    assert!(symbols.warnings()[0].starts_with("cannot ask debuginfod: "), "{:?}", symbols.warnings());
+    let warnings = symbols.warnings();
+    assert_eq!((warnings.len(), &warnings[0]), (2, &known.without_debug_information()));
+    assert!(warnings[1].starts_with("cannot ask debuginfod: "), "{warnings:?}");
 }
 
 #[test]
