@@ -32,6 +32,7 @@ mod meta;
 mod native;
 mod python;
 mod real;
+mod recent;
 mod recorder;
 mod sink;
 mod stacks;

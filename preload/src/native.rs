@@ -9,6 +9,7 @@ use crate::environment;
 use crate::guard::Guard;
 use crate::heap::Array;
 use crate::python;
+use crate::recent::Recent;
 use crate::sink::Writer;
 use crate::stacks::Tree;
 use crate::unwind::{self, Memo, Registers};
@@ -18,29 +19,83 @@ pub struct Native {
     memo: Memo,
     /// The node of each frame, root first.
     nodes: Array<u32>,
-    /// Whether a frame is the interpreter's loop's.
-    is_loop: Array<u32>,
+    /// What leads to each frame's node: its address, and whether it is the loop's.
+    whats: Array<u64>,
+    recent: Recent,
+    entries: Entries,
     /// Where the thread's own stack is; empty until somebody looked.
     own: Range<u64>,
     /// Whether the nodes are those of the remembered frames.
     is_whole: bool,
+    /// What addresses were known under.
+    generation: u64,
 }
+
+/// Added to an address of code: the frame is the interpreter's loop's.
+const LOOP: u64 = 1 << 63;
+/// Added to the node of a native stack: it is joined with a Python one.
+const JOINED: u64 = 1 << 62;
 
 impl Native {
     pub const fn new() -> Native {
-        Native { memo: Memo::new(), nodes: Array::new(), is_loop: Array::new(), own: 0..0, is_whole: false }
+        Native {
+            memo: Memo::new(),
+            nodes: Array::new(),
+            whats: Array::new(),
+            recent: Recent::new(),
+            entries: Entries { innermost: Array::new(), n_known: 0 },
+            own: 0..0,
+            is_whole: false,
+            generation: 0,
+        }
     }
 
     /// Another thread's stack lies elsewhere.
     pub fn begin_thread(&mut self) {
         self.own = 0..0;
+        self.memo.forget();
     }
 
-    /// The number of the stack above a hook that was entered like this; 0 when it is not known.
-    ///
-    /// `python` are the interpreter's frames, root first. Where one without code lies, the interpreter's loop has its
-    /// frame, and a mark follows that.
-    pub fn current(
+    /// To be told when the interpreter's frames from this level up are others than before.
+    #[inline(always)]
+    pub fn python_changed(&mut self, level: usize) {
+        self.entries.n_known = self.entries.n_known.min(level);
+    }
+
+    /// The number of the stack above a hook that was entered like this, with a Python stack; that of the Python stack
+    /// alone when the other is not known. `python` are the interpreter's frames, root first.
+    #[inline(always)]
+    pub fn join(
+        &mut self,
+        guard: &Guard,
+        writer: &mut Writer,
+        tree: &mut Tree,
+        caller: Caller,
+        stack: u32,
+        python: &[python::Frame],
+    ) -> u32 {
+        let native = self.current(guard, writer, tree, caller, python);
+        if native == 0 {
+            return stack;
+        }
+        let what = u64::from(native) | JOINED;
+        self.recent.find(stack, what).unwrap_or_else(|| {
+            let node = Node { parent: stack, code: Node::NO_CODE, offset: native };
+            match tree.child(guard, writer, &node) {
+                // When the log has run out, half a stack is better than none.
+                0 => stack,
+                both => {
+                    self.recent.keep(stack, what, both);
+                    both
+                }
+            }
+        })
+    }
+
+    /// The number of the native stack; 0 when it is not known. Where an interpreter's frame without code lies, the
+    /// interpreter's loop has its frame, and a mark follows that.
+    #[inline(always)]
+    fn current(
         &mut self,
         guard: &Guard,
         writer: &mut Writer,
@@ -55,74 +110,179 @@ impl Native {
             self.own = unwind::own_stack();
         }
         let generation = unwind::generation();
+        if generation != self.generation {
+            self.generation = generation;
+            self.recent.forget();
+        }
         let top = Registers::of_caller(caller);
-        let rule = |address| unwind::rule(guard, address, generation);
-        if !self.memo.refresh(top, &self.own, generation, rule) {
+        if !self.memo.refresh(top, &self.own, generation, |address| unwind::rule(guard, address, generation)) {
+            return 0;
+        }
+        let (n_frames, known) = (self.memo.frames().len(), if self.is_whole { self.memo.n_unchanged() } else { 0 });
+        if known < n_frames && !self.extend(guard, writer, tree, known, python) {
             return 0;
         }
         if environment::is_self_check() {
-            self.compare_with_slow_twin(guard, top, generation);
+            self.compare_with_slow_twin(guard, writer, tree, top, python);
         }
-        let known = if self.is_whole { self.memo.n_unchanged() } else { 0 };
-        // Again when everything below is done.
-        self.is_whole = false;
-        if !self.nodes.grow(self.memo.frames().len()) || !self.find_loops(known, python) {
-            return 0;
-        }
-        let frames = self.memo.frames();
-        let mut node = known.checked_sub(1).and_then(|level| self.nodes.get(level)).unwrap_or(0);
-        for (level, frame) in frames.iter().enumerate().skip(known) {
-            if let Some((code, offset)) = unwind::place(guard, frame.code_address()) {
-                match tree.child(guard, writer, &Node { parent: node, code, offset }) {
-                    0 => return 0,
-                    child => node = child,
-                }
-                if self.is_loop.get(level).is_some_and(|is_loop| is_loop != 0) {
-                    match tree.child(guard, writer, &Node { parent: node, code: Node::NO_CODE, offset: 0 }) {
-                        0 => return 0,
-                        child => node = child,
-                    }
-                }
-            }
-            self.nodes.set(level, node);
-        }
-        self.is_whole = true;
-        node
+        n_frames.checked_sub(1).and_then(|top| self.nodes.get(top)).unwrap_or(0)
     }
 
-    /// Notes which frames from a level up are the interpreter's loop's: from 3.12 on it has a frame without code among its
-    /// own variables. `false` without memory.
-    fn find_loops(&mut self, known: usize, python: &[python::Frame]) -> bool {
-        let frames = self.memo.frames();
-        if !self.is_loop.grow(frames.len()) {
+    /// Finds the nodes of the frames from `known` up. `false` when memory or the log has run out.
+    #[inline(always)]
+    fn extend(
+        &mut self,
+        guard: &Guard,
+        writer: &mut Writer,
+        tree: &mut Tree,
+        known: usize,
+        python: &[python::Frame],
+    ) -> bool {
+        // Again when everything below is done.
+        self.is_whole = false;
+        let Native { memo, nodes, whats, recent, entries, generation, .. } = self;
+        let frames = memo.frames();
+        if !nodes.grow(frames.len()) || !whats.grow(frames.len()) || !entries.learn(python) {
             return false;
         }
-        let mut entries = python.iter().rev().filter(|frame| python::shown(frame).is_none());
-        let mut entry = entries.next();
-        for (level, frame) in frames.iter().enumerate().skip(known).rev() {
-            while entry.is_some_and(|entry| (entry.address as u64) < frame.start()) {
-                entry = entries.next();
+        let mut entry = entries.innermost(python.len());
+        let mut level = frames.len();
+        while level > known {
+            level -= 1;
+            let Some(frame) = frames.get(level) else { return false };
+            while entry.is_some_and(|entry| address(python, entry) < frame.start()) {
+                entry = entry.and_then(|entry| entries.innermost(entry));
             }
-            let end =
-                level.checked_sub(1).and_then(|below| frames.get(below)).map_or(u64::MAX, |caller| caller.start());
-            self.is_loop.set(level, entry.is_some_and(|entry| (entry.address as u64) < end) as u32);
+            let caller = level.checked_sub(1).and_then(|below| frames.get(below));
+            let end = caller.map_or(u64::MAX, |caller| caller.start());
+            let is_loop = entry.is_some_and(|entry| address(python, entry) < end);
+            whats.set(level, frame.code_address() | if is_loop { LOOP } else { 0 });
         }
+        let mut node = match known.checked_sub(1) {
+            Some(below) => nodes.get(below).unwrap_or(0),
+            None => {
+                let Some(first) = first(guard, writer, tree, frames) else { return false };
+                first
+            }
+        };
+        while level < frames.len() {
+            let what = whats.get(level).unwrap_or(0);
+            node = match recent.find(node, what) {
+                Some(child) => child,
+                None => {
+                    let Some(child) = child(guard, writer, tree, node, what, *generation) else { return false };
+                    recent.keep(node, what, child);
+                    child
+                }
+            };
+            nodes.set(level, node);
+            level += 1;
+        }
+        self.is_whole = true;
         true
     }
 
-    /// Unwinds everything anew, and ends the program when that leads elsewhere.
+    /// Unwinds everything anew and looks each frame up again, and ends the program when that leads elsewhere.
     #[cold]
-    fn compare_with_slow_twin(&self, guard: &Guard, top: Registers, generation: u64) {
+    #[inline(never)]
+    fn compare_with_slow_twin(
+        &self,
+        guard: &Guard,
+        writer: &mut Writer,
+        tree: &mut Tree,
+        top: Registers,
+        python: &[python::Frame],
+    ) {
+        let generation = self.generation;
         let mut fresh = Memo::new();
-        let is_found = fresh.refresh(top, &self.own, generation, |address| unwind::rule(guard, address, generation));
-        let remembered = self.memo.frames().iter().map(|frame| frame.code_address());
-        let is_same = fresh.frames().iter().map(|frame| frame.code_address()).eq(remembered);
-        if is_found && !is_same && unwind::generation() == generation {
+        if !fresh.refresh(top, &self.own, generation, |address| unwind::rule(guard, address, generation)) {
+            return;
+        }
+        let frames = fresh.frames();
+        let mut is_loop = Array::<u32>::new();
+        if !is_loop.grow(frames.len()) {
+            return;
+        }
+        let mut entries = python.iter().rev().filter(|frame| python::shown(frame).is_none());
+        let mut entry = entries.next();
+        let mut end = frames.len();
+        while let Some((frame, callers)) = frames.get(..end).and_then(<[_]>::split_last) {
+            end = callers.len();
+            while entry.is_some_and(|entry| (entry.address as u64) < frame.start()) {
+                entry = entries.next();
+            }
+            let above = callers.last().map_or(u64::MAX, |caller| caller.start());
+            is_loop.set(end, entry.is_some_and(|entry| (entry.address as u64) < above) as u32);
+        }
+        let mut node = first(guard, writer, tree, frames);
+        for (level, frame) in frames.iter().enumerate() {
+            let mark = if is_loop.get(level) == Some(1) { LOOP } else { 0 };
+            node = node.and_then(|node| child(guard, writer, tree, node, frame.code_address() | mark, generation));
+        }
+        let remembered = frames.len().checked_sub(1).and_then(|top| self.nodes.get(top));
+        if remembered != node && node.is_some() && unwind::generation() == generation {
             python::fail_self_check(
                 guard,
                 b"memtrace: self-check: the remembered native stack is not the current one\n",
             );
         }
+        is_loop.release();
         fresh.release();
+    }
+}
+
+/// The node below all frames: a mark when the outermost one has a caller that nobody finds. `None` when the log has run
+/// out.
+#[inline(always)]
+fn first(guard: &Guard, writer: &mut Writer, tree: &mut Tree, frames: &[unwind::Frame]) -> Option<u32> {
+    if !frames.first().is_some_and(unwind::Frame::is_cut) {
+        return Some(0);
+    }
+    Some(tree.child(guard, writer, &Node { parent: 0, code: Node::NO_CODE, offset: 0 })).filter(|mark| *mark != 0)
+}
+
+/// The node that a frame leads to from its caller's: that one itself when nobody knows what its code belongs to. `None`
+/// when memory or the log has run out.
+#[cold]
+#[inline(never)]
+fn child(guard: &Guard, writer: &mut Writer, tree: &mut Tree, parent: u32, what: u64, generation: u64) -> Option<u32> {
+    let mut introduce = |node: Node| Some(tree.child(guard, writer, &node)).filter(|child| *child != 0);
+    let Some((code, offset)) = unwind::place(guard, what & !LOOP, generation) else { return Some(parent) };
+    let child = introduce(Node { parent, code, offset })?;
+    if what & LOOP == 0 { Some(child) } else { introduce(Node { parent: child, code: Node::NO_CODE, offset: 0 }) }
+}
+
+fn address(python: &[python::Frame], level: usize) -> u64 {
+    python.get(level).map_or(0, |frame| frame.address as u64)
+}
+
+/// Where the interpreter's frames without code are: from 3.12 on the loop has one among its own variables.
+struct Entries {
+    /// For each level one more than that of the innermost such frame up to there, 0 without.
+    innermost: Array<u32>,
+    /// How many levels are known.
+    n_known: usize,
+}
+
+impl Entries {
+    /// Looks at the frames that are new. `false` without memory.
+    #[inline(always)]
+    fn learn(&mut self, python: &[python::Frame]) -> bool {
+        if !self.innermost.grow(python.len()) {
+            return false;
+        }
+        for level in self.n_known..python.len() {
+            let is_entry = python.get(level).is_some_and(|frame| python::shown(frame).is_none());
+            let below = self.innermost(level).map_or(0, |below| below as u32 + 1);
+            self.innermost.set(level, if is_entry { level as u32 + 1 } else { below });
+        }
+        self.n_known = self.n_known.max(python.len());
+        true
+    }
+
+    /// The innermost below a level.
+    #[inline(always)]
+    fn innermost(&self, level: usize) -> Option<usize> {
+        (self.innermost.get(level.checked_sub(1)?)? as usize).checked_sub(1)
     }
 }

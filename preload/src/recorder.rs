@@ -41,6 +41,20 @@ fn allocated_beside_python(guard: &Guard, kind: AllocatorKind, block: *mut c_voi
     {
         lane.writer.alloc(guard, kind, block as u64, size as u64, stack);
     } else {
+        allocated_with_native(guard, kind, block, size);
+    }
+}
+
+#[inline(never)]
+fn allocated_with_native(guard: &Guard, kind: AllocatorKind, block: *mut c_void, size: usize) {
+    if let Some(lane) = lane::at_hand(guard)
+        && !block.is_null()
+        && lane.stacks.has_native()
+        && python::new_initialisation().is_none()
+        && let Some(stack) = lane.stacks.both_at_hand(guard, &mut lane.writer, lane.caller)
+    {
+        lane.writer.alloc(guard, kind, block as u64, size as u64, stack);
+    } else {
         allocated_otherwise(guard, kind, block, size);
     }
 }

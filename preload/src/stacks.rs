@@ -30,6 +30,8 @@ unsafe impl Plain for RawFrame {}
 
 impl RawFrame {
     pub const GENERATOR: u64 = 1 << 63;
+    /// Leads to the mark where C code entered the interpreter.
+    const ENTRY: RawFrame = RawFrame { code: 1, instruction: 0 };
 }
 
 pub struct Stacks {
@@ -105,20 +107,28 @@ impl Stacks {
         self.while_reading(|stacks| stacks.compare(&python::state_at_hand()?, code::epoch_at_hand()?))
     }
 
+    /// The same with the native stack, when that is wanted.
+    pub fn both_at_hand(&mut self, guard: &Guard, writer: &mut Writer, caller: Caller) -> Option<u32> {
+        let python = if python::is_there() {
+            self.while_reading(|stacks| stacks.compare(&python::state_at_hand()?, code::epoch_at_hand()?))?
+        } else {
+            0
+        };
+        self.joined(guard, writer, caller, python)
+    }
+
     /// The number of this thread's stack now, with its native one when that is wanted; 0 when it has none.
     pub fn current(&mut self, guard: &Guard, writer: &mut Writer, caller: Caller) -> u32 {
         let python = self.current_python(guard, writer);
+        self.joined(guard, writer, caller, python).unwrap_or(python)
+    }
+
+    /// A Python stack with the native one; `None` when that is not wanted.
+    #[inline(never)]
+    fn joined(&mut self, guard: &Guard, writer: &mut Writer, caller: Caller, python: u32) -> Option<u32> {
         let Stacks { native, tree, chain, .. } = self;
-        let Some(native) = native else { return python };
         let frames = if python == 0 { &[] } else { chain.frames() };
-        match native.current(guard, writer, tree, caller, frames) {
-            0 => python,
-            // When the log has run out, half a stack is better than none.
-            native => match tree.child(guard, writer, &Node { parent: python, code: Node::NO_CODE, offset: native }) {
-                0 => python,
-                both => both,
-            },
-        }
+        Some(native.as_mut()?.join(guard, writer, tree, caller, python, frames))
     }
 
     fn current_python(&mut self, guard: &Guard, writer: &mut Writer) -> u32 {
@@ -162,19 +172,33 @@ impl Stacks {
     fn extend_nearby(&mut self, known: usize, epoch: u64) -> Option<u32> {
         let mut node = self.node_below(known);
         let depth = self.chain.frames().len();
+        if let Some(native) = &mut self.native {
+            native.python_changed(known);
+        }
         for level in known..depth {
-            if let Some(frame) = self.chain.frames().get(level).and_then(python::shown) {
-                let Some(child) = self.rings.find(node, frame, epoch) else {
-                    self.chain.accept(level);
-                    return None;
-                };
-                node = child;
-            }
+            let Some(child) = self.find_nearby(node, level, epoch) else {
+                self.chain.accept(level);
+                return None;
+            };
+            node = child;
             self.nodes.set(level, node);
         }
         self.chain.accept(depth);
         self.top = node;
         Some(node)
+    }
+
+    /// The node that the frame at a level leads to, if it is near.
+    #[inline(always)]
+    fn find_nearby(&mut self, mut node: u32, level: usize, epoch: u64) -> Option<u32> {
+        let frame = self.chain.frames().get(level)?;
+        if self.native.is_some() && python::is_entry(frame) {
+            node = self.rings.find(node, RawFrame::ENTRY, epoch)?;
+        }
+        match python::shown(frame) {
+            Some(shown) => self.rings.find(node, shown, epoch),
+            None => Some(node),
+        }
     }
 
     /// The node of the frame below this level.
@@ -206,14 +230,20 @@ impl Stacks {
         if !self.nodes.grow(self.chain.frames().len()) {
             return false;
         }
+        if let Some(native) = &mut self.native {
+            native.python_changed(known);
+        }
         let mut node = self.node_below(known);
         for (level, frame) in self.chain.frames().iter().enumerate().skip(known) {
             if self.native.is_some() && python::is_entry(frame) {
                 let marker = Node { parent: node, code: Node::NO_CODE, offset: 0 };
-                node = match self.tree.child(guard, writer, &marker) {
+                match self.tree.child(guard, writer, &marker) {
                     0 => return false,
-                    marked => marked,
-                };
+                    marked => {
+                        self.rings.keep(node, RawFrame::ENTRY, epoch, marked);
+                        node = marked;
+                    }
+                }
             }
             if let Some(shown) = python::shown(frame) {
                 match self.rings.find(node, shown, epoch) {
@@ -411,21 +441,37 @@ enum Found {
     Place(usize),
 }
 
+/// Where a node is, or goes: in the four places of its parent, which share a cache line with those of the nodes that came
+/// before and after it, or when they are taken somewhere else. Nothing is ever taken out, so an empty place ends a search.
 #[inline(always)]
 fn find(entries: &Array<Entry>, node: &Node) -> Found {
+    const IN_A_LINE: usize = 4;
     let mask = entries.capacity() - 1;
+    let first = (node.parent as usize * IN_A_LINE) & mask;
+    for place in first..first + IN_A_LINE {
+        if let Some(found) = look(entries, place, node) {
+            return found;
+        }
+    }
     let key = (node.parent as u64) << 32 | node.code as u64;
     let mut place = spread(key ^ (node.offset as u64).rotate_left(40)) & mask;
     loop {
-        match entries.get(place) {
-            Some(found) if found.number != 0 => {
-                if (found.parent, found.code, found.offset) == (node.parent, node.code, node.offset) {
-                    return Found::Number(found.number);
-                }
-            }
-            _ => return Found::Place(place),
+        if let Some(found) = look(entries, place, node) {
+            return found;
         }
         place = (place + 1) & mask;
+    }
+}
+
+/// What a place says of a node; `None` when another one has it.
+#[inline(always)]
+fn look(entries: &Array<Entry>, place: usize, node: &Node) -> Option<Found> {
+    match entries.get(place) {
+        Some(found) if found.number != 0 => {
+            let is_same = (found.parent, found.code, found.offset) == (node.parent, node.code, node.offset);
+            is_same.then_some(Found::Number(found.number))
+        }
+        _ => Some(Found::Place(place)),
     }
 }
 

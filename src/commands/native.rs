@@ -15,8 +15,12 @@ pub fn resolved(model: Model) -> (Model, Handles) {
     resolved
 }
 
-/// What stands at an address of a module.
+/// What stands at an address of a module. Code in memory of no file, made at run time, has no other name.
 fn name(symbols: &mut Symbols, module: &NativeModule, address: u64) -> Named {
+    if module.path.is_empty() {
+        let frame = ("[anonymous code]".into(), "[anon]".into(), 0);
+        return Named { frames: vec![frame], is_loop: false };
+    }
     let build_id = if module.build_id.is_empty() { None } else { Some(module.build_id.clone()) };
     let id = ModuleId { path: module.path.clone().into(), build_id };
     // The recorder has gone back to the call already.

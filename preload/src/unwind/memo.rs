@@ -1,6 +1,10 @@
 //! The frames of the last event, remembered. Unwinding is a function of the registers at the top and of the words that
 //! were read on the way, so where the registers of some frame are those of last time and the words from there on as well,
 //! the rest of the stack is proven to be the same.
+//!
+//! # Safety
+//! Dangerous: reads words of the thread's own stack where they lay last time. They lie above the running function and
+//! below the stack's end, and whoever hands a lane to another thread has its frames forgotten.
 
 use core::ops::Range;
 
@@ -16,9 +20,18 @@ pub struct Frame {
     pc: u64,
     sp: u64,
     bp: u64,
-    /// Where the caller's `rbp` was read; 0 where it stayed in the register.
-    bp_slot: u64,
     notes: u64,
+    /// The words that led to its caller: the return address and the saved `rbp`; the first one twice when `rbp` stayed in
+    /// the register. Only of frames that are not doubtful.
+    links: [Word; 2],
+}
+
+/// A word of the stack, and where it lay.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Word {
+    place: u64,
+    value: u64,
 }
 
 // SAFETY: numbers.
@@ -30,8 +43,10 @@ const INTERRUPTED: u64 = 1;
 const NEEDS_BP: u64 = 2;
 /// The caller was found in another way than by the return address and a saved `rbp`: it has to be found again.
 const IS_ODD: u64 = 4;
-/// The rule says that there is no caller, or none that can be found.
-const IS_LAST: u64 = 8;
+/// This frame or one below it is odd, or not on the thread's own stack.
+const DOUBTFUL: u64 = 8;
+/// It has a caller that can't be found.
+const IS_CUT: u64 = 16;
 
 pub struct Memo {
     /// Root first.
@@ -45,35 +60,52 @@ pub struct Memo {
 }
 
 impl Frame {
+    const EMPTY: Frame = Frame { pc: 0, sp: 0, bp: 0, notes: 0, links: [Word { place: 0, value: 0 }; 2] };
+
     /// The lower end of what it has on the stack.
+    #[inline(always)]
     pub fn start(&self) -> u64 {
         self.sp
     }
 
     /// The address by which its code is known.
+    #[inline(always)]
     pub fn code_address(&self) -> u64 {
         self.registers().code_address()
     }
 
-    fn new(registers: &Registers, rule: Rule) -> Frame {
-        let mut notes = if registers.is_interrupted { INTERRUPTED } else { 0 };
-        let mut bp_slot = 0;
-        match rule {
-            Rule::Frame { cfa: Cfa::Rsp(offset), rbp: Some(rbp) } => {
-                bp_slot = registers.sp.wrapping_add_signed(i64::from(offset) + i64::from(rbp));
-            }
-            Rule::Frame { cfa: Cfa::Rbp(offset), rbp: Some(rbp) } => {
-                notes |= NEEDS_BP;
-                bp_slot = registers.bp.wrapping_add_signed(i64::from(offset) + i64::from(rbp));
-            }
-            Rule::Frame { cfa: Cfa::Rsp(_) | Cfa::Rbp(_), rbp: None } => notes |= NEEDS_BP,
-            Rule::Frame { .. } | Rule::Signal => notes |= NEEDS_BP | IS_ODD,
-            Rule::End | Rule::Unknown => notes |= IS_LAST,
-        }
-        let Registers { pc, sp, bp, .. } = *registers;
-        Frame { pc, sp, bp, bp_slot, notes }
+    /// Whether it is the first one only because its caller can't be found.
+    #[inline(always)]
+    pub fn is_cut(&self) -> bool {
+        self.notes & IS_CUT != 0
     }
 
+    /// One that has no caller, or none that can be found.
+    #[inline(always)]
+    fn outermost(registers: &Registers, is_own: bool) -> Frame {
+        let Registers { pc, sp, bp, is_interrupted } = *registers;
+        let interrupted = if is_interrupted { INTERRUPTED } else { 0 };
+        Frame { pc, sp, bp, notes: interrupted | if is_own { 0 } else { DOUBTFUL }, ..Frame::EMPTY }
+    }
+
+    /// One whose caller was found by a rule.
+    #[inline(always)]
+    fn new(registers: &Registers, rule: Rule, caller: &Registers, is_own: bool) -> Frame {
+        let mut frame = Frame::outermost(registers, is_own);
+        let return_address = Word { place: caller.sp.wrapping_sub(8), value: caller.pc };
+        let saved = |offset: i32| Word { place: caller.sp.wrapping_add_signed(offset.into()), value: caller.bp };
+        let (notes, second) = match rule {
+            Rule::Frame { cfa: Cfa::Rsp(_), rbp: Some(offset) } => (0, saved(offset)),
+            Rule::Frame { cfa: Cfa::Rbp(_), rbp: Some(offset) } => (NEEDS_BP, saved(offset)),
+            Rule::Frame { cfa: Cfa::Rsp(_) | Cfa::Rbp(_), rbp: None } => (NEEDS_BP, return_address),
+            _ => (NEEDS_BP | IS_ODD, return_address),
+        };
+        frame.notes |= notes | if second.place < frame.sp { IS_ODD } else { 0 };
+        frame.links = [return_address, second];
+        frame
+    }
+
+    #[inline(always)]
     fn registers(&self) -> Registers {
         Registers { pc: self.pc, sp: self.sp, bp: self.bp, is_interrupted: self.notes & INTERRUPTED != 0 }
     }
@@ -85,6 +117,17 @@ impl Frame {
             && self.sp == registers.sp
             && (self.bp == registers.bp || self.notes & NEEDS_BP == 0)
             && (self.notes & INTERRUPTED != 0) == registers.is_interrupted
+    }
+
+    /// The bits in which its links are not what they were.
+    ///
+    /// # Safety
+    /// It is not doubtful, and nothing has run above it that is not running now.
+    #[inline(always)]
+    unsafe fn changes(&self) -> u64 {
+        // SAFETY: they lie in this thread's own stack.
+        let change = |link: &Word| unsafe { *(link.place as *const u64) } ^ link.value;
+        change(&self.links[0]) | change(&self.links[1])
     }
 }
 
@@ -100,92 +143,125 @@ impl Memo {
         self.len = 0;
     }
 
+    /// Nothing is remembered any more.
+    pub fn forget(&mut self) {
+        self.len = 0;
+    }
+
     /// Root first.
+    #[inline(always)]
     pub fn frames(&self) -> &[Frame] {
-        self.frames.slice(self.len)
+        // SAFETY: there is room for as many as there are.
+        unsafe { self.frames.first(self.len) }
     }
 
     /// How many frames, from the root on, are those of the last call.
+    #[inline(always)]
     pub fn n_unchanged(&self) -> usize {
         self.n_unchanged
     }
 
     /// Finds the frames from these registers on; `own` is where the thread's own stack is. `false` without memory.
+    #[inline(always)]
     pub fn refresh(&mut self, top: Registers, own: &Range<u64>, generation: u64, rule: impl Fn(u64) -> Rule) -> bool {
         if generation != self.generation {
             (self.generation, self.len) = (generation, 0);
         }
         let mut stack = Stack::at(top.sp, own);
         let (mut current, mut left, mut n_new) = (top, self.len, 0);
+        // Until the new ones are in their place, nothing is known.
+        let len = core::mem::take(&mut self.len);
         let kept = loop {
-            while let Some(frame) = left.checked_sub(1).and_then(|index| self.frames.get(index)) {
-                if frame.sp >= current.sp {
-                    break;
-                }
+            // SAFETY: there are `len`.
+            let frames = unsafe { self.frames.first(len) };
+            while left > 0 && frames.get(left - 1).is_some_and(|frame| frame.sp < current.sp) {
                 left -= 1;
             }
-            if let Some(frame) = left.checked_sub(1).and_then(|index| self.frames.get(index))
-                && frame.agrees(&current)
-                && self.is_unchanged_below(left - 1, &stack, &rule)
-            {
-                break left;
+            if left > 0 && frames.get(left - 1).is_some_and(|frame| frame.agrees(&current)) {
+                match first_changed(&frames[..left], own, &rule) {
+                    None => break left,
+                    // Those above it are not on the way to what is known.
+                    Some(changed) => left = changed,
+                }
             }
-            let found = rule(current.code_address());
             if !self.new.grow(n_new + 1) {
-                self.len = 0;
                 return false;
             }
-            let mut frame = Frame::new(&current, found);
+            let found = rule(current.code_address());
+            let is_own = own.contains(&current.sp);
             match current.step(found, &stack) {
                 Step::Caller(caller) => {
-                    self.new.set(n_new, frame);
+                    self.new.set(n_new, Frame::new(&current, found, &caller, is_own));
+                    n_new += 1;
                     if current.is_elsewhere(&caller, own) {
                         stack = Stack::at(caller.sp, own);
                     }
                     current = caller;
                 }
-                Step::End | Step::Cut => {
+                end @ (Step::End | Step::Cut) => {
+                    let mut frame = Frame::outermost(&current, is_own);
                     // A rule that found nothing may find something next time.
-                    frame.notes |= if frame.notes & IS_LAST == 0 { IS_ODD } else { 0 };
+                    frame.notes |= if matches!(found, Rule::End | Rule::Unknown) { 0 } else { IS_ODD };
+                    frame.notes |= if matches!(end, Step::Cut) { IS_CUT } else { 0 };
                     self.new.set(n_new, frame);
                     n_new += 1;
                     break 0;
                 }
             }
-            n_new += 1;
         };
         if !self.frames.grow(kept + n_new) {
-            self.len = 0;
             return false;
         }
+        let mut doubt = kept.checked_sub(1).and_then(|below| self.frames.get(below)).map_or(0, |below| below.notes);
         for index in 0..n_new {
-            if let Some(frame) = self.new.get(n_new - 1 - index) {
+            if let Some(mut frame) = self.new.get(n_new - 1 - index) {
+                frame.notes |= if (doubt | frame.notes) & (DOUBTFUL | IS_ODD) != 0 { DOUBTFUL } else { 0 };
+                doubt = frame.notes;
                 self.frames.set(kept + index, frame);
             }
         }
         (self.len, self.n_unchanged) = (kept + n_new, kept);
         true
     }
+}
 
-    /// Whether each frame from this one down still has the caller that it had.
-    #[inline(always)]
-    fn is_unchanged_below(&self, top: usize, stack: &Stack, rule: &impl Fn(u64) -> Rule) -> bool {
-        let frames = self.frames.slice(top + 1);
-        let is_root_odd = frames.first().is_some_and(|root| root.notes & IS_ODD != 0);
-        let is_same = |pair: &[Frame]| {
-            let [caller, frame] = pair else { return false };
-            if frame.notes & IS_ODD != 0 {
-                return is_found_again(frame, caller, stack, rule);
-            }
-            stack.word(caller.sp.wrapping_sub(8)) == Some(caller.pc)
-                && (frame.bp_slot == 0 || stack.word(frame.bp_slot) == Some(caller.bp))
-        };
-        !is_root_odd && frames.windows(2).rev().all(is_same)
+/// The topmost of these frames that has another caller than it had; 0 when it is the outermost one that has to be looked
+/// at again.
+#[inline(always)]
+fn first_changed(frames: &[Frame], own: &Range<u64>, rule: &impl Fn(u64) -> Rule) -> Option<usize> {
+    let (top, callers) = (frames.last()?, frames.get(1..)?);
+    if top.notes & DOUBTFUL != 0 {
+        return first_changed_of_doubtful(frames, own, rule);
     }
+    // Four at a time: of a deep stack, most of what an event costs.
+    let mut left = callers;
+    // SAFETY: what is below a frame that is not doubtful is not either, and the top one's place on the stack is in use.
+    let changes = |frame: &Frame| unsafe { frame.changes() };
+    while let Some((rest, [a, b, c, d])) = left.split_last_chunk::<4>() {
+        if changes(a) | changes(b) | changes(c) | changes(d) != 0 {
+            break;
+        }
+        left = rest;
+    }
+    left.iter().rposition(|frame| changes(frame) != 0).map(|index| index + 1)
 }
 
 #[cold]
 #[inline(never)]
+fn first_changed_of_doubtful(frames: &[Frame], own: &Range<u64>, rule: &impl Fn(u64) -> Rule) -> Option<usize> {
+    let is_same = |pair: &[Frame]| {
+        let [caller, frame] = pair else { return false };
+        let stack = Stack::at(frame.sp, own);
+        if frame.notes & IS_ODD != 0 {
+            return is_found_again(frame, caller, &stack, rule);
+        }
+        frame.links.iter().all(|link| stack.word(link.place) == Some(link.value))
+    };
+    let changed = frames.windows(2).rposition(|pair| !is_same(pair)).map(|index| index + 1);
+    let is_root_odd = frames.first().is_some_and(|root| root.notes & IS_ODD != 0);
+    changed.or(is_root_odd.then_some(0))
+}
+
 fn is_found_again(frame: &Frame, caller: &Frame, stack: &Stack, rule: &impl Fn(u64) -> Rule) -> bool {
     match frame.registers().step(rule(frame.code_address()), stack) {
         Step::Caller(found) => found == caller.registers(),
@@ -195,6 +271,7 @@ fn is_found_again(frame: &Frame, caller: &Frame, stack: &Stack, rule: &impl Fn(u
 
 impl Registers {
     /// Whether the caller is on another stack, as the one that a signal interrupted can be.
+    #[inline(always)]
     fn is_elsewhere(&self, caller: &Registers, own: &Range<u64>) -> bool {
         caller.sp < self.sp || own.contains(&self.sp) != own.contains(&caller.sp)
     }

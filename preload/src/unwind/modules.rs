@@ -108,8 +108,10 @@ impl Modules {
             }
             let of_file = first.filter(|first| is_of_file && first.file == mapping.file);
             let mut module = Module { start: mapping.start, end: mapping.end, ..EMPTY };
-            if let Some(first) = of_file {
-                read_elf(&first, &mut module);
+            match of_file {
+                Some(first) => read_elf(&first, &mut module),
+                // Code that the program made itself is counted from where it begins.
+                None => module.bias = mapping.start,
             }
             if module.header != 0
                 && let Some(segment) = maps.at(module.header).filter(|segment| segment.is_readable)

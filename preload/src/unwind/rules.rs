@@ -1,25 +1,20 @@
-//! Rules that were needed before, by address of code: one table for all threads, without a lock.
+//! What was needed before, by address of code: how to unwind from there, and what place the log knows it by. Tables for
+//! all threads, without a lock.
 //!
 //! # Safety
-//! Dangerous: shared memory without a lock. An entry is two words, and the first is the address mixed with the second: a
-//! pair that two threads have written half each belongs to no address.
+//! Dangerous: what rules are read from is mapped by the loader, and we rely on those who unload it to say so before.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::modules::Modules;
 use super::rule::Rule;
+use super::table::Table;
 use crate::guard::Guard;
-use crate::heap::spread;
 use crate::lock::Lock;
 
-const N_PLACES: usize = 1 << 14;
-
-struct Entry {
-    key: AtomicU64,
-    rule: AtomicU64,
-}
-
-static TABLE: [Entry; N_PLACES] = [const { Entry { key: AtomicU64::new(0), rule: AtomicU64::new(0) } }; N_PLACES];
+static RULES: Table = Table::new();
+/// Number of the module and address in its file, half a word each.
+static PLACES: Table = Table::new();
 
 /// What code belongs to, as it was looked up last.
 pub static MODULES: Lock<Modules> = Lock::new(Modules::new());
@@ -65,20 +60,13 @@ fn forget(modules: &mut Modules) {
 #[inline(always)]
 pub fn rule(guard: &Guard, address: u64, generation: u64) -> Rule {
     let key = key(address, generation);
-    let entry = entry_of(key);
-    let rule = entry.rule.load(Ordering::Relaxed);
-    if entry.key.load(Ordering::Relaxed) ^ rule == key { Rule::unpack(rule) } else { look_up(guard, address, key) }
+    RULES.get(key).map_or_else(|| look_up(guard, address, key), Rule::unpack)
 }
 
 /// An address of code has 47 bits, so that there is room for the generation.
 #[inline(always)]
 fn key(address: u64, generation: u64) -> u64 {
     address ^ generation << 48
-}
-
-#[inline(always)]
-fn entry_of(key: u64) -> &'static Entry {
-    &TABLE[spread(key) & (N_PLACES - 1)]
 }
 
 #[cold]
@@ -97,13 +85,23 @@ fn look_up(guard: &Guard, address: u64, key: u64) -> Rule {
     let rule = unsafe { module.rule(address) };
     drop(modules);
     let word = rule.pack().unwrap_or(0);
-    let entry = entry_of(key);
-    entry.rule.store(word, Ordering::Relaxed);
-    entry.key.store(key ^ word, Ordering::Relaxed);
+    RULES.set(key, word);
     Rule::unpack(word)
 }
 
 /// The number of the module that code belongs to, and its address in the file; `None` when that can't be told.
-pub fn place(guard: &Guard, address: u64) -> Option<(u32, u32)> {
-    MODULES.lock(guard).place(guard, address)
+#[inline(always)]
+pub fn place(guard: &Guard, address: u64, generation: u64) -> Option<(u32, u32)> {
+    let key = key(address, generation);
+    let word = PLACES.get(key).or_else(|| look_place_up(guard, address, key))?;
+    Some(((word >> 32) as u32, word as u32))
+}
+
+#[cold]
+#[inline(never)]
+fn look_place_up(guard: &Guard, address: u64, key: u64) -> Option<u64> {
+    let (module, offset) = MODULES.lock(guard).place(guard, address)?;
+    let word = u64::from(module) << 32 | u64::from(offset);
+    PLACES.set(key, word);
+    Some(word)
 }

@@ -34,6 +34,7 @@ pub enum Step {
 
 impl Registers {
     /// Those of a function that called a hook, when it will go on.
+    #[inline(always)]
     pub fn of_caller(caller: Caller) -> Registers {
         // SAFETY: a hook's return address lies where its stack pointer was when it was entered, and it has not returned.
         let pc = unsafe { *(caller.sp as *const u64) };
@@ -41,10 +42,12 @@ impl Registers {
     }
 
     /// The address by which the frame's code is known: a return address may belong to the next function already.
+    #[inline(always)]
     pub fn code_address(&self) -> u64 {
         if self.is_interrupted { self.pc } else { self.pc.wrapping_sub(1) }
     }
 
+    #[inline(always)]
     pub fn step(&self, rule: Rule, stack: &impl Stack) -> Step {
         match rule {
             Rule::End => Step::End,
@@ -59,6 +62,7 @@ impl Registers {
         }
     }
 
+    #[inline(always)]
     fn caller(&self, cfa: Cfa, rbp: Option<i32>, stack: &impl Stack) -> Option<Registers> {
         let at = |register: u64, offset: i32| register.wrapping_add_signed(offset.into());
         let sp = match cfa {
@@ -82,6 +86,8 @@ impl Registers {
 
     /// The `ucontext` that the kernel put on the stack (`asm/ucontext.h`, `asm/sigcontext.h`): five words, then r8 to
     /// r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
+    #[cold]
+    #[inline(never)]
     fn interrupted(&self, stack: &impl Stack) -> Option<Registers> {
         let word = |index: u64| stack.word(self.sp.wrapping_add(8 * index));
         Some(Registers { bp: word(15)?, sp: word(20)?, pc: word(21)?, is_interrupted: true })
