@@ -43,6 +43,7 @@ pub enum Command {
     Diff(DiffArgs),
     Transform(TransformArgs),
     Parse(ParseArgs),
+    Bundle(BundleArgs),
 }
 
 impl Command {
@@ -168,6 +169,17 @@ pub struct Selection {
     pub all_mappings: bool,
 }
 
+/// Where names and lines of native code come from, beside the files that ran and what is packed beside the capture.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SymbolArgs {
+    /// Look for separate debug information in DIR, before /usr/lib/debug
+    #[arg(long = "debug-folder", value_name = "DIR")]
+    pub debug_folders: Vec<PathBuf>,
+    /// Ask the servers in DEBUGINFOD_URLS for debug information that is not on this machine; never done unasked
+    #[arg(long)]
+    pub debuginfod: bool,
+}
+
 /// Asks for temporary allocations.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct TemporaryArgs {
@@ -222,6 +234,8 @@ pub struct PageArgs {
     pub force: bool,
     #[command(flatten)]
     pub selection: Selection,
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
     /// Show each thread by itself
     #[arg(long)]
     pub split_threads: bool,
@@ -276,6 +290,8 @@ pub struct SummaryArgs {
     pub json: bool,
     #[command(flatten)]
     pub selection: Selection,
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
 }
 
 /// List where memory was allocated, by place in the code and allocator
@@ -314,6 +330,8 @@ pub struct TreeArgs {
     pub json: bool,
     #[command(flatten)]
     pub selection: Selection,
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
 }
 
 /// Show totals, a histogram of sizes and the largest allocators
@@ -342,6 +360,8 @@ pub struct StatsArgs {
     /// Count every mmap at its full length, files and reserved address space included, as memray does
     #[arg(long)]
     pub all_mappings: bool,
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
 }
 
 /// Show what changed between two captures
@@ -387,6 +407,8 @@ pub struct DiffArgs {
     /// Count every mmap at its full length, files and reserved address space included, as memray does
     #[arg(long)]
     pub all_mappings: bool,
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -452,6 +474,8 @@ pub struct TransformArgs {
     pub force: bool,
     #[command(flatten)]
     pub selection: Selection,
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
 }
 
 /// Formats of other tools.
@@ -531,6 +555,25 @@ impl ParseArgs {
         let nanos = |seconds: f64| (seconds * 1e9) as u64;
         self.from.map_or(0, nanos)..self.to.map_or(u64::MAX, nanos)
     }
+}
+
+/// Pack the names and lines of a capture's native code, for reports on another machine
+///
+/// They are written to CAPTURE.symbols, which every report of the capture finds by itself as long as it lies beside it.
+/// Pack them where the program ran, while its files are as they were.
+#[derive(Args, Debug)]
+pub struct BundleArgs {
+    /// The captures, each of which gets a file of its own
+    #[arg(value_name = "CAPTURE", required = true)]
+    pub captures: Vec<PathBuf>,
+    /// Write to FILE; reports look for it under the name of the capture with .symbols behind it
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite existing files
+    #[arg(short, long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
 }
 
 /// The arguments as clap is to see them: `-mMODULE` and `-cCODE` become two arguments, so that what follows belongs

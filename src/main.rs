@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Diff(args) => commands::diff::run(args),
         Command::Transform(args) => commands::transform::run(args),
         Command::Parse(args) => commands::parse::run(args),
+        Command::Bundle(args) => commands::bundle::run(args),
     };
     result.unwrap_or_else(|error| {
         // Not `eprintln`, which panics when nobody reads: the exit code still has to be the right one.

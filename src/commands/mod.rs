@@ -2,12 +2,14 @@
 //! Each returns the exit code, or an error that `main` prints.
 
 pub mod load;
+mod names;
 mod native;
 mod output;
 pub mod pages;
 mod progress;
 pub mod read;
 
+pub mod bundle;
 pub mod diff;
 pub mod flamegraph;
 pub mod parse;

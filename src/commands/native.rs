@@ -1,17 +1,16 @@
 //! Names for native frames.
 
+use crate::commands::load::to_stderr;
+use crate::commands::names;
 use crate::model::native::NativeModule;
 use crate::model::{Handles, Model, Named};
-use crate::symbols::{ModuleId, NativeFrame, Options, Place, Symbols};
+use crate::symbols::{NativeFrame, Place, Symbols};
 
 /// The model with one stack for each two that were joined, with names as far as files of this machine have them. Says on
 /// stderr which could not be used.
-pub fn resolved(model: Model) -> (Model, Handles) {
-    let mut symbols = Symbols::new(Options::default());
+pub fn resolved(model: Model, mut symbols: Symbols) -> (Model, Handles) {
     let resolved = model.resolved(|module, address| name(&mut symbols, module, address));
-    for warning in symbols.warnings() {
-        eprintln!("memtrace: {warning}");
-    }
+    to_stderr(&symbols.warnings());
     resolved
 }
 
@@ -21,10 +20,8 @@ fn name(symbols: &mut Symbols, module: &NativeModule, address: u64) -> Named {
         let frame = ("[anonymous code]".into(), "[anon]".into(), 0);
         return Named { frames: vec![frame], is_loop: false };
     }
-    let build_id = if module.build_id.is_empty() { None } else { Some(module.build_id.clone()) };
-    let id = ModuleId { path: module.path.clone().into(), build_id };
     // The recorder has gone back to the call already.
-    let found = symbols.frames(&id, Place { address, is_return_address: false });
+    let found = symbols.frames(&names::id_of(module), Place { address, is_return_address: false });
     let is_loop = found.iter().any(|frame| is_loop_of_python(&frame.function));
     let frame = |frame: &NativeFrame| {
         let file = frame.file.clone().unwrap_or_else(|| module.path.clone());

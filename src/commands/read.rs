@@ -11,14 +11,17 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::capture::Capture;
-use crate::commands::native;
+use crate::cli::SymbolArgs;
 use crate::commands::output;
 use crate::commands::progress::Progress;
+use crate::commands::{names, native};
 use crate::model::{Event, Facts, Handles, Model};
 
 /// Captures that were opened, so that a wrong one is the first thing to be told.
 pub struct Captures {
     captures: Vec<Capture>,
+    /// Where names of native code come from.
+    symbols: SymbolArgs,
     /// When the command began.
     begun: Instant,
 }
@@ -31,10 +34,10 @@ pub struct Part<A> {
 }
 
 impl Captures {
-    pub fn open(paths: &[PathBuf]) -> Result<Captures> {
+    pub fn open(paths: &[PathBuf], symbols: &SymbolArgs) -> Result<Captures> {
         let begun = Instant::now();
         let captures: Result<Vec<Capture>> = paths.iter().map(|path| Capture::open(path)).collect();
-        Ok(Captures { captures: captures?, begun })
+        Ok(Captures { captures: captures?, symbols: symbols.clone(), begun })
     }
 
     /// Of reading them.
@@ -86,7 +89,7 @@ impl Captures {
         if !model.has_native() {
             return Ok((model, parts));
         }
-        let (model, handles) = native::resolved(model);
+        let (model, handles) = native::resolved(model, names::known(&self.symbols, &self.captures));
         let parts =
             parts.into_iter().map(|Part { answer, handles: first }| Part { answer, handles: first.then(&handles) });
         Ok((model, parts.collect()))

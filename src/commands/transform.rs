@@ -23,7 +23,7 @@ use crate::report::transform::{csv, folded, gprof2dot, pprof, speedscope};
 
 pub fn run(args: &TransformArgs) -> Result<ExitCode> {
     // A wrong capture is the error to report, before anything about the output.
-    let captures = Captures::open(&args.captures)?;
+    let captures = Captures::open(&args.captures, &args.symbols)?;
     let format = args.format;
     let path = args.output.clone().unwrap_or_else(|| captures.output_name(format.name(), format.suffix()));
     let output = Output::create(Some(&path), args.force)?;
