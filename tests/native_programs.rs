@@ -129,3 +129,18 @@ fn python_has_native_stacks_only_when_they_are_asked_for() {
     }
     check(&["--native"], &[python, "-c", script], true);
 }
+
+#[test]
+fn stacks_that_begin_in_code_made_at_run_time_are_told_of_once() {
+    let scratch = Scratch::new("native-programs");
+    let (program, capture) = (scratch.join("jit"), scratch.join("capture.bin"));
+    let source = support::fixture("native_programs/jit.c");
+    run(Command::new("cc").args(["-g", "-O1", "-o"]).arg(&program).arg(source));
+    run(memtrace().env("MEMTRACE_SELF_CHECK", "1").args(["run", "-qo"]).arg(&capture).arg(&program));
+    let output = run(memtrace().args(["tree", "--text", "--leaks"]).arg(&capture));
+    let report = String::from_utf8(output.stdout).unwrap();
+    let expected = "memtrace: the native stacks of 50.00% of the allocations begin in code that does not say how it was called (made \
+                    at run time, or built without unwind information): its callers are not shown\n";
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{report}");
+    assert!(report.lines().any(|line| line.contains("keep:") && line.contains("5 allocations")), "{report}");
+}
