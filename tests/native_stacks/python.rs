@@ -65,3 +65,17 @@ fn check_merged(name: &str, found: &Stacks) {
     assert_eq!(places.len(), DEPTH + 1, "{name}: {deep:?}");
     assert!(places.windows(2).all(|pair| pair[1] > pair[0] + 1), "{name}: {deep:?}");
 }
+
+/// The self-check is the judge.
+#[test]
+fn greenlets_have_their_own_frames_on_the_stack_that_they_share() {
+    for python in support::pythons() {
+        if !["greenlet", "gevent"].iter().all(|package| support::has_package(python, package)) {
+            eprintln!("skipped: CPython {} has no greenlets here", python.minor);
+            continue;
+        }
+        let scratch = Scratch::new(&format!("native-stacks-greenlets-{}", python.minor));
+        let script = support::fixture("native_stacks/greenlets.py");
+        stacks(&scratch, &[support::environment(python), script]);
+    }
+}
