@@ -7,7 +7,7 @@
 use hashbrown::HashMap;
 
 use super::{Row, Snapshot, Tree, summary};
-use crate::model::{FrameId, Model, StackId, StringId};
+use crate::model::{Frame, FrameId, Model, StackId, StringId};
 
 /// Two snapshots of one model, which has the stacks of both.
 pub struct Diff {
@@ -192,7 +192,7 @@ fn adopted(into: &mut Model, own: &Model, snapshot: &Snapshot, by_line: bool) ->
             let frame = *frames.entry(id).or_insert_with(|| {
                 let frame = own.frame(id);
                 let line = if by_line { frame.line } else { 0 };
-                into.intern_frame(own.text(frame.function), own.text(frame.file), line)
+                into.adopt_frame(own, Frame { line, ..frame })
             });
             let adopted = into.extend_stack(stacks[&own.parent(stack)], frame);
             stacks.insert(stack, adopted);

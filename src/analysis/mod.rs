@@ -27,6 +27,41 @@ pub use tree::{Keep, Measure, Tree};
 
 use crate::model::{Handles, StackId};
 
+/// Who knows of which stacks it has something to say. A stack may come more than once.
+pub trait OfStacks {
+    fn stacks(&self) -> impl Iterator<Item = StackId>;
+}
+
+impl<T: OfStacks, const N: usize> OfStacks for [T; N] {
+    fn stacks(&self) -> impl Iterator<Item = StackId> {
+        self.iter().flat_map(T::stacks)
+    }
+}
+
+impl OfStacks for Snapshot {
+    fn stacks(&self) -> impl Iterator<Item = StackId> {
+        self.rows.iter().map(|row| row.stack)
+    }
+}
+
+impl OfStacks for BySite {
+    fn stacks(&self) -> impl Iterator<Item = StackId> {
+        self.rows.iter().map(|row| row.site.stack)
+    }
+}
+
+impl OfStacks for Temporal {
+    fn stacks(&self) -> impl Iterator<Item = StackId> {
+        self.sites.iter().map(|site| site.stack)
+    }
+}
+
+impl OfStacks for Stats {
+    fn stacks(&self) -> impl Iterator<Item = StackId> {
+        self.totals.stacks().map(|(stack, _, _)| stack)
+    }
+}
+
 /// Bytes and allocations by stack: what a report is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {

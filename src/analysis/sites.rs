@@ -234,8 +234,16 @@ pub struct SiteRow {
 }
 
 impl BySite {
-    /// Of rows in order.
-    pub fn new(rows: Vec<SiteRow>, turn: Option<u64>) -> BySite {
+    /// Of rows in order, those of a site summed up.
+    pub fn new(mut rows: Vec<SiteRow>, turn: Option<u64>) -> BySite {
+        rows.dedup_by(|row, sum| {
+            let is_same = row.site == sum.site;
+            if is_same {
+                sum.bytes = sum.bytes.saturating_add(row.bytes);
+                sum.count += row.count;
+            }
+            is_same
+        });
         let bytes = rows.iter().fold(0u64, |sum, row| sum.saturating_add(row.bytes));
         let count = rows.iter().map(|row| row.count).sum();
         BySite { rows, bytes, count, turn }

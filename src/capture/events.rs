@@ -8,19 +8,19 @@ use memtrace_format::decode::BlockEvent;
 use memtrace_format::{LAUNCHER_IMAGE, record};
 
 use super::batch::{Batch, Step};
-use crate::model::native::Joint;
-use crate::model::{Action, Event, Model, StackId, ThreadKey};
+use crate::model::native::{Level, NativeStacks, NodeStack};
+use crate::model::{Action, Event, Model, ThreadKey};
 
 /// How many events are handed over at a time: so many that a fold can look ahead, and few enough for the nearest cache.
 const N_AT_A_TIME: usize = 512;
 
 /// Fills the model, and hands the events on.
-pub struct Events<'m, T> {
+pub struct Events<'m, 'n, T> {
     pub model: &'m mut Model,
     take: T,
     /// Others are not told.
     turns: Range<u64>,
-    joins_native: bool,
+    native: NativeStacks<'n>,
     events: Vec<Event>,
     lanes: Vec<Lane>,
     current: usize,
@@ -37,10 +37,10 @@ struct Lane {
     nodes: Nodes,
 }
 
-impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
-    pub fn new(model: &'m mut Model, turns: Range<u64>, joins_native: bool, take: T) -> Events<'m, T> {
+impl<'m, 'n, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, 'n, T> {
+    pub fn new(model: &'m mut Model, turns: Range<u64>, native: NativeStacks<'n>, take: T) -> Events<'m, 'n, T> {
         let events = Vec::with_capacity(N_AT_A_TIME);
-        Events { model, take, turns, joins_native, events, lanes: vec![Lane::default()], current: 0, image: None }
+        Events { model, take, turns, native, events, lanes: vec![Lane::default()], current: 0, image: None }
     }
 
     /// Hands over what a batch holds, for as long as it is wanted.
@@ -61,13 +61,13 @@ impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
         }
         while !blocks.is_empty() {
             let (now, later) = blocks.split_at(blocks.len().min(N_AT_A_TIME - self.events.len()));
-            let Events { model, events, lanes, current, .. } = self;
+            let Events { model, native, events, lanes, current, .. } = self;
             let Lane { image, thread, turn, nodes } = &lanes[*current];
             let lane = *current as u32;
             events.extend(now.iter().map(|&BlockEvent { address, size, stack, kind }| {
                 let action = match kind.is_free() {
                     true => Action::Free { kind, address },
-                    false => Action::Alloc { kind, address, size, stack: nodes.stack(stack, model) },
+                    false => Action::Alloc { kind, address, size, stack: nodes.get(stack, model, native).shown },
                 };
                 Event { turn: *turn, image: *image, lane, thread: *thread, action }
             }));
@@ -78,7 +78,7 @@ impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
     }
 
     fn step(&mut self, step: &Step) -> ControlFlow<()> {
-        let Events { model, lanes, current, .. } = self;
+        let Events { model, native, lanes, current, .. } = self;
         let lane = &mut lanes[*current];
         let action = match step {
             Step::Lane { number, image } => {
@@ -99,22 +99,13 @@ impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
                 return ControlFlow::Continue(());
             }
             Step::Node(node) => {
-                let (parent, raw_parent) = lane.nodes.both(node.parent, model);
-                let stacks = match (node.code, node.offset) {
-                    (record::Node::NO_CODE, 0) => (parent, model.entered(raw_parent)),
-                    (record::Node::NO_CODE, _) if !self.joins_native => (parent, raw_parent),
-                    (record::Node::NO_CODE, native) => {
-                        let joint = Joint { python: raw_parent, native: lane.nodes.both(native, model).1 };
-                        let joined = model.joined(joint);
-                        (joined, joined)
-                    }
-                    (code, offset) => {
-                        let frame = model.frame_at(lane.image, code, offset);
-                        let stack = model.extend_stack(parent, frame);
-                        (stack, if raw_parent == parent { stack } else { model.extend_stack(raw_parent, frame) })
-                    }
+                let parent = lane.nodes.get(node.parent, model, native);
+                let level = match (node.code, node.offset) {
+                    (record::Node::NO_CODE, 0) => Level::Entry,
+                    (record::Node::NO_CODE, other) => Level::Joint(lane.nodes.get(other, model, native).recorded),
+                    (code, offset) => model.level_at(lane.image, code, offset),
                 };
-                lane.nodes.push(stacks);
+                lane.nodes.push(native.extend(model, parent, level));
                 return ControlFlow::Continue(());
             }
             Step::Damage(damage) => {
@@ -122,11 +113,11 @@ impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
                 return ControlFlow::Continue(());
             }
             Step::Mmap(record::Mmap { address, len, prot, flags, is_arena, stack }) => {
-                let stack = lane.nodes.stack(*stack, model);
+                let stack = lane.nodes.get(*stack, model, native).shown;
                 Action::Mmap { address: *address, len: *len, prot: *prot, flags: *flags, is_arena: *is_arena, stack }
             }
             Step::Mremap(record::Mremap { old_address, address, len, flags, is_arena, stack }) => {
-                let stack = lane.nodes.stack(*stack, model);
+                let stack = lane.nodes.get(*stack, model, native).shown;
                 let (old_address, address, len) = (*old_address, *address, *len);
                 Action::Mremap { old_address, address, len, flags: *flags, is_arena: *is_arena, stack }
             }
@@ -193,7 +184,7 @@ impl<'m, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, T> {
     }
 
     fn flush(&mut self) -> ControlFlow<()> {
-        if self.model.has_native() {
+        if self.model.has_recorded_stacks() {
             self.model.count_cut(&self.events);
         }
         let flow =
@@ -212,8 +203,7 @@ struct Nodes {
 struct Segment {
     /// Number of its first node.
     first: u32,
-    /// As it is shown, and with what tells where C code entered the interpreter.
-    stacks: Vec<(StackId, StackId)>,
+    stacks: Vec<NodeStack>,
 }
 
 impl Nodes {
@@ -235,7 +225,7 @@ impl Nodes {
         self.segments.push(Segment { first, stacks: Vec::new() });
     }
 
-    fn push(&mut self, stack: (StackId, StackId)) {
+    fn push(&mut self, stack: NodeStack) {
         match self.segments.last_mut() {
             Some(last) => last.stacks.push(stack),
             None => self.segments.push(Segment { first: 1, stacks: vec![stack] }),
@@ -243,14 +233,9 @@ impl Nodes {
     }
 
     #[inline]
-    fn stack(&self, node: u32, model: &mut Model) -> StackId {
-        self.both(node, model).0
-    }
-
-    #[inline]
-    fn both(&self, node: u32, model: &mut Model) -> (StackId, StackId) {
+    fn get(&self, node: u32, model: &mut Model, native: &mut NativeStacks<'_>) -> NodeStack {
         if node == 0 {
-            return (StackId::EMPTY, StackId::EMPTY);
+            return NodeStack::EMPTY;
         }
         for segment in self.segments.iter().rev() {
             if let Some(index) = node.checked_sub(segment.first) {
@@ -260,7 +245,6 @@ impl Nodes {
                 }
             }
         }
-        let lost = model.lost_stack();
-        (lost, lost)
+        native.lost(model)
     }
 }

@@ -17,6 +17,7 @@ use super::events::Events;
 use super::info::{self, CaptureInfo};
 use super::{ahead, metadata, range};
 use crate::model::facts::{Facts, RecordingState};
+use crate::model::native::NativeStacks;
 use crate::model::{Clock, Event, Model};
 
 /// How long a launcher is waited for that moves blocks.
@@ -137,20 +138,20 @@ impl Capture {
         begin: impl FnOnce(&Model),
         take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>,
     ) -> Result<Model> {
-        self.read_by(nanos, false, begin, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
+        self.read_by(nanos, NativeStacks::LeftOut, begin, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
     }
 
-    /// Like [`read_batches`](Capture::read_batches). Events with native stacks show both in one, which the model has to
-    /// [resolve](Model::resolved); elsewhere they show their Python stacks.
-    pub fn read_joined(&self, take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>) -> Result<Model> {
-        self.read_by(ALWAYS, true, |_| {}, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
+    /// Like [`read_batches`](Capture::read_batches). Of a capture with native stacks, events have recorded stacks, which
+    /// mean nothing before the model is [resolved](Model::resolved).
+    pub fn read_recorded(&self, take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>) -> Result<Model> {
+        self.read_by(ALWAYS, NativeStacks::Recorded, |_| {}, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
     }
 
     /// With a way of decoding the blocks.
     pub(super) fn read_by<T: FnMut(&Model, &[Event]) -> ControlFlow<()>>(
         &self,
         nanos: Range<u64>,
-        joins_native: bool,
+        native: NativeStacks<'_>,
         begin: impl FnOnce(&Model),
         take: T,
         decode: impl FnOnce(&[Block], &mut dyn FnMut(&Batch) -> ControlFlow<()>) -> Result<()>,
@@ -171,7 +172,9 @@ impl Capture {
         if nanos != ALWAYS {
             lanes = range::within(&lanes, &turns);
         }
-        let mut events = Events::new(&mut model, turns, joins_native, take);
+        // Where there are none, the stacks of Python are what is shown.
+        let native = if model.process().facts.has_native_stacks { native } else { NativeStacks::LeftOut };
+        let mut events = Events::new(&mut model, turns, native, take);
         self.n_read.store(0, Ordering::Relaxed);
         let mut tell = |batch: &Batch| {
             self.n_read.fetch_add(batch.n_bytes, Ordering::Relaxed);

@@ -29,7 +29,7 @@ pub fn run(args: &BundleArgs) -> Result<ExitCode> {
 
 fn pack(capture: &Capture, path: &Path, args: &BundleArgs) -> Result<()> {
     let output = Output::create(Some(path), args.force)?;
-    let model = capture.read_joined(|_, _| ControlFlow::Continue(()))?;
+    let model = capture.read_recorded(|_, _| ControlFlow::Continue(()))?;
     let places = model.native_places();
     ensure!(!places.is_empty(), "there are no native stacks in {}", capture.path().display());
     let places: Vec<(ModuleId, Place)> = places

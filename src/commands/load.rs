@@ -1,9 +1,11 @@
 //! What flame graph, summary and tree have in common: read the captures, answer the question that was asked, and tell
 //! on stderr what the reports can't show.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use anyhow::Result;
 
-use crate::analysis::{BySite, Detail, Heap, MmapRule, Snapshot, Temporary};
+use crate::analysis::{BySite, Detail, Heap, MmapRule, OfStacks, Snapshot, Temporary};
 use crate::cli::Selection;
 use crate::commands::read::{Captures, Part};
 use crate::model::facts::{Facts, RecordingState, notice_sentence};
@@ -84,19 +86,22 @@ pub fn by_site<const N: usize>(
     Ok((model, tables))
 }
 
-fn read<A: Send>(
+fn read<A: OfStacks + Send>(
     captures: &Captures,
     rule: MmapRule,
     question: Question,
     detail: Detail,
     answer: impl Fn(&Folds) -> A + Sync,
 ) -> Result<(Model, Vec<Part<A>>)> {
-    let finish = |folds: Folds, _: &Model| (answer(&folds), folds.heap.n_missed_frees());
-    let (model, parts) = captures.read(|_| Folds::new(rule, question, detail), Folds::take, finish)?;
-    warn(&model);
-    warn_of_missed_frees(parts.iter().map(|part| part.answer.1).sum());
-    let parts = parts.into_iter().map(|Part { answer: (answer, _), handles }| Part { answer, handles });
-    Ok((model, parts.collect()))
+    let n_missed_frees = AtomicU64::new(0);
+    let finish = |folds: Folds, _: &Model| {
+        n_missed_frees.fetch_add(folds.heap.n_missed_frees(), Ordering::Relaxed);
+        answer(&folds)
+    };
+    let read = captures.read(|_| Folds::new(rule, question, detail), Folds::take, finish)?;
+    warn(&read.0);
+    warn_of_missed_frees(n_missed_frees.into_inner());
+    Ok(read)
 }
 
 /// What is followed while one capture is read.

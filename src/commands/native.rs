@@ -3,31 +3,45 @@
 use crate::commands::load::to_stderr;
 use crate::commands::names;
 use crate::model::native::NativeModule;
-use crate::model::{Handles, Model, Named};
+use crate::model::{Handles, Model, Named, StackId};
 use crate::symbols::{NativeFrame, Place, Symbols};
 
-/// The model with one stack for each two that were joined, with names as far as files of this machine have them. Says on
-/// stderr which could not be used.
-pub fn resolved(model: Model, mut symbols: Symbols) -> (Model, Handles) {
-    let resolved = model.resolved(|module, address| name(&mut symbols, module, address));
-    to_stderr(&symbols.warnings());
-    resolved
+/// What is known about native code, asked for what is shown.
+pub struct Names {
+    symbols: Symbols,
 }
 
-/// What stands at an address of a module. Code in memory of no file, made at run time, has no other name.
-fn name(symbols: &mut Symbols, module: &NativeModule, address: u64) -> Named {
-    if module.path.is_empty() {
-        let frame = ("[anonymous code]".into(), "[anon]".into(), 0);
-        return Named { frames: vec![frame], is_loop: false };
+impl Names {
+    pub fn new(symbols: Symbols) -> Names {
+        Names { symbols }
     }
-    // The recorder has gone back to the call already.
-    let found = symbols.frames(&names::id_of(module), Place { address, is_return_address: false });
-    let is_loop = found.iter().any(|frame| is_loop_of_python(&frame.function));
-    let frame = |frame: &NativeFrame| {
-        let file = frame.file.clone().unwrap_or_else(|| module.path.clone());
-        (frame.function.clone(), file, frame.line.unwrap_or(0))
-    };
-    Named { frames: found.iter().rev().map(frame).collect(), is_loop }
+
+    /// The model with what reports show of these stacks.
+    pub fn resolved(&mut self, model: Model, stacks: impl IntoIterator<Item = StackId>) -> (Model, Handles) {
+        model.resolved(stacks, Box::new(|module, address| self.of(module, address)))
+    }
+
+    /// Says on stderr which files could not be used.
+    pub fn warn(&self) {
+        to_stderr(&self.symbols.warnings());
+    }
+
+    /// What stands at an address of a module. Code in memory of no file, made at run time, has no other name.
+    fn of(&mut self, module: &NativeModule, address: u64) -> Vec<Named> {
+        if module.path.is_empty() {
+            let (function, file) = ("[anonymous code]".into(), "[anon]".into());
+            return vec![Named { function, file, line: 0, is_loop: false }];
+        }
+        // The recorder has gone back to the call already.
+        let found = self.symbols.frames(&names::id_of(module), Place { address, is_return_address: false });
+        let named = |frame: &NativeFrame| Named {
+            function: frame.function.clone(),
+            file: frame.file.clone().unwrap_or_else(|| module.path.clone()),
+            line: frame.line.unwrap_or(0),
+            is_loop: is_loop_of_python(&frame.function),
+        };
+        found.iter().rev().map(named).collect()
+    }
 }
 
 /// The loop that runs Python code, whatever part of it the compiler put elsewhere.

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::analysis::{Detail, Intervals, MmapRule, Temporary};
+use crate::analysis::{Detail, Intervals, MmapRule, OfStacks, Temporary};
 use crate::cli::{ConfidentialFiles, PageArgs};
 use crate::commands::load::{self, Question};
 use crate::commands::output::Output;
 use crate::commands::read::Captures;
-use crate::model::{Event, Facts, Model};
+use crate::model::{Event, Facts, Model, StackId};
 use crate::report::html;
 use crate::report::page::{Open, Page, PageOptions, Part, Tab};
 use crate::report::sources::Confidential;
@@ -71,6 +71,12 @@ struct Folds {
 struct Answer {
     part: Part,
     n_missed_frees: u64,
+}
+
+impl OfStacks for Answer {
+    fn stacks(&self) -> impl Iterator<Item = StackId> {
+        self.part.temporal.stacks()
+    }
 }
 
 impl Folds {

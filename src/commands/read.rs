@@ -10,11 +10,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::analysis::OfStacks;
 use crate::capture::Capture;
 use crate::cli::SymbolArgs;
+use crate::commands::names;
+use crate::commands::native::Names;
 use crate::commands::output;
 use crate::commands::progress::Progress;
-use crate::commands::{names, native};
 use crate::model::{Event, Facts, Handles, Model};
 
 /// Captures that were opened, so that a wrong one is the first thing to be told.
@@ -63,7 +65,7 @@ impl Captures {
 
     /// Reads each of them: `take` gets all events, many at a time, and the fold that `begin` made for the capture, of
     /// which `finish` makes an answer. As many are read at a time as there are processors.
-    pub fn read<F, A: Send>(
+    pub fn read<F, A: OfStacks + Send>(
         &self,
         begin: impl Fn(&Facts) -> F + Sync,
         take: impl Fn(&mut F, &Model, &[Event]) + Sync,
@@ -81,36 +83,35 @@ impl Captures {
                 progress.show(bytes);
                 ControlFlow::Continue(())
             };
-            let model = capture.read_joined(take)?;
+            let model = capture.read_recorded(take)?;
             let answer = finish(fold, &model);
             Ok((model, answer))
         };
-        let (model, parts) = merge(in_parallel(&self.captures, read_one))?;
-        if !model.has_native() {
-            return Ok((model, parts));
-        }
-        let (model, handles) = native::resolved(model, names::known(&self.symbols, &self.captures));
-        let parts =
-            parts.into_iter().map(|Part { answer, handles: first }| Part { answer, handles: first.then(&handles) });
-        Ok((model, parts.collect()))
+        merge(in_parallel(&self.captures, read_one), || Names::new(names::known(&self.symbols, &self.captures)))
     }
 }
 
 /// The tables of all as one, in the order of the captures; the first that could not be read is the error.
-fn merge<A>(read: Vec<Result<(Model, A)>>) -> Result<(Model, Vec<Part<A>>)> {
+fn merge<A: OfStacks>(read: Vec<Result<(Model, A)>>, names: impl Fn() -> Names) -> Result<(Model, Vec<Part<A>>)> {
+    let mut asked: Option<Names> = None;
     let mut merged: Option<Model> = None;
     let mut parts = Vec::new();
     for one in read {
         let (model, answer) = one?;
+        let (model, resolved) = match model.has_recorded_stacks() {
+            true => asked.get_or_insert_with(&names).resolved(model, answer.stacks()),
+            false => (model, Handles::Same),
+        };
         let handles = match &mut merged {
-            Some(merged) => merged.absorb(model),
+            Some(merged) => resolved.then(&merged.absorb(model)),
             None => {
                 merged = Some(model);
-                Handles::Same
+                resolved
             }
         };
         parts.push(Part { answer, handles });
     }
+    asked.iter().for_each(Names::warn);
     Ok((merged.unwrap_or_default(), parts))
 }
 

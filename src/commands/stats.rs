@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use crate::analysis::{Counted, Stats};
+use crate::analysis::{Counted, OfStacks, Stats};
 use crate::cli::StatsArgs;
 use crate::commands::load;
 use crate::commands::output::Output;
 use crate::commands::read::{Captures, Part};
-use crate::model::{Event, Model};
+use crate::model::{Event, Model, StackId};
 use crate::report::stats::{self, StatsOptions};
 use crate::terminal;
 
@@ -20,16 +20,13 @@ pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
         None if args.leaks => Counted::Leaks,
         None => Counted::Everything,
     };
-    let take = |(stats, last_turn): &mut (Stats, u64), model: &Model, events: &[Event]| {
-        *last_turn = events.last().map_or(*last_turn, |event| event.turn);
-        stats.take_all(model, events);
-    };
-    let (model, parts) = captures.read(|_| (Stats::new(rule, counted), 0), take, |fold, _| fold)?;
+    let begin = |_: &_| Counting { stats: Stats::new(rule, counted), last_turn: 0 };
+    let (model, parts) = captures.read(begin, Counting::take, |counting, _| counting)?;
     let mut totals = Stats::new(rule, counted);
-    for Part { answer: (stats, _), handles } in &parts {
-        totals.absorb(stats, handles);
+    for Part { answer, handles } in &parts {
+        totals.absorb(&answer.stats, handles);
     }
-    let last_turns: Vec<u64> = parts.iter().map(|part| part.answer.1).collect();
+    let last_turns: Vec<u64> = parts.iter().map(|part| part.answer.last_turn).collect();
     load::warn(&model);
     load::warn_of_missed_frees(totals.n_missed_frees());
     let options = StatsOptions {
@@ -39,4 +36,23 @@ pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let document = stats::document(&model, &totals, &last_turns, &options);
     out.finish(|out| if args.json { stats::json(&document, out) } else { stats::text(&document, out) })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is followed while one capture is read.
+struct Counting {
+    stats: Stats,
+    last_turn: u64,
+}
+
+impl Counting {
+    fn take(&mut self, model: &Model, events: &[Event]) {
+        self.last_turn = events.last().map_or(self.last_turn, |event| event.turn);
+        self.stats.take_all(model, events);
+    }
+}
+
+impl OfStacks for Counting {
+    fn stacks(&self) -> impl Iterator<Item = StackId> {
+        self.stats.stacks()
+    }
 }

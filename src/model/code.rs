@@ -28,7 +28,7 @@ impl Codes {
     /// The frame of an instruction; `None` when the code object was never described.
     pub fn locate(&mut self, image: u16, code: u32, offset: u32) -> Option<Frame> {
         let code = self.codes.get_mut(&(image, code))?;
-        Some(Frame { function: code.function, file: code.file, line: code.lines.at(offset) })
+        Some(Frame { function: code.function, file: code.file, line: code.lines.at(offset), is_native: false })
     }
 
     pub fn cached_frame(&self, image: u16, code: u32, offset: u32) -> Option<FrameId> {

@@ -1,120 +1,228 @@
 //! One stack out of the native and the Python stack of an event: where the interpreter's loop ran, its frame makes room
 //! for the Python frames that it ran.
+//!
+//! Both are followed from the leaf to the root, a level at a time, until they come to a pair that was joined before. So
+//! stacks that share their outer part share the work, and every frame is looked at about once.
 
 use hashbrown::HashMap;
 
-use super::native::{Joint, Native, NativeModule};
+use super::native::{Level, Native, NativeModule, NativePlace};
 use super::processes::Handles;
-use super::stacks::{FrameId, StackId, Stacks};
+use super::stacks::{FrameId, StackId};
 use super::{Model, StringId};
 
-/// What a native frame is.
+/// One function at a native address.
+#[derive(Debug)]
 pub struct Named {
-    /// Function, file and line, the outermost first: what was inlined comes behind.
-    pub frames: Vec<(String, String, u32)>,
-    /// Whether it is the interpreter's loop. Asked only of stacks in which the recorder has marked none.
+    pub function: String,
+    pub file: String,
+    /// From 1; 0 when it is not known.
+    pub line: u32,
+    /// Whether it is the interpreter's loop. That counts in stacks in which the recorder has marked none.
     pub is_loop: bool,
 }
 
-/// Frames that are put together at most, of all stacks: only a damaged log has more. The stacks behind that show Python.
-const MAX_FRAMES: usize = 1 << 27;
+/// The functions at an address of a module, the outermost first: what was inlined comes behind.
+pub type Namer<'a> = dyn FnMut(&NativeModule, u64) -> Vec<Named> + 'a;
 
-struct Joiner<'a, F> {
-    tables: Native,
-    entry: FrameId,
-    name: F,
-    /// What each native frame is, and whether it is the loop.
-    names: HashMap<FrameId, (Vec<FrameId>, bool)>,
-    joined: Stacks,
-    n_frames: usize,
-    old: &'a Stacks,
+/// Pairs that are joined at most: only a damaged log has more. The stacks behind that show Python.
+const MAX_PAIRS: usize = 1 << 25;
+
+/// Joins recorded stacks, and remembers what it has joined.
+pub struct Joiner<'a> {
+    name: Box<Namer<'a>>,
+    /// By place.
+    known: Vec<Option<Known>>,
+    /// By recorded stack: whether the recorder has marked a loop in it.
+    marks: Vec<bool>,
+    /// By what a Python and a native stack are together, without marks and with them: the joined stack.
+    pairs: [HashMap<(StackId, StackId), StackId>; 2],
+    /// From a leaf to where it was joined before.
+    way: Vec<(Pair, Gain)>,
+}
+
+/// What is at a native place.
+struct Known {
+    frames: Box<[FrameId]>,
+    is_loop: bool,
+}
+
+/// A Python and a native stack, as far as they are not joined yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Pair {
+    python: StackId,
+    native: StackId,
+}
+
+/// What a pair has more than the one outside of it.
+#[derive(Clone, Copy)]
+enum Gain {
+    Nothing,
+    Python(FrameId),
+    Native(usize),
 }
 
 impl Model {
-    /// The same with one stack for each two that were joined.
-    pub fn resolved(mut self, name: impl FnMut(&NativeModule, u64) -> Named) -> (Model, Handles) {
-        let (tables, old) = (std::mem::take(&mut self.native), std::mem::take(&mut self.stacks));
-        let (entry, joined) = (self.entry_frame(), Stacks::default());
-        let mut joiner = Joiner { tables, entry, name, names: HashMap::new(), joined, n_frames: 0, old: &old };
-        let mut stacks = vec![StackId::EMPTY];
-        for (parent, frame) in old.iter() {
-            stacks.push(match joiner.tables.joint(frame) {
-                Some(joint) => joiner.join(&mut self, joint),
-                None => joiner.joined.extend(stacks[parent.index()], frame),
-            });
+    /// Whether there are recorded stacks, so that the model has to be [`resolved`](Model::resolved).
+    pub fn has_recorded_stacks(&self) -> bool {
+        self.native.n_stacks() > 1
+    }
+
+    /// The same with what reports show of some recorded stacks. Of others it keeps nothing.
+    pub fn resolved(mut self, wanted: impl IntoIterator<Item = StackId>, name: Box<Namer<'_>>) -> (Model, Handles) {
+        let mut joiner = Joiner::new(name);
+        let wanted: Vec<StackId> = wanted.into_iter().collect();
+        joiner.learn_all(&mut self, &wanted);
+        let mut stacks = vec![StackId::EMPTY; self.native.n_stacks()];
+        for stack in wanted {
+            if stacks[stack.index()] == StackId::EMPTY {
+                stacks[stack.index()] = joiner.joined(&mut self, stack);
+            }
         }
-        self.stacks = joiner.joined;
+        self.native = Native::default();
         let strings = (0..self.strings.count()).map(StringId::from_index).collect();
         let frames = (0..self.frames.count()).map(FrameId::from_index).collect();
         (self, Handles::Moved { strings, frames, stacks })
     }
 }
 
-impl<F: FnMut(&NativeModule, u64) -> Named> Joiner<'_, F> {
-    fn join(&mut self, model: &mut Model, joint: Joint) -> StackId {
-        let python = self.root_first(joint.python);
-        let native = if self.n_frames < MAX_FRAMES { self.root_first(joint.native) } else { Vec::new() };
-        // With nothing in front of it, a mark says that the beginning is missing.
-        let native = native.strip_prefix(&[self.entry]).unwrap_or(&native);
-        self.n_frames += python.len() + native.len();
-        native.iter().for_each(|frame| self.learn(model, *frame));
-        let native = self.with_loops(native);
-        // Nothing is on the outside of the first entry. What was entered last may not have begun.
-        let entry = self.entry;
-        let mut groups = python.split(|frame| *frame == entry).peekable();
-        groups.next_if(|outermost| outermost.is_empty());
-        let (n_groups, n_loops) = (groups.clone().count(), native.iter().filter(|(_, is_loop)| *is_loop).count());
-        // Both end with the innermost. What is left of the outer ones has lost its counterpart.
-        let mut stack = StackId::EMPTY;
-        for group in groups.by_ref().take(n_groups.saturating_sub(n_loops)) {
-            stack = self.extend(stack, group);
+impl<'a> Joiner<'a> {
+    pub fn new(name: Box<Namer<'a>>) -> Joiner<'a> {
+        Joiner { name, known: Vec::new(), marks: Vec::new(), pairs: Default::default(), way: Vec::new() }
+    }
+
+    /// What reports show of a recorded stack.
+    pub fn joined(&mut self, model: &mut Model, stack: StackId) -> StackId {
+        self.look_for_marks(&model.native);
+        let (mut pair, is_marked) = match model.native.level(stack) {
+            Some(Level::Joint(native)) => {
+                (Pair { python: model.native.parent(stack), native }, self.marks[native.index()])
+            }
+            _ => (Pair { python: stack, native: StackId::EMPTY }, false),
+        };
+        if self.pairs.iter().map(HashMap::len).sum::<usize>() >= MAX_PAIRS {
+            pair.native = StackId::EMPTY;
         }
-        let mut n_without = n_loops.saturating_sub(n_groups);
-        for (frame, is_loop) in native {
-            let has_group = is_loop && n_without == 0;
-            n_without -= usize::from(is_loop && n_without > 0);
-            stack = match groups.next_if(|_| has_group) {
-                Some(group) => self.extend(stack, group),
-                None => {
-                    let names = self.names.get(&frame).map(|(names, _)| names.clone()).unwrap_or_default();
-                    self.extend(stack, &names)
+        let mut joined = StackId::EMPTY;
+        while pair != Pair::EMPTY {
+            if let Some(&known) = self.pairs[usize::from(is_marked)].get(&(pair.python, pair.native)) {
+                joined = known;
+                break;
+            }
+            let (gain, outer) = self.step(model, pair, is_marked);
+            self.way.push((pair, gain));
+            pair = outer;
+        }
+        while let Some((pair, gain)) = self.way.pop() {
+            joined = match gain {
+                Gain::Nothing => joined,
+                Gain::Python(frame) => model.stacks.extend(joined, frame),
+                Gain::Native(place) => {
+                    let frames = self.known[place].iter().flat_map(|known| &known.frames);
+                    frames.fold(joined, |joined, frame| model.stacks.extend(joined, *frame))
                 }
             };
+            self.pairs[usize::from(is_marked)].insert((pair.python, pair.native), joined);
         }
-        stack
+        joined
     }
 
-    fn root_first(&self, stack: StackId) -> Vec<FrameId> {
-        let mut frames: Vec<FrameId> = self.old.from_leaf(stack).collect();
-        frames.reverse();
-        frames
-    }
-
-    /// The native frames, and which of them are the interpreter's loop's. Where the recorder has marked one, no other is.
-    fn with_loops(&self, frames: &[FrameId]) -> Vec<(FrameId, bool)> {
-        let is_marked = frames.contains(&self.entry);
-        let mut found: Vec<(FrameId, bool)> = Vec::with_capacity(frames.len());
-        for &frame in frames {
-            match found.last_mut() {
-                Some((_, is_loop)) if frame == self.entry => *is_loop = true,
-                _ => found.push((frame, !is_marked && self.names.get(&frame).is_some_and(|(_, is_loop)| *is_loop))),
+    /// Looks up what is at all places of these stacks, in the order in which the files have them.
+    fn learn_all(&mut self, model: &mut Model, wanted: &[StackId]) {
+        let native = &model.native;
+        let mut is_wanted = vec![false; native.n_stacks()];
+        wanted.iter().for_each(|stack| is_wanted[stack.index()] = true);
+        let mut is_place_wanted = vec![false; native.places().len()];
+        for index in (1..native.n_stacks()).rev() {
+            let stack = StackId::from_index(index);
+            if !is_wanted[index] {
+                continue;
+            }
+            is_wanted[native.parent(stack).index()] = true;
+            match native.level(stack) {
+                Some(Level::Joint(native)) => is_wanted[native.index()] = true,
+                Some(Level::Native(place)) => is_place_wanted[place] = true,
+                _ => {}
             }
         }
-        found
-    }
-
-    fn learn(&mut self, model: &mut Model, frame: FrameId) {
-        if let Some(place) = self.tables.place(frame)
-            && !self.names.contains_key(&frame)
-        {
-            let named = (self.name)(&self.tables.modules()[place.module as usize], place.address);
-            let frames = named.frames.iter().map(|(function, file, line)| model.intern_frame(function, file, *line));
-            self.names.insert(frame, (frames.collect(), named.is_loop));
+        let mut places: Vec<usize> = (0..is_place_wanted.len()).filter(|place| is_place_wanted[*place]).collect();
+        places.sort_unstable_by_key(|place| native.places()[*place]);
+        for place in places {
+            self.learn(model, place);
         }
     }
 
-    fn extend(&mut self, stack: StackId, frames: &[FrameId]) -> StackId {
-        frames.iter().fold(stack, |stack, frame| self.joined.extend(stack, *frame))
+    /// What is at a place, looked up when it is first asked for.
+    fn learn(&mut self, model: &mut Model, place: usize) -> &Known {
+        let Joiner { name, known, .. } = self;
+        if known.len() <= place {
+            known.resize_with(place + 1, || None);
+        }
+        known[place].get_or_insert_with(|| {
+            let NativePlace { module, address } = model.native.places()[place];
+            let named = name(&model.native.modules()[module as usize], address);
+            let frames = named.iter().map(|it| model.intern_native_frame(&it.function, &it.file, it.line));
+            Known { frames: frames.collect(), is_loop: named.iter().any(|it| it.is_loop) }
+        })
+    }
+
+    fn look_for_marks(&mut self, native: &Native) {
+        for stack in (self.marks.len()..native.n_stacks()).map(StackId::from_index) {
+            let is_outside_marked = stack != StackId::EMPTY && self.marks[native.parent(stack).index()];
+            let is_mark = native.level(stack) == Some(Level::Entry) && native.parent(stack) != StackId::EMPTY;
+            self.marks.push(is_outside_marked || is_mark);
+        }
+    }
+
+    /// What the innermost level of a pair comes to, and the pair outside of it. Both stacks end with the innermost, so
+    /// what has lost its counterpart is on the outside.
+    fn step(&mut self, model: &mut Model, pair: Pair, is_marked: bool) -> (Gain, Pair) {
+        let Pair { python, native } = pair;
+        let (place, around) = match model.native.level(native) {
+            Some(Level::Native(place)) => {
+                let around = model.native.parent(native);
+                if is_marked || !self.learn(model, place).is_loop {
+                    self.learn(model, place);
+                    return (Gain::Native(place), Pair { python, native: around });
+                }
+                (Some(place), around)
+            }
+            // With nothing in front of it, a mark says that the beginning is missing.
+            Some(Level::Entry) if model.native.parent(native) == StackId::EMPTY => {
+                return (Gain::Nothing, Pair { python, native: StackId::EMPTY });
+            }
+            Some(Level::Entry) => model.native.marked_loop(native),
+            // The Python frames that are left have no loop.
+            _ => (None, StackId::EMPTY),
+        };
+        let outside = model.native.parent(python);
+        match model.native.level(python) {
+            None => (place.map_or(Gain::Nothing, Gain::Native), Pair { python, native: around }),
+            // Nothing is on the outside of the first entry.
+            Some(Level::Python(frame)) if outside == StackId::EMPTY => {
+                (Gain::Python(frame), Pair { python: outside, native: around })
+            }
+            Some(Level::Python(frame)) => (Gain::Python(frame), Pair { python: outside, native }),
+            Some(_) => (Gain::Nothing, Pair { python: outside, native: around }),
+        }
+    }
+}
+
+impl Pair {
+    const EMPTY: Pair = Pair { python: StackId::EMPTY, native: StackId::EMPTY };
+}
+
+impl Native {
+    /// The place of the loop that a mark belongs to, and the stack around it.
+    fn marked_loop(&self, mark: StackId) -> (Option<usize>, StackId) {
+        let mut stack = self.parent(mark);
+        while self.level(stack) == Some(Level::Entry) {
+            stack = self.parent(stack);
+        }
+        match self.level(stack) {
+            Some(Level::Native(place)) => (Some(place), self.parent(stack)),
+            _ => (None, StackId::EMPTY),
+        }
     }
 }
 
@@ -128,42 +236,54 @@ mod tests {
     fn native(model: &mut Model, calls: &str) -> StackId {
         calls.split_whitespace().fold(StackId::EMPTY, |stack, call| {
             let (address, mark) = call.split_at(call.find('*').unwrap_or(call.len()));
-            let frame = address.parse().ok().map(|address| model.frame_at(0, 1, address));
-            let stack = frame.map_or(stack, |frame| model.extend_stack(stack, frame));
-            if mark.is_empty() { stack } else { model.entered(stack) }
+            let level = address.parse().ok().map(|address| model.level_at(0, 1, address));
+            let stack = level.map_or(stack, |level| model.native.extend(stack, level));
+            if mark.is_empty() { stack } else { model.native.extend(stack, Level::Entry) }
         })
     }
 
     /// A Python stack in which `|` says where C code has entered the interpreter.
     fn python(model: &mut Model, frames: &str) -> StackId {
-        frames.split_whitespace().fold(StackId::EMPTY, |stack, frame| match frame {
-            "|" => model.entered(stack),
-            function => {
-                let frame = model.intern_frame(function, "app.py", 1);
-                model.extend_stack(stack, frame)
-            }
+        frames.split_whitespace().fold(StackId::EMPTY, |stack, frame| {
+            let level = match frame {
+                "|" => Level::Entry,
+                function => Level::Python(model.intern_frame(function, "app.py", 1)),
+            };
+            model.native.extend(stack, level)
         })
     }
 
-    /// The joined stack, with `c1` for the call at 1; 50 and more are the loop by name, and 7 has an inlined function.
-    fn join(native_calls: &str, python_frames: &str) -> String {
+    /// `c1` for the call at 1; 50 and more are the loop by name, and 7 has an inlined function.
+    fn name(module: &NativeModule, address: u64) -> Vec<Named> {
+        assert_eq!(module.path, "/usr/lib/libc.so");
+        let named = |function: String| Named { function, file: String::new(), line: 0, is_loop: address >= 50 };
+        let inlined = (address == 7).then(|| named("inlined".into()));
+        [named(format!("c{address}"))].into_iter().chain(inlined).collect()
+    }
+
+    fn model() -> Model {
         let mut model = Model::default();
         model.describe_module(0, &record::Module { id: 1, bias: 0, path: b"/usr/lib/libc.so", build_id: b"" });
-        let joint = Joint { native: native(&mut model, native_calls), python: python(&mut model, python_frames) };
-        let stack = model.joined(joint);
-        let name = |module: &NativeModule, address: u64| {
-            assert_eq!(module.path, "/usr/lib/libc.so");
-            let mut frames = vec![(format!("c{address}"), String::new(), 0)];
-            if address == 7 {
-                frames.push(("inlined".into(), String::new(), 0));
-            }
-            Named { frames, is_loop: address >= 50 }
-        };
-        let (model, handles) = model.resolved(name);
-        let mut functions: Vec<&str> =
-            model.frames_from_leaf(handles.stack(stack)).map(|frame| model.text(frame.function)).collect();
+        model
+    }
+
+    fn shown(model: &Model, stack: StackId) -> String {
+        let mut functions: Vec<&str> = model.frames_from_leaf(stack).map(|frame| model.text(frame.function)).collect();
         functions.reverse();
         functions.join(" ")
+    }
+
+    /// The joined stack, made with all others and by itself.
+    fn join(native_calls: &str, python_frames: &str) -> String {
+        let mut model = model();
+        let (native, python) = (native(&mut model, native_calls), python(&mut model, python_frames));
+        let stack = model.native.extend(python, Level::Joint(native));
+        let mut joiner = Joiner::new(Box::new(name));
+        let by_itself = joiner.joined(&mut model, stack);
+        let by_itself = shown(&model, by_itself);
+        let (model, handles) = model.resolved([stack], Box::new(name));
+        assert_eq!(shown(&model, handles.stack(stack)), by_itself);
+        by_itself
     }
 
     #[test]
@@ -173,6 +293,7 @@ mod tests {
         assert_eq!(join("1 7 2", ""), "c1 c7 inlined c2");
         assert_eq!(join("", "| main | work"), "main work");
         assert_eq!(join("1 8* 2 9* 3", "| main work |"), "c1 main work c2 c3");
+        assert_eq!(join("1 50 2 51 3", "main | key"), "c1 main c2 key c3");
     }
 
     #[test]
@@ -192,5 +313,6 @@ mod tests {
         assert_eq!(join("1 50 2", "| main | work | key"), "main work c1 key c2");
         assert_eq!(join("1 50 2 51 3", "| key"), "c1 c50 c2 key c3");
         assert_eq!(join("1 2", "| main"), "main c1 c2");
+        assert_eq!(join("1* 2", "| main | key"), "main key c2");
     }
 }

@@ -18,7 +18,7 @@ pub mod threads;
 pub use clock::Clock;
 pub use event::{Action, Event};
 pub use facts::{Damage, Facts};
-pub use joined::Named;
+pub use joined::{Joiner, Named, Namer};
 pub use processes::{Handles, Process};
 pub use stacks::{Frame, FrameId, StackId};
 pub use strings::StringId;
@@ -26,7 +26,7 @@ pub use threads::{ThreadKey, Threads};
 
 use code::Codes;
 use lines::Encoding;
-use native::{Native, NativePlace};
+use native::Native;
 use stacks::{Frames, Stacks};
 use strings::Strings;
 
@@ -74,7 +74,8 @@ impl Model {
         &self.processes
     }
 
-    /// Takes over the tables and the processes of another model that was read to its end. What is equal becomes one;
+    /// Takes over the tables and the processes of another model that was read to its end, and
+    /// [resolved](Model::resolved) if it has native stacks. What is equal becomes one;
     /// the answer says what became of each of its handles.
     pub fn absorb(&mut self, other: Model) -> Handles {
         let strings: Vec<StringId> = other.strings.iter().map(|text| self.strings.intern(text)).collect();
@@ -154,7 +155,19 @@ impl Model {
     /// The handle of a frame given by its parts.
     pub fn intern_frame(&mut self, function: &str, file: &str, line: u32) -> FrameId {
         let (function, file) = (self.intern(function), self.intern(file));
-        self.frames.intern(Frame { function, file, line })
+        self.frames.intern(Frame { function, file, line, is_native: false })
+    }
+
+    /// The handle of a native frame given by its parts.
+    pub fn intern_native_frame(&mut self, function: &str, file: &str, line: u32) -> FrameId {
+        let (function, file) = (self.intern(function), self.intern(file));
+        self.frames.intern(Frame { function, file, line, is_native: true })
+    }
+
+    /// The handle of another model's frame.
+    pub fn adopt_frame(&mut self, other: &Model, frame: Frame) -> FrameId {
+        let (function, file) = (self.intern(other.text(frame.function)), self.intern(other.text(frame.file)));
+        self.frames.intern(Frame { function, file, ..frame })
     }
 
     /// The stack that extends `parent` by one frame.
@@ -170,12 +183,6 @@ impl Model {
             let frame = self.intern_frame(name, file, line.parse().unwrap());
             self.extend_stack(parent, frame)
         })
-    }
-
-    /// The stack shown for events whose own stack is in a lost part of the log.
-    pub fn lost_stack(&mut self) -> StackId {
-        let frame = self.intern_frame("<lost stack>", "<lost>", 0);
-        self.stacks.extend(StackId::EMPTY, frame)
     }
 
     /// Takes over the description of a code object, made by the Python that is known for its image. The first description
@@ -194,10 +201,9 @@ impl Model {
         if let Some(frame) = self.codes.cached_frame(image, code, offset) {
             return frame;
         }
-        let frame = match (self.codes.locate(image, code, offset), self.native.module(image, code)) {
-            (Some(frame), _) => self.frames.intern(frame),
-            (None, Some(module)) => self.native_frame(NativePlace { module, address: offset.into() }),
-            (None, None) => self.intern_frame("<unknown function>", "<unknown>", 0),
+        let frame = match self.codes.locate(image, code, offset) {
+            Some(frame) => self.frames.intern(frame),
+            None => self.intern_frame("<unknown function>", "<unknown>", 0),
         };
         self.codes.cache_frame(image, code, offset, frame);
         frame

@@ -1,11 +1,65 @@
-//! Native stacks of a capture before they have names: which modules there were, what their frames are, and which native
-//! stack goes with which Python stack.
+//! Stacks as they were recorded, native ones and Python ones beside each other: which modules there were, where their
+//! code was called, and which native stack goes with which Python stack. Nothing here has a name yet; `joined.rs` makes
+//! of it what reports show.
 
 use hashbrown::{HashMap, HashSet};
 use memtrace_format::record;
 
-use super::stacks::{FrameId, StackId};
+use super::joined::Joiner;
+use super::stacks::{FrameId, StackId, Stacks};
 use super::{Event, Model};
+
+/// What becomes of native stacks while a capture is read.
+pub enum NativeStacks<'a> {
+    /// Events have their Python stacks.
+    LeftOut,
+    /// Events have stacks that mean nothing until the model is [resolved](Model::resolved), all at once and so for less.
+    Recorded,
+    /// Events have what reports show, and each native stack is named as it comes.
+    Named(Joiner<'a>),
+}
+
+/// What a node of the log stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeStack {
+    /// What events have.
+    pub shown: StackId,
+    /// Among the recorded ones, if these are kept.
+    pub recorded: StackId,
+}
+
+impl NodeStack {
+    pub const EMPTY: NodeStack = NodeStack { shown: StackId::EMPTY, recorded: StackId::EMPTY };
+}
+
+impl NativeStacks<'_> {
+    /// The stack with one more level.
+    pub fn extend(&mut self, model: &mut Model, parent: NodeStack, level: Level) -> NodeStack {
+        let NodeStack { shown, recorded } = parent;
+        let keeps_recorded = !matches!(self, NativeStacks::LeftOut);
+        let recorded = if keeps_recorded { model.native.extend(recorded, level) } else { recorded };
+        let shown = match (self, level) {
+            (NativeStacks::Recorded, _) => recorded,
+            (NativeStacks::Named(joiner), Level::Joint(_)) => joiner.joined(model, recorded),
+            (_, Level::Python(frame)) => model.stacks.extend(shown, frame),
+            (_, Level::Native(_) | Level::Entry | Level::Joint(_)) => shown,
+        };
+        if let Level::Joint(native) = level
+            && keeps_recorded
+            && model.native.is_cut(native)
+        {
+            model.native.cut.insert(shown);
+        }
+        NodeStack { shown, recorded }
+    }
+
+    /// The stack of events whose own stack is in a lost part of the log.
+    #[cold]
+    pub fn lost(&mut self, model: &mut Model) -> NodeStack {
+        let frame = model.intern_frame("<lost stack>", "<lost>", 0);
+        self.extend(model, NodeStack::EMPTY, Level::Python(frame))
+    }
+}
 
 /// A loaded object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,7 +71,7 @@ pub struct NativeModule {
 }
 
 /// A call in native code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NativePlace {
     /// Index among the modules.
     pub module: u32,
@@ -25,25 +79,75 @@ pub struct NativePlace {
     pub address: u64,
 }
 
-/// Both stacks of an event. The Python one has a frame of its own wherever C code entered the interpreter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Joint {
-    pub python: StackId,
-    pub native: StackId,
+/// One level of a recorded stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Python(FrameId),
+    /// By its number among the places.
+    Native(usize),
+    /// In a Python stack, C code has entered the interpreter here; in a native one, the level before is the loop that
+    /// runs Python.
+    Entry,
+    /// The Python stack before it goes with this native one.
+    Joint(StackId),
 }
 
-/// Function and file of the frame that is a mark.
-const ENTRY: (&str, &str) = ("<entry>", "<joint>");
+/// A level in 32 bits: two say what it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PackedLevel(u32);
+
+const NATIVE: u32 = 1 << 30;
+const JOINT: u32 = 1 << 31;
+const ENTRY: u32 = JOINT - 1;
+
+impl Level {
+    fn packed(self) -> PackedLevel {
+        let number = |index: usize, limit: u32| {
+            let number = u32::try_from(index).ok().filter(|number| *number < limit);
+            number.expect("fewer than 2^30 frames and 2^31 stacks fit in memory")
+        };
+        PackedLevel(match self {
+            Level::Python(frame) => number(frame.index(), NATIVE),
+            Level::Native(place) => NATIVE | number(place, NATIVE - 1),
+            Level::Entry => ENTRY,
+            Level::Joint(stack) => JOINT | number(stack.index(), JOINT),
+        })
+    }
+}
+
+impl PackedLevel {
+    pub fn level(self) -> Level {
+        match self.0 {
+            ENTRY => Level::Entry,
+            joint if joint >= JOINT => Level::Joint(StackId::from_index((joint ^ JOINT) as usize)),
+            place if place >= NATIVE => Level::Native((place ^ NATIVE) as usize),
+            frame => Level::Python(FrameId::from_index(frame as usize)),
+        }
+    }
+}
 
 #[derive(Default)]
 pub struct Native {
     modules: Vec<NativeModule>,
     by_content: HashMap<NativeModule, u32>,
     by_number: HashMap<(u16, u32), u32>,
-    places: HashMap<FrameId, NativePlace>,
-    joints: HashMap<FrameId, Joint>,
-    /// Stacks that stand for two, whose native one has lost its beginning.
+    places: Vec<NativePlace>,
+    by_place: HashMap<NativePlace, u32>,
+    stacks: Stacks<PackedLevel>,
+    /// By recorded stack, without the empty one.
+    beginnings: Vec<Beginning>,
+    /// Stacks of events whose native part has lost its beginning.
     cut: HashSet<StackId>,
+}
+
+/// How a native stack begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    Whole,
+    /// With a mark, behind which nothing stands yet.
+    Mark,
+    /// With a frame that had a caller.
+    Cut,
 }
 
 impl Native {
@@ -56,28 +160,63 @@ impl Native {
         self.by_number.entry((image, number)).or_insert(index);
     }
 
-    pub fn module(&self, image: u16, number: u32) -> Option<u32> {
-        self.by_number.get(&(image, number)).copied()
-    }
-
     pub fn modules(&self) -> &[NativeModule] {
         &self.modules
     }
 
-    pub fn add_place(&mut self, frame: FrameId, place: NativePlace) {
-        self.places.insert(frame, place);
+    pub fn places(&self) -> &[NativePlace] {
+        &self.places
     }
 
-    pub fn place(&self, frame: FrameId) -> Option<NativePlace> {
-        self.places.get(&frame).copied()
+    /// Of recorded stacks, the empty one included. A stack's parts have smaller numbers than the stack.
+    pub fn n_stacks(&self) -> usize {
+        self.stacks.count()
     }
 
-    pub fn add_joint(&mut self, frame: FrameId, joint: Joint) {
-        self.joints.insert(frame, joint);
+    pub fn parent(&self, stack: StackId) -> StackId {
+        self.stacks.parent(stack)
     }
 
-    pub fn joint(&self, frame: FrameId) -> Option<Joint> {
-        self.joints.get(&frame).copied()
+    /// The innermost level of a recorded stack; `None` for the empty one.
+    pub fn level(&self, stack: StackId) -> Option<Level> {
+        self.stacks.frame(stack).map(PackedLevel::level)
+    }
+
+    pub fn extend(&mut self, parent: StackId, level: Level) -> StackId {
+        let stack = self.stacks.extend(parent, level.packed());
+        if stack.index() > self.beginnings.len() {
+            let outer = parent.index().checked_sub(1).map(|index| self.beginnings[index]);
+            self.beginnings.push(match (outer, level) {
+                (None, Level::Entry) => Beginning::Mark,
+                (None, _) => Beginning::Whole,
+                // The loader starts the program in code of its own that nothing describes, and nobody has called that.
+                (Some(Beginning::Mark), Level::Native(place)) if self.is_in_loader(place) => Beginning::Whole,
+                (Some(Beginning::Mark), _) => Beginning::Cut,
+                (Some(known), _) => known,
+            });
+        }
+        stack
+    }
+
+    /// Whether a native stack begins with a frame that had a caller.
+    fn is_cut(&self, native: StackId) -> bool {
+        native.index().checked_sub(1).is_some_and(|index| self.beginnings[index] != Beginning::Whole)
+    }
+
+    fn is_in_loader(&self, place: usize) -> bool {
+        let path = &self.modules[self.places[place].module as usize].path;
+        let name = path.rsplit('/').next().unwrap_or(path);
+        name.starts_with("ld-linux") || name.starts_with("ld-2.")
+    }
+
+    fn place(&mut self, image: u16, number: u32, address: u64) -> Option<usize> {
+        let Native { by_number, places, by_place, .. } = self;
+        let place = NativePlace { module: *by_number.get(&(image, number))?, address };
+        let index = by_place.entry(place).or_insert_with(|| {
+            places.push(place);
+            places.len() as u32 - 1
+        });
+        Some(*index as usize)
     }
 }
 
@@ -89,38 +228,16 @@ impl Model {
         self.native.add_module(image, module.id, NativeModule { path, build_id: module.build_id.to_vec() });
     }
 
-    /// Whether there are native stacks.
-    pub fn has_native(&self) -> bool {
-        !self.native.joints.is_empty()
-    }
-
-    /// The stack where C code entered the interpreter on top of another, and on a native one where it ran.
-    pub fn entered(&mut self, parent: StackId) -> StackId {
-        let frame = self.entry_frame();
-        self.extend_stack(parent, frame)
-    }
-
-    /// A stack that stands for two until they are [`resolved`](Model::resolved).
-    pub fn joined(&mut self, joint: Joint) -> StackId {
-        let frame = self.intern_frame(&format!("<{} {}>", joint.python.index(), joint.native.index()), "<joint>", 0);
-        self.native.add_joint(frame, joint);
-        let stack = self.extend_stack(StackId::EMPTY, frame);
-        if self.is_cut(joint.native) {
-            self.native.cut.insert(stack);
+    /// What a number of the log and an offset stand for, code objects and modules alike. What was never described is a
+    /// Python frame that says so.
+    pub fn level_at(&mut self, image: u16, number: u32, offset: u32) -> Level {
+        // Numbers are given once.
+        if self.codes.cached_frame(image, number, offset).is_none()
+            && let Some(place) = self.native.place(image, number, offset.into())
+        {
+            return Level::Native(place);
         }
-        stack
-    }
-
-    /// Whether a native stack begins with a frame that had a caller.
-    fn is_cut(&self, native: StackId) -> bool {
-        let mut outermost = [None; 2];
-        for frame in self.stack_from_leaf(native) {
-            outermost = [Some(frame), outermost[0]];
-        }
-        let [mark, first] = outermost.map(|frame| frame.map(|frame| self.frame(frame)));
-        let is_mark = mark.is_some_and(|mark| (self.text(mark.function), self.text(mark.file)) == ENTRY);
-        // The loader starts the program in code of its own that nothing describes, and nobody has called that.
-        is_mark && !first.is_some_and(|first| is_loader(self.text(first.file)))
+        Level::Python(self.frame_at(image, number, offset))
     }
 
     /// Notes how many of these events have a stack, and how many one without its beginning.
@@ -138,26 +255,10 @@ impl Model {
 
     /// All calls in native code, in the order of modules and addresses.
     pub fn native_places(&self) -> Vec<(&NativeModule, u64)> {
-        let mut places: Vec<NativePlace> = self.native.places.values().copied().collect();
-        places.sort_unstable_by_key(|place| (place.module, place.address));
+        let mut places = self.native.places.clone();
+        places.sort_unstable();
         places.into_iter().map(|place| (&self.native.modules[place.module as usize], place.address)).collect()
     }
-
-    pub(super) fn entry_frame(&mut self) -> FrameId {
-        self.intern_frame(ENTRY.0, ENTRY.1, 0)
-    }
-
-    pub(super) fn native_frame(&mut self, place: NativePlace) -> FrameId {
-        let path = self.native.modules()[place.module as usize].path.clone();
-        let frame = self.intern_frame(&format!("{:#x}", place.address), &path, 0);
-        self.native.add_place(frame, place);
-        frame
-    }
-}
-
-fn is_loader(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    name.starts_with("ld-linux") || name.starts_with("ld-2.")
 }
 
 #[cfg(test)]
@@ -165,7 +266,7 @@ mod tests {
     use memtrace_format::AllocatorKind;
 
     use super::*;
-    use crate::model::{Action, StackId};
+    use crate::model::Action;
 
     #[test]
     fn events_are_counted_whose_native_stack_has_lost_its_beginning() {
@@ -174,14 +275,14 @@ mod tests {
             model.describe_module(0, &record::Module { id, bias: 0, path: path.as_bytes(), build_id: b"" });
         }
         let mut stack = |is_cut: bool, module: u32| {
-            let native = if is_cut { model.entered(StackId::EMPTY) } else { StackId::EMPTY };
-            let first = model.frame_at(0, module, 16);
-            let last = model.frame_at(0, 1, 32);
-            let native = model.extend_stack(native, first);
-            let native = model.extend_stack(native, last);
+            let mut stacks = NativeStacks::Recorded;
+            let mark = stacks.extend(&mut model, NodeStack::EMPTY, Level::Entry);
+            let beginning = if is_cut { mark } else { NodeStack::EMPTY };
+            let (first, last) = (model.level_at(0, module, 16), model.level_at(0, 1, 32));
+            let native = stacks.extend(&mut model, beginning, first);
+            let native = stacks.extend(&mut model, native, last);
             // Python stacks begin with such a mark whenever there is one.
-            let python = model.entered(StackId::EMPTY);
-            model.joined(Joint { python, native })
+            stacks.extend(&mut model, mark, Level::Joint(native.recorded)).shown
         };
         let stacks = [stack(false, 1), stack(true, 1), stack(true, 2), StackId::EMPTY];
         let event = |stack| {

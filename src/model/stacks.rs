@@ -15,6 +15,8 @@ pub struct Frame {
     pub file: StringId,
     /// From 1; 0 when the instruction has no line.
     pub line: u32,
+    /// Whether it is of C, C++, Rust, Cython and not of Python.
+    pub is_native: bool,
 }
 
 /// A frame of the model.
@@ -83,19 +85,24 @@ impl Frames {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Node {
+struct Node<F> {
     parent: StackId,
-    frame: FrameId,
+    frame: F,
 }
 
 /// Node 0 is the empty stack and has no entry: stack `n` is `nodes[n - 1]`.
-#[derive(Default)]
-pub struct Stacks {
-    nodes: Vec<Node>,
+pub struct Stacks<F = FrameId> {
+    nodes: Vec<Node<F>>,
     table: HashTable<u32>,
 }
 
-impl Stacks {
+impl<F> Default for Stacks<F> {
+    fn default() -> Stacks<F> {
+        Stacks { nodes: Vec::new(), table: HashTable::new() }
+    }
+}
+
+impl<F: Copy + Eq + Hash> Stacks<F> {
     /// The empty stack counts.
     pub fn count(&self) -> usize {
         self.nodes.len() + 1
@@ -105,11 +112,11 @@ impl Stacks {
         if stack == StackId::EMPTY { stack } else { self.nodes[stack.index() - 1].parent }
     }
 
-    pub fn frame(&self, stack: StackId) -> Option<FrameId> {
+    pub fn frame(&self, stack: StackId) -> Option<F> {
         if stack == StackId::EMPTY { None } else { Some(self.nodes[stack.index() - 1].frame) }
     }
 
-    pub fn from_leaf(&self, stack: StackId) -> impl Iterator<Item = FrameId> + '_ {
+    pub fn from_leaf(&self, stack: StackId) -> impl Iterator<Item = F> + '_ {
         let mut stack = stack;
         std::iter::from_fn(move || {
             let frame = self.frame(stack)?;
@@ -119,11 +126,11 @@ impl Stacks {
     }
 
     /// Parent and innermost frame of every stack but the empty one, in the order of their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = (StackId, FrameId)> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = (StackId, F)> + '_ {
         self.nodes.iter().map(|node| (node.parent, node.frame))
     }
 
-    pub fn extend(&mut self, parent: StackId, frame: FrameId) -> StackId {
+    pub fn extend(&mut self, parent: StackId, frame: F) -> StackId {
         let Stacks { nodes, table } = self;
         let node = Node { parent, frame };
         let hash = hash_of(node);

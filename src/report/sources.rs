@@ -68,6 +68,10 @@ impl Sources {
 
     /// The text of a line, counted from 1, without the space around it; empty when there is none to show.
     pub fn line(&mut self, file: &str, line: u32) -> String {
+        // Such a file need not be text: it may be the library of a function whose source nobody knows.
+        if line == 0 {
+            return String::new();
+        }
         match self.lines(file) {
             Ok(lines) => shortened(lines.get(line).unwrap_or_default().trim()),
             Err(_) => String::new(),

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::super::ahead;
 use super::super::file::ALWAYS;
 use super::*;
+use crate::model::native::NativeStacks;
 
 #[derive(Clone, Debug)]
 struct Drawn {
@@ -138,7 +139,7 @@ fn read(capture: &Capture, nanos: Range<u64>, is_ahead: bool) -> Vec<String> {
     let file = std::fs::File::open(capture.path()).unwrap();
     let model = capture.read_by(
         nanos,
-        false,
+        NativeStacks::LeftOut,
         |_| {},
         take,
         |blocks, tell| match is_ahead {
@@ -220,6 +221,8 @@ fn a_reader_that_has_enough_ends_the_decoding() {
         n_taken += events.len();
         ControlFlow::Break(())
     };
-    capture.read_by(ALWAYS, false, |_| {}, take, |blocks, tell| ahead::on_two_threads(&file, blocks, tell)).unwrap();
+    capture
+        .read_by(ALWAYS, NativeStacks::LeftOut, |_| {}, take, |blocks, tell| ahead::on_two_threads(&file, blocks, tell))
+        .unwrap();
     assert!((1..1000).contains(&n_taken), "{n_taken}");
 }

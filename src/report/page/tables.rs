@@ -88,7 +88,7 @@ impl<'a> Tables<'a> {
             return known;
         }
         let model = self.model;
-        let Frame { function, file, line } = model.frame(id);
+        let Frame { function, file, line, .. } = model.frame(id);
         let path = model.text(file);
         let file = match self.file_of.get(&file) {
             Some(&known) => known,
