@@ -11,7 +11,7 @@ use crate::heap::Array;
 use crate::python;
 use crate::recent::Recent;
 use crate::sink::Writer;
-use crate::stacks::Tree;
+use crate::stacks::{Allowance, Tree};
 use crate::unwind::{self, Memo, Registers};
 
 /// What a lane knows of its native stacks.
@@ -29,6 +29,7 @@ pub struct Native {
     is_whole: bool,
     /// What addresses were known under.
     generation: u64,
+    self_check: Allowance,
 }
 
 /// Added to an address of code: the frame is the interpreter's loop's.
@@ -43,10 +44,11 @@ impl Native {
             nodes: Array::new(),
             whats: Array::new(),
             recent: Recent::new(),
-            entries: Entries { innermost: Array::new(), n_known: 0 },
+            entries: Entries::new(),
             own: 0..0,
             is_whole: false,
             generation: 0,
+            self_check: Allowance::new(),
         }
     }
 
@@ -118,11 +120,18 @@ impl Native {
         if !self.memo.refresh(top, &self.own, generation, |address| unwind::rule(guard, address, generation)) {
             return 0;
         }
-        let (n_frames, known) = (self.memo.frames().len(), if self.is_whole { self.memo.n_unchanged() } else { 0 });
+        let Some(highest) = self.entries.learn(python) else { return 0 };
+        let frames = self.memo.frames();
+        let n_frames = frames.len();
+        let mut known = if self.is_whole { self.memo.n_unchanged() } else { 0 };
+        // The same frame, as far as registers and words tell, that is the loop's no more, or is only now.
+        while known > 0 && frames.get(known - 1).is_some_and(|frame| frame.start() <= highest) {
+            known -= 1;
+        }
         if known < n_frames && !self.extend(guard, writer, tree, known, python) {
             return 0;
         }
-        if environment::is_self_check() {
+        if environment::is_self_check() && self.self_check.allows(n_frames.max(python.len())) {
             self.compare_with_slow_twin(guard, writer, tree, top, python);
         }
         n_frames.checked_sub(1).and_then(|top| self.nodes.get(top)).unwrap_or(0)
@@ -142,7 +151,7 @@ impl Native {
         self.is_whole = false;
         let Native { memo, nodes, whats, recent, entries, generation, .. } = self;
         let frames = memo.frames();
-        if !nodes.grow(frames.len()) || !whats.grow(frames.len()) || !entries.learn(python) {
+        if !nodes.grow(frames.len()) || !whats.grow(frames.len()) {
             return false;
         }
         let mut entry = entries.innermost(python.len());
@@ -260,24 +269,48 @@ fn address(python: &[python::Frame], level: usize) -> u64 {
 struct Entries {
     /// For each level one more than that of the innermost such frame up to there, 0 without.
     innermost: Array<u32>,
-    /// How many levels are known.
+    /// The address of such a frame at its level, else 0.
+    addresses: Array<u64>,
+    /// How many levels there are.
+    depth: usize,
+    /// How many of them have not changed since.
     n_known: usize,
 }
 
 impl Entries {
-    /// Looks at the frames that are new. `false` without memory.
+    const fn new() -> Entries {
+        Entries { innermost: Array::new(), addresses: Array::new(), depth: 0, n_known: 0 }
+    }
+
+    /// Looks at the levels that are new or gone. The highest address at which an entry came or went, 0 when none did;
+    /// `None` without memory.
+    ///
+    /// A greenlet's interpreter frames begin anew above native frames of whoever started it.
     #[inline(always)]
-    fn learn(&mut self, python: &[python::Frame]) -> bool {
-        if !self.innermost.grow(python.len()) {
-            return false;
+    fn learn(&mut self, python: &[python::Frame]) -> Option<u64> {
+        if self.depth == python.len() && self.n_known >= python.len() { Some(0) } else { self.learn_changed(python) }
+    }
+
+    fn learn_changed(&mut self, python: &[python::Frame]) -> Option<u64> {
+        if !self.innermost.grow(python.len()) || !self.addresses.grow(python.len()) {
+            return None;
         }
-        for level in self.n_known..python.len() {
-            let is_entry = python.get(level).is_some_and(|frame| python::shown(frame).is_none());
-            let below = self.innermost(level).map_or(0, |below| below as u32 + 1);
-            self.innermost.set(level, if is_entry { level as u32 + 1 } else { below });
+        let mut highest = 0;
+        for level in self.n_known.min(python.len())..python.len().max(self.depth) {
+            let before = if level < self.depth { self.addresses.get(level).unwrap_or(0) } else { 0 };
+            let entry = python.get(level).filter(|frame| python::shown(frame).is_none());
+            let now = entry.map_or(0, |frame| frame.address as u64);
+            if now != before {
+                highest = highest.max(now).max(before);
+            }
+            if level < python.len() {
+                let below = self.innermost(level).map_or(0, |below| below as u32 + 1);
+                self.innermost.set(level, if entry.is_some() { level as u32 + 1 } else { below });
+                self.addresses.set(level, now);
+            }
         }
-        self.n_known = self.n_known.max(python.len());
-        true
+        (self.depth, self.n_known) = (python.len(), python.len());
+        Some(highest)
     }
 
     /// The innermost below a level.

@@ -47,8 +47,7 @@ pub struct Stacks {
     tree: Tree,
     /// Set while the interpreter's frames are read; see `python::notice_end`.
     is_reading: AtomicBool,
-    /// Frames that the self-check may compare and has not.
-    n_uncompared: usize,
+    self_check: Allowance,
     /// When native stacks are wanted.
     native: Option<Native>,
 }
@@ -64,7 +63,7 @@ impl Stacks {
             rings: Rings { nodes: Array::new() },
             tree: Tree::new(),
             is_reading: AtomicBool::new(false),
-            n_uncompared: 0,
+            self_check: Allowance::new(),
             native: None,
         }
     }
@@ -135,7 +134,8 @@ impl Stacks {
         self.while_reading(|stacks| {
             let state = python::state(guard);
             let node = stacks.compare(&state, code::epoch()).or_else(|| stacks.read(guard, writer, &state));
-            if environment::is_self_check() && !state.is_none() && stacks.is_self_check_due() {
+            if environment::is_self_check() && !state.is_none() && stacks.self_check.allows(stacks.chain.frames().len())
+            {
                 python::self_check(guard, &state, &stacks.chain);
                 stacks.compare_with_slow_twin(guard, writer);
             }
@@ -265,19 +265,6 @@ impl Stacks {
         true
     }
 
-    /// Whether the self-check compares this event's stack. It does as long as it has to look at 500 frames an event, on
-    /// average since the last one: a recursion of a hundred thousand would take hours otherwise.
-    #[cold]
-    fn is_self_check_due(&mut self) -> bool {
-        const FRAMES_AN_EVENT: usize = 500;
-        self.n_uncompared += FRAMES_AN_EVENT;
-        let is_due = self.n_uncompared >= self.chain.frames().len();
-        if is_due {
-            self.n_uncompared = 0;
-        }
-        is_due
-    }
-
     /// Looks every frame up again, from the root, and ends the program when that leads to another node.
     #[cold]
     fn compare_with_slow_twin(&mut self, guard: &Guard, writer: &mut Writer) {
@@ -294,6 +281,30 @@ impl Stacks {
                 python::fail_self_check(guard, b"memtrace: self-check: the remembered stack is not the current one\n");
             }
         }
+    }
+}
+
+/// How many frames the self-check may compare and has not. It compares a stack as long as it has to look at 500 frames an
+/// event, on average since the last one: a recursion of a hundred thousand would take hours otherwise.
+pub struct Allowance {
+    n_frames: usize,
+}
+
+impl Allowance {
+    pub const fn new() -> Allowance {
+        Allowance { n_frames: 0 }
+    }
+
+    /// Whether this event's stack, of so many frames, is compared.
+    #[cold]
+    pub fn allows(&mut self, n_frames: usize) -> bool {
+        const FRAMES_AN_EVENT: usize = 500;
+        self.n_frames += FRAMES_AN_EVENT;
+        let is_allowed = self.n_frames >= n_frames;
+        if is_allowed {
+            self.n_frames = 0;
+        }
+        is_allowed
     }
 }
 

@@ -30,6 +30,10 @@ const MERGED: &[Merged] = &[
     merged(2_004_000, &["<module>", "main", "__init__", "keep"], None),
     merged(2_005_000, &["<module>", "main", "keep"], Some(("main", "keep"))),
     merged(2_006_000, &["<module>", "main", "sub", "<lambda>", "keep"], Some(("main", "<lambda>"))),
+    merged(2_008_000, &["<module>", "main", "calls_twice", "put"], None),
+    merged(2_009_000, &["<module>", "main", "calls_twice", "put"], None),
+    merged(2_010_000, &["<module>", "main", "calls_twice", "put"], Some(("calls_twice", "put"))),
+    merged(2_011_000, &["<module>", "main", "calls_twice", "put"], Some(("calls_twice", "put"))),
 ];
 
 const fn merged(size: u64, python: &'static [&'static str], c_between: Option<(&'static str, &'static str)>) -> Merged {
