@@ -110,6 +110,32 @@ def mean_figure(members, column):
     return Figure([geometric_mean(values) for values in zip(*(figure(it, column).values for it in members))])
 
 
+def of_native_stacks(results):
+    """What native stacks add, on rows that were measured with and without them."""
+    rows_without = {(it.row.name, it.minor): it for it in results}
+    for measured in results:
+        plain = rows_without.get((measured.row.name.removesuffix(rows.NATIVE), measured.minor))
+        if plain is None or plain is measured or measured.row.group or MEMTRACE not in measured.runs:
+            continue
+        name = f"{plain.row.name}, {measured.minor}"
+        ours = [seconds * 1e9 / measured.events.count for seconds in added_by_native(measured, plain, MEMTRACE)]
+        control = [seconds * 1e9 / measured.events.count for seconds in added_by_native(measured, plain, AGAIN)]
+        what = f"ns per event that native stacks add: {name}"
+        yield Verdict(what, Figure(ours).median, Figure(control).spread, *rows.NATIVE_NANOS)
+        if MEMRAY in measured.runs:
+            theirs = Figure(added_by_native(measured, plain, MEMRAY)).median * 1e9 / measured.events.count
+            spread = Figure(control).spread / theirs
+            what = f"part of what they add under memray ({theirs:.0f} ns): {name}"
+            yield Verdict(what, Figure(ours).median / theirs, spread, certain=rows.NATIVE_PART_OF_MEMRAYS)
+
+
+def added_by_native(measured, plain, column):
+    """Seconds of CPU time, round by round."""
+    with_native, without = ([tool.cpu_seconds - alone.cpu_seconds for tool, alone in zip(it.runs[column], it.runs[ALONE])]
+                            for it in (measured, plain))
+    return [one - other for one, other in zip(with_native, without)]
+
+
 def of_captures(results):
     """What the captures take."""
     large = [it for it in results if it.events and it.events.count >= rows.MANY_EVENTS]
@@ -140,4 +166,9 @@ def minors(results):
 
 def all_verdicts(results):
     verdicts = [of_row(it) for it in results] + [beside_memray(it) for it in results]
-    return [verdict for verdict in verdicts if verdict] + [*of_groups(results), *of_captures(results)]
+    return [verdict for verdict in verdicts if verdict] + over_all(results)
+
+
+def over_all(results):
+    """What is judged over many rows."""
+    return [*of_groups(results), *of_native_stacks(results), *of_captures(results)]

@@ -3,6 +3,8 @@
 import dataclasses
 
 MALLOC, OBJECTS = "malloc", "objects"
+# The same with the native stack of each event.
+MALLOC_NATIVE, OBJECTS_NATIVE = "malloc, native", "objects, native"
 
 # How a figure is made of a tool's runs and the program's own; `benches/judge.py` has the formulas.
 RATIO = "ratio"  # CPU time of the whole process tree / the program's own
@@ -30,7 +32,9 @@ class Row:
         return dataclasses.replace(self, size=max(1, round(self.size * scale))) if not self.is_fixed else self
 
 
-REAL = "real programs"
+REAL, REAL_NATIVE = "real programs", "real programs, native"
+# Behind the name of a row with native stacks; that of the row without them is in front.
+NATIVE = ", native"
 
 ROWS = [
     Row("richards", "richards.py {size}", 300_000, MALLOC, (1.05, 1.01)),
@@ -57,11 +61,26 @@ ROWS = [
     Row("resident, 200 threads", "resident.py {size} 200", 500, OBJECTS, (60, 30), ADDED_MIB, is_fixed=True),
 ]
 
+# The rows that are measured with native stacks as well: those of real programs, and these, about 14 native frames deep.
+WITH_NATIVE_TOO = ["bytes, depth 10", "five call sites, depth 27"]
+
+
+def with_native(row):
+    level = MALLOC_NATIVE if row.level == MALLOC else OBJECTS_NATIVE
+    group = REAL_NATIVE if row.group else None
+    return dataclasses.replace(row, name=row.name + NATIVE, level=level, limits=None, group=group)
+
+
+ROWS += [with_native(row) for row in ROWS if row.group == REAL or row.name in WITH_NATIVE_TOO]
+
 # Events of the work of the C row, for each unit of its size.
 EVENTS_PER_ROUND = 2 * 2
 
 # What is judged over many rows.
-GROUP_LIMITS = {REAL: (1.5, 1.2)}
+GROUP_LIMITS = {REAL: (1.5, 1.2), REAL_NATIVE: (2.2, 1.5)}
+# What a native stack adds: nanoseconds of an event, and the part of what it adds under memray.
+NATIVE_NANOS = (25, 12)
+NATIVE_PART_OF_MEMRAYS = 1 / 8
 RAW_BYTES_PER_EVENT = (6, 4)
 # Captures with fewer events say more about code objects than about events.
 MANY_EVENTS = 10_000_000
@@ -78,10 +97,12 @@ COLUMNS = [ALONE, AGAIN, MEMTRACE, MEMRAY]
 
 def command_of(column, level, memtrace, python, capture):
     """The words in front of a script."""
+    is_native, has_objects = level in (MALLOC_NATIVE, OBJECTS_NATIVE), level in (OBJECTS, OBJECTS_NATIVE)
+    native = ["--native"] if is_native else []
     if column == MEMTRACE:
-        options = ["--no-python-allocators"] if level == MALLOC else []
+        options = native if has_objects else [*native, "--no-python-allocators"]
         return [memtrace, "run", "-q", "-f", *options, "--python", python, "-o", capture]
     if column == MEMRAY:
-        options = ["--trace-python-allocators"] if level == OBJECTS else []
+        options = ["--trace-python-allocators", *native] if has_objects else native
         return [python, "-m", "memray", "run", "-q", "-f", *options, "-o", capture]
     return [python]

@@ -70,7 +70,7 @@ def megabytes(measured, column):
 def summary(results):
     """What is judged over many rows, and everything that keeps no limit."""
     lines = ["| over all rows | figure | certain | goal | verdict |", "|---|---|---|---|---|"]
-    for verdict in [*judge.of_groups(results), *judge.of_captures(results)]:
+    for verdict in judge.over_all(results):
         certain, goal = ("" if it is None else f"{it:g}" for it in (verdict.certain, verdict.goal))
         lines.append(f"| {verdict.what} | {verdict.value:.3f} | {certain} | {goal} | {verdict.text()} |")
     missed = [verdict for verdict in judge.all_verdicts(results) if not verdict.is_kept]

@@ -12,7 +12,7 @@ fn every_kind_of_row_is_measured_and_judged() {
     let python = support::pythons().last().expect("there is one");
     let mut command = Command::new(support::environment(python));
     command.arg(support::root().join("benches/compare.py")).args(["--pythons", &python.minor, "--columns", "memtrace"]);
-    command.args(["--scale", "0.001", "--rounds", "1", "--rows", "deltablue;C, 2 threads;resident, 1 thread"]);
+    command.args(["--scale", "0.001", "--rounds", "1", "--rows", "deltablue;bytes, depth 10;C, 2 threads;resident, 1 thread"]);
     let output = support::run(command.env("MEMTRACE_BIN", support::memtrace_path()));
     let table = String::from_utf8(output.stdout).expect("a table is text");
     let row = |name: &str| {
@@ -24,6 +24,7 @@ fn every_kind_of_row_is_measured_and_judged() {
     assert!(cells("deltablue")[MEMTRACE].ends_with('x'), "{table}");
     assert!(cells("C, 2 threads")[MEMTRACE].ends_with(" ns"), "{table}");
     assert!(cells("resident, 1 thread")[MEMTRACE].ends_with(" MiB"), "{table}");
+    assert!(table.contains("ns per event that native stacks add: bytes, depth 10"), "{table}");
     assert!(table.contains("real programs") && table.contains("geometric mean of 1"), "{table}");
 }
 
