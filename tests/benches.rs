@@ -12,7 +12,14 @@ fn every_kind_of_row_is_measured_and_judged() {
     let python = support::pythons().last().expect("there is one");
     let mut command = Command::new(support::environment(python));
     command.arg(support::root().join("benches/compare.py")).args(["--pythons", &python.minor, "--columns", "memtrace"]);
-    command.args(["--scale", "0.001", "--rounds", "1", "--rows", "deltablue;bytes, depth 10;C, 2 threads;resident, 1 thread"]);
+    command.args([
+        "--scale",
+        "0.001",
+        "--rounds",
+        "1",
+        "--rows",
+        "deltablue;bytes, depth 10;C, 2 threads;resident, 1 thread",
+    ]);
     let output = support::run(command.env("MEMTRACE_BIN", support::memtrace_path()));
     let table = String::from_utf8(output.stdout).expect("a table is text");
     let row = |name: &str| {

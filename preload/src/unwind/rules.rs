@@ -53,7 +53,11 @@ pub fn unmapped(guard: &Guard, start: u64, len: u64) {
 
 fn forget(modules: &mut Modules) {
     modules.forget();
-    GENERATION.fetch_add(1, Ordering::AcqRel);
+    // Of generations whose keys look alike only one may leave something behind.
+    if GENERATION.fetch_add(1, Ordering::AcqRel) & KEPT == KEPT {
+        RULES.clear();
+        PLACES.clear();
+    }
 }
 
 /// The rule at an instruction.
@@ -63,7 +67,10 @@ pub fn rule(guard: &Guard, address: u64, generation: u64) -> Rule {
     RULES.get(key).map_or_else(|| look_up(guard, address, key), Rule::unpack)
 }
 
-/// An address of code has 47 bits, so that there is room for the generation.
+/// What is kept of a generation in a key.
+const KEPT: u64 = 0xffff;
+
+/// An address of code has 47 bits, so that there is room for some of the generation.
 #[inline(always)]
 fn key(address: u64, generation: u64) -> u64 {
     address ^ generation << 48

@@ -35,8 +35,32 @@ impl Table {
         entry.key.store(key ^ word, Ordering::Relaxed);
     }
 
+    pub fn clear(&self) {
+        for entry in &self.0 {
+            entry.key.store(0, Ordering::Relaxed);
+            entry.word.store(0, Ordering::Relaxed);
+        }
+    }
+
     #[inline(always)]
     fn entry(&self, key: u64) -> &Entry {
         &self.0[spread(key) & (N_PLACES - 1)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_that_of_its_key_or_none() {
+        static TABLE: Table = Table::new();
+        for key in 1..100_000 {
+            TABLE.set(key << 4, key);
+        }
+        let found: Vec<u64> = (1..100_000).filter_map(|key| TABLE.get(key << 4).map(|word| word - key)).collect();
+        assert!(found.len() > N_PLACES / 2 && found.iter().all(|difference| *difference == 0), "{}", found.len());
+        TABLE.clear();
+        assert!((1..100_000).all(|key| TABLE.get(key << 4).is_none()));
     }
 }
