@@ -30,7 +30,7 @@ impl Names {
     fn of(&mut self, module: &NativeModule, address: u64) -> Vec<Named> {
         if module.path.is_empty() {
             let (function, file) = ("[anonymous code]".into(), "[anon]".into());
-            return vec![Named { function, file, line: 0, is_loop: false }];
+            return vec![Named { function, file, line: 0 }];
         }
         // The recorder has gone back to the call already.
         let found = self.symbols.frames(&names::id_of(module), Place { address, is_return_address: false });
@@ -38,13 +38,7 @@ impl Names {
             function: frame.function.clone(),
             file: frame.file.clone().unwrap_or_else(|| module.path.clone()),
             line: frame.line.unwrap_or(0),
-            is_loop: is_loop_of_python(&frame.function),
         };
         found.iter().rev().map(named).collect()
     }
-}
-
-/// The loop that runs Python code, whatever part of it the compiler put elsewhere.
-fn is_loop_of_python(function: &str) -> bool {
-    function.split(['.', '@']).next() == Some("_PyEval_EvalFrameDefault")
 }

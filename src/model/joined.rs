@@ -7,6 +7,7 @@
 use hashbrown::HashMap;
 
 use super::native::{Level, Native, NativeModule, NativePlace};
+use super::plumbing::{self, Owner, Role};
 use super::processes::Handles;
 use super::stacks::{FrameId, StackId};
 use super::{Model, StringId};
@@ -18,8 +19,6 @@ pub struct Named {
     pub file: String,
     /// From 1; 0 when it is not known.
     pub line: u32,
-    /// Whether it is the interpreter's loop. That counts in stacks in which the recorder has marked none.
-    pub is_loop: bool,
 }
 
 /// The functions at an address of a module, the outermost first: what was inlined comes behind.
@@ -33,6 +32,8 @@ pub struct Joiner<'a> {
     name: Box<Namer<'a>>,
     /// By place.
     known: Vec<Option<Known>>,
+    /// By module.
+    owners: Vec<Owner>,
     /// By recorded stack: whether the recorder has marked a loop in it.
     marks: Vec<bool>,
     /// By what a Python and a native stack are together, without marks and with them: the joined stack.
@@ -43,7 +44,9 @@ pub struct Joiner<'a> {
 
 /// What is at a native place.
 struct Known {
-    frames: Box<[FrameId]>,
+    module: usize,
+    frames: Box<[(FrameId, Role)]>,
+    /// Whether it is the interpreter's loop. That counts in stacks in which the recorder has marked none.
     is_loop: bool,
 }
 
@@ -88,7 +91,14 @@ impl Model {
 
 impl<'a> Joiner<'a> {
     pub fn new(name: Box<Namer<'a>>) -> Joiner<'a> {
-        Joiner { name, known: Vec::new(), marks: Vec::new(), pairs: Default::default(), way: Vec::new() }
+        Joiner {
+            name,
+            known: Vec::new(),
+            owners: Vec::new(),
+            marks: Vec::new(),
+            pairs: Default::default(),
+            way: Vec::new(),
+        }
     }
 
     /// What reports show of a recorded stack.
@@ -103,6 +113,7 @@ impl<'a> Joiner<'a> {
         if self.pairs.iter().map(HashMap::len).sum::<usize>() >= MAX_PAIRS {
             pair.native = StackId::EMPTY;
         }
+        let runs_python = model.process().facts.python().is_some_and(|python| python.has_stacks);
         let mut joined = StackId::EMPTY;
         while pair != Pair::EMPTY {
             if let Some(&known) = self.pairs[usize::from(is_marked)].get(&(pair.python, pair.native)) {
@@ -118,8 +129,8 @@ impl<'a> Joiner<'a> {
                 Gain::Nothing => joined,
                 Gain::Python(frame) => model.stacks.extend(joined, frame),
                 Gain::Native(place) => {
-                    let frames = self.known[place].iter().flat_map(|known| &known.frames);
-                    frames.fold(joined, |joined, frame| model.stacks.extend(joined, *frame))
+                    let shown = self.known[place].iter().flat_map(|known| known.shown(&self.owners, runs_python));
+                    shown.fold(joined, |joined, frame| model.stacks.extend(joined, frame))
                 }
             };
             self.pairs[usize::from(is_marked)].insert((pair.python, pair.native), joined);
@@ -132,7 +143,7 @@ impl<'a> Joiner<'a> {
         let native = &model.native;
         let mut is_wanted = vec![false; native.n_stacks()];
         wanted.iter().for_each(|stack| is_wanted[stack.index()] = true);
-        let mut is_place_wanted = vec![false; native.places().len()];
+        let (mut is_place_wanted, mut marks) = (vec![false; native.places().len()], Vec::new());
         for index in (1..native.n_stacks()).rev() {
             let stack = StackId::from_index(index);
             if !is_wanted[index] {
@@ -142,6 +153,7 @@ impl<'a> Joiner<'a> {
             match native.level(stack) {
                 Some(Level::Joint(native)) => is_wanted[native.index()] = true,
                 Some(Level::Native(place)) => is_place_wanted[place] = true,
+                Some(Level::Entry) => marks.push(stack),
                 _ => {}
             }
         }
@@ -150,19 +162,31 @@ impl<'a> Joiner<'a> {
         for place in places {
             self.learn(model, place);
         }
+        // Whose the modules are is known before the first stack is joined.
+        for mark in marks {
+            self.marked_loop(model, mark);
+        }
     }
 
     /// What is at a place, looked up when it is first asked for.
     fn learn(&mut self, model: &mut Model, place: usize) -> &Known {
-        let Joiner { name, known, .. } = self;
+        let Joiner { name, known, owners, .. } = self;
         if known.len() <= place {
             known.resize_with(place + 1, || None);
         }
         known[place].get_or_insert_with(|| {
             let NativePlace { module, address } = model.native.places()[place];
-            let named = name(&model.native.modules()[module as usize], address);
-            let frames = named.iter().map(|it| model.intern_native_frame(&it.function, &it.file, it.line));
-            Known { frames: frames.collect(), is_loop: named.iter().any(|it| it.is_loop) }
+            let module = module as usize;
+            let named = name(&model.native.modules()[module], address);
+            let is_loop = named.iter().any(|it| plumbing::is_loop(&it.function));
+            owners.extend(model.native.modules().iter().skip(owners.len()).map(|module| Owner::of(&module.path)));
+            if is_loop {
+                owners[module] = Owner::Interpreter;
+            }
+            let frame = |it: &Named| {
+                (model.intern_native_frame(&it.function, &it.file, it.line), Role::of(&it.function, address))
+            };
+            Known { module, frames: named.iter().map(frame).collect(), is_loop }
         })
     }
 
@@ -172,6 +196,18 @@ impl<'a> Joiner<'a> {
             let is_mark = native.level(stack) == Some(Level::Entry) && native.parent(stack) != StackId::EMPTY;
             self.marks.push(is_outside_marked || is_mark);
         }
+    }
+
+    /// The place of the loop that a mark belongs to, and the stack around it.
+    fn marked_loop(&mut self, model: &mut Model, mark: StackId) -> (Option<usize>, StackId) {
+        let mut stack = model.native.parent(mark);
+        while model.native.level(stack) == Some(Level::Entry) {
+            stack = model.native.parent(stack);
+        }
+        let Some(Level::Native(place)) = model.native.level(stack) else { return (None, StackId::EMPTY) };
+        let module = self.learn(model, place).module;
+        self.owners[module] = Owner::Interpreter;
+        (Some(place), model.native.parent(stack))
     }
 
     /// What the innermost level of a pair comes to, and the pair outside of it. Both stacks end with the innermost, so
@@ -191,7 +227,7 @@ impl<'a> Joiner<'a> {
             Some(Level::Entry) if model.native.parent(native) == StackId::EMPTY => {
                 return (Gain::Nothing, Pair { python, native: StackId::EMPTY });
             }
-            Some(Level::Entry) => model.native.marked_loop(native),
+            Some(Level::Entry) => self.marked_loop(model, native),
             // The Python frames that are left have no loop.
             _ => (None, StackId::EMPTY),
         };
@@ -208,22 +244,17 @@ impl<'a> Joiner<'a> {
     }
 }
 
-impl Pair {
-    const EMPTY: Pair = Pair { python: StackId::EMPTY, native: StackId::EMPTY };
+impl Known {
+    /// The frames of it that reports show.
+    fn shown(&self, owners: &[Owner], runs_python: bool) -> impl Iterator<Item = FrameId> {
+        let owner = owners[self.module];
+        let owner = if runs_python || owner == Owner::Tracer { owner } else { Owner::Other };
+        self.frames.iter().filter(move |(_, role)| !role.is_hidden_in(owner)).map(|(frame, _)| *frame)
+    }
 }
 
-impl Native {
-    /// The place of the loop that a mark belongs to, and the stack around it.
-    fn marked_loop(&self, mark: StackId) -> (Option<usize>, StackId) {
-        let mut stack = self.parent(mark);
-        while self.level(stack) == Some(Level::Entry) {
-            stack = self.parent(stack);
-        }
-        match self.level(stack) {
-            Some(Level::Native(place)) => (Some(place), self.parent(stack)),
-            _ => (None, StackId::EMPTY),
-        }
-    }
+impl Pair {
+    const EMPTY: Pair = Pair { python: StackId::EMPTY, native: StackId::EMPTY };
 }
 
 #[cfg(test)]
@@ -231,6 +262,7 @@ mod tests {
     use memtrace_format::record;
 
     use super::*;
+    use crate::model::facts::Python;
 
     /// A native stack of calls at these addresses, root first; `*` behind one marks the loop, as the recorder does.
     fn native(model: &mut Model, calls: &str) -> StackId {
@@ -253,29 +285,36 @@ mod tests {
         })
     }
 
-    /// `c1` for the call at 1; 50 and more are the loop by name, and 7 has an inlined function.
+    /// `c1` for the call at 1; 50 and more are the loop by name, 7 has an inlined function, and 20 is plumbing.
     fn name(module: &NativeModule, address: u64) -> Vec<Named> {
-        assert_eq!(module.path, "/usr/lib/libc.so");
-        let named = |function: String| Named { function, file: String::new(), line: 0, is_loop: address >= 50 };
-        let inlined = (address == 7).then(|| named("inlined".into()));
-        [named(format!("c{address}"))].into_iter().chain(inlined).collect()
+        assert_eq!(module.path, "/srv/embedding");
+        let named = |function: &str| Named { function: function.into(), file: String::new(), line: 0 };
+        match address {
+            7 => vec![named("c7"), named("inlined")],
+            20 => vec![named("PyObject_Call")],
+            50.. => vec![named("_PyEval_EvalFrameDefault.cold")],
+            _ => vec![named(&format!("c{address}"))],
+        }
     }
 
     fn model() -> Model {
         let mut model = Model::default();
-        model.describe_module(0, &record::Module { id: 1, bias: 0, path: b"/usr/lib/libc.so", build_id: b"" });
+        model.describe_module(0, &record::Module { id: 1, bias: 0, path: b"/srv/embedding", build_id: b"" });
         model
     }
 
     fn shown(model: &Model, stack: StackId) -> String {
         let mut functions: Vec<&str> = model.frames_from_leaf(stack).map(|frame| model.text(frame.function)).collect();
         functions.reverse();
-        functions.join(" ")
+        functions.join(" ").replace("_PyEval_EvalFrameDefault.cold", "loop")
     }
 
     /// The joined stack, made with all others and by itself.
     fn join(native_calls: &str, python_frames: &str) -> String {
-        let mut model = model();
+        join_in(model(), native_calls, python_frames)
+    }
+
+    fn join_in(mut model: Model, native_calls: &str, python_frames: &str) -> String {
         let (native, python) = (native(&mut model, native_calls), python(&mut model, python_frames));
         let stack = model.native.extend(python, Level::Joint(native));
         let mut joiner = Joiner::new(Box::new(name));
@@ -305,14 +344,29 @@ mod tests {
 
     #[test]
     fn where_the_recorder_has_marked_loops_names_count_for_nothing() {
-        assert_eq!(join("1 50 8* 2", "| main"), "c1 c50 main c2");
+        assert_eq!(join("1 50 8* 2", "| main"), "c1 loop main c2");
     }
 
     #[test]
     fn what_has_lost_its_counterpart_is_on_the_outside() {
         assert_eq!(join("1 50 2", "| main | work | key"), "main work c1 key c2");
-        assert_eq!(join("1 50 2 51 3", "| key"), "c1 c50 c2 key c3");
+        assert_eq!(join("1 50 2 51 3", "| key"), "c1 loop c2 key c3");
         assert_eq!(join("1 2", "| main"), "main c1 c2");
         assert_eq!(join("1* 2", "| main | key"), "main key c2");
+    }
+
+    /// With the interpreter as a part of another program.
+    #[test]
+    fn where_python_runs_its_plumbing_is_left_out() {
+        let join_python = |native_calls: &str, python_frames: &str| {
+            let mut model = model();
+            let python = Python { version: 0x030b_00f0, allocator: String::new(), has_stacks: true };
+            model.process_mut().facts.image_mut(0).python = Some(python);
+            join_in(model, native_calls, python_frames)
+        };
+        assert_eq!(join_python("1 20 50 2 20 51 3 20", "| main | key"), "c1 main c2 key c3");
+        assert_eq!(join_python("1 20 8* 2 20 9* 3 20", "| main | key"), "c1 main c2 key c3");
+        assert_eq!(join_python("1 50 2", ""), "c1 c2");
+        assert_eq!(join("1 20 50 2 20", "| main"), "c1 PyObject_Call main c2 PyObject_Call");
     }
 }

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod joined;
 pub mod lines;
 pub mod native;
+pub mod plumbing;
 pub mod processes;
 pub mod stacks;
 pub mod strings;

@@ -7,21 +7,20 @@
 //!
 //! What differs, and is left out:
 //! - `<unknown>` of memray's is an offset of ours: it looks no stripped functions up either, but we say where they are.
-//! - memray's profile function makes CPython call by way of C where it would not alone (`f(*arguments)` from 3.13 on), so
-//!   frames of `PyObject_Call` and its kin come and go.
+//! - The interpreter's call machinery, which only memray shows; its profile function has a share in it.
 //! - Names of Python functions are qualified in ours, and those of C++ have no parameters.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use memtrace::model::plumbing::Role;
+
 use super::recorded::Frame;
 use super::support::{self, Scratch};
 
 /// Stacks with less of the bytes at the peak are not compared.
 const NOTABLE_PERCENT: u64 = 1;
-/// Functions through which CPython calls when it is profiled.
-const CALLING: [&str; 3] = ["PyObject_Call", "_PyObject_Call", "_PyVectorcall_Call"];
 
 #[test]
 fn pandas_has_the_stacks_that_memray_sees() {
@@ -113,12 +112,17 @@ impl Peak {
             let is_main = |frame: &Frame| frame.function == "main" && Path::new(&frame.file) == script;
             let Some(main) = frames.iter().position(is_main) else { continue };
             let bytes: u64 = bytes.parse().expect("bytes are a number");
-            let frames = frames[main..].iter().filter(|frame| !CALLING.contains(&&*frame.function));
+            let frames = frames[main..].iter().filter(|frame| !is_plumbing(frame));
             *peak.stacks.entry(frames.map(shown).collect::<Vec<_>>().join(" ")).or_default() += bytes;
             peak.bytes += bytes;
         }
         peak
     }
+}
+
+/// Whether it has the name of a function that reports leave out.
+fn is_plumbing(frame: &Frame) -> bool {
+    !frame.is_python() && Role::of(&frame.function, 0) != Role::Shown
 }
 
 fn shown(frame: &Frame) -> String {
