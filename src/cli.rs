@@ -180,6 +180,16 @@ pub struct SymbolArgs {
     pub debuginfod: bool,
 }
 
+/// Whether native frames are shown, and how.
+#[derive(Args, Clone, Debug, Default)]
+pub struct NativeArgs {
+    /// Show Python frames alone, as if native stacks had not been recorded
+    #[arg(long)]
+    pub no_native: bool,
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
+}
+
 /// Asks for temporary allocations.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct TemporaryArgs {
@@ -235,7 +245,7 @@ pub struct PageArgs {
     #[command(flatten)]
     pub selection: Selection,
     #[command(flatten)]
-    pub symbols: SymbolArgs,
+    pub native: NativeArgs,
     /// Show each thread by itself
     #[arg(long)]
     pub split_threads: bool,
@@ -291,7 +301,7 @@ pub struct SummaryArgs {
     #[command(flatten)]
     pub selection: Selection,
     #[command(flatten)]
-    pub symbols: SymbolArgs,
+    pub native: NativeArgs,
 }
 
 /// List where memory was allocated, by place in the code and allocator
@@ -331,7 +341,7 @@ pub struct TreeArgs {
     #[command(flatten)]
     pub selection: Selection,
     #[command(flatten)]
-    pub symbols: SymbolArgs,
+    pub native: NativeArgs,
 }
 
 /// Show totals, a histogram of sizes and the largest allocators
@@ -361,7 +371,7 @@ pub struct StatsArgs {
     #[arg(long)]
     pub all_mappings: bool,
     #[command(flatten)]
-    pub symbols: SymbolArgs,
+    pub native: NativeArgs,
 }
 
 /// Show what changed between two captures
@@ -408,7 +418,7 @@ pub struct DiffArgs {
     #[arg(long)]
     pub all_mappings: bool,
     #[command(flatten)]
-    pub symbols: SymbolArgs,
+    pub native: NativeArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -475,7 +485,7 @@ pub struct TransformArgs {
     #[command(flatten)]
     pub selection: Selection,
     #[command(flatten)]
-    pub symbols: SymbolArgs,
+    pub native: NativeArgs,
 }
 
 /// Formats of other tools.
@@ -534,6 +544,8 @@ pub struct ParseArgs {
     /// One JSON object per line
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub native: NativeArgs,
     /// Leave out allocations and mappings of fewer bytes
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub min_size: u64,

@@ -16,7 +16,7 @@ use std::process::Command;
 
 use log::Log;
 use memtrace_format::AllocatorKind;
-use memtrace_format::record::{Alloc, Clock, Record, Rss, Thread, ThreadName};
+use memtrace_format::record::{Alloc, Clock, Module, Record, Rss, Thread, ThreadName};
 use support::Scratch;
 use web::{chromium, modules, on_path};
 
@@ -34,6 +34,8 @@ fn the_page_can_be_read_and_used() {
     make(shop(), "empty.html", &["--leaks"]);
     make(deep(), "deep.html", &[]);
     make(busy(), "busy.html", &[]);
+    make(mixed(), "native.html", &[]);
+    make(mixed(), "python.html", &["--no-native"]);
     let later = scratch.join("later.bin");
     fs::write(&later, shop_with(700_000, 0).bytes()).unwrap();
     let mut diff = support::memtrace();
@@ -194,6 +196,45 @@ fn shop_with(loaded: u64, dumped: u64) -> Log {
     }
     for n in 1..=11 {
         log.free(0, 100 + n, n * 0x10_0000);
+    }
+    log.end();
+    log
+}
+
+/// What `page/checks/native.mjs` expects: an extension module that allocates. No file of these is on any machine.
+fn mixed() -> Log {
+    let mut log = Log::new();
+    log.python();
+    log.code(1, "<module>", "/srv/shop/app.py", 3);
+    log.code(2, "main", "/srv/shop/app.py", 20);
+    let (python, hot) = (3, 4);
+    let files = [(python, "/nowhere/libpython3.13.so.1.0"), (hot, "/nowhere/site-packages/hot/_hot.so")];
+    for (id, path) in files {
+        log.meta(Record::Module(Module { id, bias: 0, path: path.as_bytes(), build_id: b"" }));
+    }
+    // Parent, code and offset; or parent, 0 and the native stack that goes with it, or 0 where the loop is entered.
+    let nodes = [
+        (0, python, 0x100),
+        (1, python, 0x200),
+        (2, 0, 0),
+        (3, hot, 0x10),
+        (4, hot, 0x20),
+        (0, 0, 0),
+        (6, 1, 0),
+        (7, 2, 0),
+        (8, 0, 5), // 9: <module>, main, _hot.so+0x10, _hot.so+0x20
+        (8, 0, 4), // 10: <module>, main, _hot.so+0x10
+        (8, 0, 3), // 11: <module>, main
+        (3, hot, 0x30),
+        (7, 0, 12), // 13: <module>, _hot.so+0x30
+        (0, hot, 0x40),
+        (0, 0, 14), // 15: _hot.so+0x40
+    ];
+    for (parent, code, offset) in nodes {
+        log.node(0, parent, code, offset);
+    }
+    for (n, (stack, size)) in (1..).zip([(9, 400_000), (10, 300_000), (11, 100_000), (13, 150_000), (15, 50_000)]) {
+        log.alloc(0, n, n * 0x10_0000, size, stack);
     }
     log.end();
     log

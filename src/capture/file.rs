@@ -126,7 +126,7 @@ impl Capture {
         begin: impl FnOnce(&Model),
         take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>,
     ) -> Result<Model> {
-        self.read_range(ALWAYS, begin, take)
+        self.read_range(ALWAYS, NativeStacks::LeftOut, begin, take)
     }
 
     /// Like [`read_batches`](Capture::read_batches), of a part of the time: from one moment up to another, in nanoseconds
@@ -135,16 +135,17 @@ impl Capture {
     pub fn read_range(
         &self,
         nanos: Range<u64>,
+        native: NativeStacks<'_>,
         begin: impl FnOnce(&Model),
         take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>,
     ) -> Result<Model> {
-        self.read_by(nanos, NativeStacks::LeftOut, begin, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
+        self.read_by(nanos, native, begin, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
     }
 
     /// Like [`read_batches`](Capture::read_batches). Of a capture with native stacks, events have recorded stacks, which
     /// mean nothing before the model is [resolved](Model::resolved).
     pub fn read_recorded(&self, take: impl FnMut(&Model, &[Event]) -> ControlFlow<()>) -> Result<Model> {
-        self.read_by(ALWAYS, NativeStacks::Recorded, |_| {}, take, |blocks, tell| ahead::run(&self.file, blocks, tell))
+        self.read_range(ALWAYS, NativeStacks::Recorded, |_| {}, take)
     }
 
     /// With a way of decoding the blocks.

@@ -71,7 +71,7 @@ fn write_picture(args: &DiffArgs) -> Result<(u64, u64)> {
 
 /// Both recordings in one page.
 fn write_page(args: &DiffArgs) -> Result<(u64, u64)> {
-    let captures = Captures::open(&[args.base.clone(), args.new.clone()], &args.symbols)?;
+    let captures = Captures::open(&[args.base.clone(), args.new.clone()], &args.native)?;
     let path = args.output.clone().unwrap_or_else(|| output::beside(&args.new, 0, "diff", ".html"));
     let output = Output::create(Some(&path), args.force)?;
     let tab = match args.compared() {
@@ -104,7 +104,7 @@ fn write_page(args: &DiffArgs) -> Result<(u64, u64)> {
 }
 
 fn open(args: &DiffArgs) -> Result<(Captures, Captures)> {
-    let [base, new] = [&args.base, &args.new].map(|path| Captures::open(std::slice::from_ref(path), &args.symbols));
+    let [base, new] = [&args.base, &args.new].map(|path| Captures::open(std::slice::from_ref(path), &args.native));
     Ok((base?, new?))
 }
 

@@ -32,7 +32,7 @@ pub fn run(args: &FlamegraphArgs) -> Result<ExitCode> {
 
 /// The picture that inferno draws, of one question and without the page round it.
 fn draw_svg(args: &FlamegraphArgs) -> Result<ExitCode> {
-    let captures = Captures::open(&args.page.captures, &args.page.symbols)?;
+    let captures = Captures::open(&args.page.captures, &args.page.native)?;
     let path = args.page.output.clone().unwrap_or_else(|| captures.output_name("flamegraph", ".svg"));
     let output = Output::create(Some(&path), args.page.force)?;
     let (model, question, groups) = groups(&captures, args)?;

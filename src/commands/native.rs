@@ -1,9 +1,11 @@
 //! Names for native frames.
 
+use crate::capture::Capture;
+use crate::cli::NativeArgs;
 use crate::commands::load::to_stderr;
 use crate::commands::names;
-use crate::model::native::NativeModule;
-use crate::model::{Handles, Model, Named, StackId};
+use crate::model::native::{NativeModule, NativeStacks};
+use crate::model::{Handles, Joiner, Model, Named, StackId};
 use crate::symbols::{NativeFrame, Place, Symbols};
 
 /// What is known about native code, asked for what is shown.
@@ -16,9 +18,22 @@ impl Names {
         Names { symbols }
     }
 
+    /// Of one capture.
+    pub fn of_capture(capture: &Capture, args: &NativeArgs) -> Names {
+        Names::new(names::known(&args.symbols, std::slice::from_ref(capture)))
+    }
+
     /// The model with what reports show of these stacks.
     pub fn resolved(&mut self, model: Model, stacks: impl IntoIterator<Item = StackId>) -> (Model, Handles) {
         model.resolved(stacks, Box::new(|module, address| self.of(module, address)))
+    }
+
+    /// What to do with native stacks that are shown one by one.
+    pub fn stacks(&mut self, has_native: bool) -> NativeStacks<'_> {
+        match has_native {
+            true => NativeStacks::Named(Joiner::new(Box::new(|module, address| self.of(module, address)))),
+            false => NativeStacks::LeftOut,
+        }
     }
 
     /// Says on stderr which files could not be used.

@@ -17,7 +17,7 @@ use crate::report::sources::Confidential;
 /// Writes the page of a command, to be opened at the view that it names.
 pub fn write(command: &str, args: &PageArgs, open: Open) -> Result<ExitCode> {
     // A wrong capture is the error to report, before anything about the output.
-    let captures = Captures::open(&args.captures, &args.symbols)?;
+    let captures = Captures::open(&args.captures, &args.native)?;
     let path = args.output.clone().unwrap_or_else(|| captures.output_name(command, ".html"));
     let output = Output::create(Some(&path), args.force)?;
     let (tab, temporary_threshold) = match args.selection.question() {

@@ -1,7 +1,7 @@
 //! `memtrace parse`.
 
 use std::io::{self, ErrorKind};
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -9,6 +9,7 @@ use anyhow::Context;
 
 use crate::capture::Capture;
 use crate::cli::ParseArgs;
+use crate::commands::native::Names;
 use crate::commands::progress::Progress;
 use crate::model::facts::Facts;
 use crate::model::{Event, Model};
@@ -21,10 +22,10 @@ pub fn run(args: &ParseArgs) -> anyhow::Result<ExitCode> {
     let out = io::stdout().lock();
     let result = if args.json {
         let mut lines = JsonLines::new(out, options);
-        print(&capture, &progress, args.range(), &mut lines, JsonLines::begin, JsonLines::take, JsonLines::end)
+        print(&capture, &progress, args, &mut lines, JsonLines::begin, JsonLines::take, JsonLines::end)
     } else {
         let mut text = Text::new(out, options);
-        print(&capture, &progress, args.range(), &mut text, Text::begin, Text::take, Text::end)
+        print(&capture, &progress, args, &mut text, Text::begin, Text::take, Text::end)
     };
     result?;
     Ok(ExitCode::SUCCESS)
@@ -34,7 +35,7 @@ pub fn run(args: &ParseArgs) -> anyhow::Result<ExitCode> {
 fn print<T>(
     capture: &Capture,
     progress: &Progress,
-    range: Range<u64>,
+    args: &ParseArgs,
     printer: &mut T,
     begin: fn(&mut T, &Facts) -> io::Result<()>,
     take: fn(&mut T, &Model, &Event) -> io::Result<()>,
@@ -48,7 +49,9 @@ fn print<T>(
         }
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let model = capture.read_range(range, |_| {}, take_all)?;
+    let mut names = Names::of_capture(capture, &args.native);
+    let model = capture.read_range(args.range(), names.stacks(!args.native.no_native), |_| {}, take_all)?;
+    names.warn();
     match written.and_then(|()| end(printer, &model.process().facts)) {
         // The reader of our pipe has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

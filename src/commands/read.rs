@@ -12,7 +12,7 @@ use anyhow::Result;
 
 use crate::analysis::OfStacks;
 use crate::capture::Capture;
-use crate::cli::SymbolArgs;
+use crate::cli::NativeArgs;
 use crate::commands::names;
 use crate::commands::native::Names;
 use crate::commands::output;
@@ -22,8 +22,8 @@ use crate::model::{Event, Facts, Handles, Model};
 /// Captures that were opened, so that a wrong one is the first thing to be told.
 pub struct Captures {
     captures: Vec<Capture>,
-    /// Where names of native code come from.
-    symbols: SymbolArgs,
+    /// Whether native frames are wanted, and where their names come from.
+    native: NativeArgs,
     /// When the command began.
     begun: Instant,
 }
@@ -36,10 +36,10 @@ pub struct Part<A> {
 }
 
 impl Captures {
-    pub fn open(paths: &[PathBuf], symbols: &SymbolArgs) -> Result<Captures> {
+    pub fn open(paths: &[PathBuf], native: &NativeArgs) -> Result<Captures> {
         let begun = Instant::now();
         let captures: Result<Vec<Capture>> = paths.iter().map(|path| Capture::open(path)).collect();
-        Ok(Captures { captures: captures?, symbols: symbols.clone(), begun })
+        Ok(Captures { captures: captures?, native: native.clone(), begun })
     }
 
     /// Of reading them.
@@ -50,6 +50,11 @@ impl Captures {
     /// Where a report goes that got no name.
     pub fn output_name(&self, report: &str, suffix: &str) -> PathBuf {
         output::beside(self.captures[0].path(), self.captures.len() - 1, report, suffix)
+    }
+
+    /// What names the native code of these captures.
+    fn names(&self) -> Names {
+        Names::new(names::known(&self.native.symbols, &self.captures))
     }
 
     /// The capture, when there is only one.
@@ -83,11 +88,14 @@ impl Captures {
                 progress.show(bytes);
                 ControlFlow::Continue(())
             };
-            let model = capture.read_recorded(take)?;
+            let model = match self.native.no_native {
+                true => capture.read_batches(|_| {}, take)?,
+                false => capture.read_recorded(take)?,
+            };
             let answer = finish(fold, &model);
             Ok((model, answer))
         };
-        merge(in_parallel(&self.captures, read_one), || Names::new(names::known(&self.symbols, &self.captures)))
+        merge(in_parallel(&self.captures, read_one), || self.names())
     }
 }
 

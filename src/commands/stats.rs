@@ -12,7 +12,7 @@ use crate::report::stats::{self, StatsOptions};
 use crate::terminal;
 
 pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
-    let captures = Captures::open(&args.captures, &args.symbols)?;
+    let captures = Captures::open(&args.captures, &args.native)?;
     let out = Output::create(args.output.as_deref(), args.force)?;
     let rule = load::mmap_rule(args.all_mappings);
     let counted = match args.temporary.threshold() {

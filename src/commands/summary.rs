@@ -11,7 +11,7 @@ use crate::report::summary::{self as report, SummaryOptions};
 use crate::terminal;
 
 pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
-    let loaded = load::load(&Captures::open(&args.captures, &args.symbols)?, &args.selection)?;
+    let loaded = load::load(&Captures::open(&args.captures, &args.native)?, &args.selection)?;
     let tree = Tree::new(&loaded.model, &loaded.snapshot);
     let functions = summary::by_function(&loaded.model, &tree);
     let max_rows = args.max_rows.unwrap_or(if args.json { usize::MAX } else { rows_on_screen() });

@@ -17,7 +17,7 @@ pub fn run(args: &TableArgs) -> Result<ExitCode> {
     if !args.text && !args.json {
         return pages::write("table", &args.page, Open { table: true, ..Open::default() });
     }
-    let captures = Captures::open(&args.page.captures, &args.page.symbols)?;
+    let captures = Captures::open(&args.page.captures, &args.page.native)?;
     let out = Output::create(args.page.output.as_deref(), args.page.force)?;
     let selection = &args.page.selection;
     let (model, [answer]) =

@@ -12,6 +12,7 @@ use crate::analysis::MmapRule;
 use crate::capture::Capture;
 use crate::cli::{TransformArgs, TransformFormat};
 use crate::commands::load::{self, Folds, Question, by_site, by_stack};
+use crate::commands::native::Names;
 use crate::commands::output::Output;
 use crate::commands::progress::Progress;
 use crate::commands::read::Captures;
@@ -23,7 +24,7 @@ use crate::report::transform::{csv, folded, gprof2dot, pprof, speedscope};
 
 pub fn run(args: &TransformArgs) -> Result<ExitCode> {
     // A wrong capture is the error to report, before anything about the output.
-    let captures = Captures::open(&args.captures, &args.symbols)?;
+    let captures = Captures::open(&args.captures, &args.native)?;
     let format = args.format;
     let path = args.output.clone().unwrap_or_else(|| captures.output_name(format.name(), format.suffix()));
     let output = Output::create(Some(&path), args.force)?;
@@ -133,8 +134,10 @@ fn stream_heaptrack(
         written = events.iter().try_for_each(|event| log.take(model, event));
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let read = capture.read_batches(|_| {}, take);
+    let mut names = Names::of_capture(capture, &args.native);
+    let read = capture.read_range(0..u64::MAX, names.stacks(!args.native.no_native), |_| {}, take);
     progress.done();
+    names.warn();
     match read {
         Ok(model) => {
             load::warn(&model);

@@ -16,7 +16,7 @@ use crate::terminal;
 use crate::terminal::tree::{Tab, TreeView};
 
 pub fn run(args: &TreeArgs) -> Result<ExitCode> {
-    let captures = Captures::open(&args.captures, &args.symbols)?;
+    let captures = Captures::open(&args.captures, &args.native)?;
     if args.text || args.json || !terminal::is_possible() {
         print(&captures, args)?;
     } else {

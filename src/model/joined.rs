@@ -178,13 +178,14 @@ impl<'a> Joiner<'a> {
             let NativePlace { module, address } = model.native.places()[place];
             let module = module as usize;
             let named = name(&model.native.modules()[module], address);
+            let path = model.native.modules()[module].path.clone();
             let is_loop = named.iter().any(|it| plumbing::is_loop(&it.function));
             owners.extend(model.native.modules().iter().skip(owners.len()).map(|module| Owner::of(&module.path)));
             if is_loop {
                 owners[module] = Owner::Interpreter;
             }
             let frame = |it: &Named| {
-                (model.intern_native_frame(&it.function, &it.file, it.line), Role::of(&it.function, address))
+                (model.intern_native_frame(&it.function, &it.file, it.line, &path), Role::of(&it.function, address))
             };
             Known { module, frames: named.iter().map(frame).collect(), is_loop }
         })

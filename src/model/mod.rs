@@ -25,6 +25,8 @@ pub use stacks::{Frame, FrameId, StackId};
 pub use strings::StringId;
 pub use threads::{ThreadKey, Threads};
 
+use hashbrown::HashMap;
+
 use code::Codes;
 use lines::Encoding;
 use native::Native;
@@ -40,6 +42,8 @@ pub struct Model {
     stacks: Stacks,
     codes: Codes,
     native: Native,
+    /// Of native frames: the file with their code.
+    modules: HashMap<FrameId, StringId>,
 }
 
 impl Default for Model {
@@ -58,6 +62,7 @@ impl Model {
             stacks: Stacks::default(),
             codes: Codes::default(),
             native: Native::default(),
+            modules: HashMap::new(),
         }
     }
 
@@ -75,6 +80,11 @@ impl Model {
         &self.processes
     }
 
+    /// Whether any of them runs Python.
+    pub fn runs_python(&self) -> bool {
+        self.processes.iter().any(|process| process.facts.python().is_some())
+    }
+
     /// Takes over the tables and the processes of another model that was read to its end, and
     /// [resolved](Model::resolved) if it has native stacks. What is equal becomes one;
     /// the answer says what became of each of its handles.
@@ -85,6 +95,8 @@ impl Model {
             self.frames.intern(Frame { function, file, ..frame })
         });
         let frames: Vec<FrameId> = frames.collect();
+        let modules = other.modules.iter().map(|(frame, module)| (frames[frame.index()], strings[module.index()]));
+        self.modules.extend(modules);
         let mut stacks = vec![StackId::EMPTY];
         for (parent, frame) in other.stacks.iter() {
             let stack = self.stacks.extend(stacks[parent.index()], frames[frame.index()]);
@@ -159,10 +171,17 @@ impl Model {
         self.frames.intern(Frame { function, file, line, is_native: false })
     }
 
-    /// The handle of a native frame given by its parts.
-    pub fn intern_native_frame(&mut self, function: &str, file: &str, line: u32) -> FrameId {
-        let (function, file) = (self.intern(function), self.intern(file));
-        self.frames.intern(Frame { function, file, line, is_native: true })
+    /// The handle of a native frame given by its parts, and the file with its code.
+    pub fn intern_native_frame(&mut self, function: &str, file: &str, line: u32, module: &str) -> FrameId {
+        let (function, file, module) = (self.intern(function), self.intern(file), self.intern(module));
+        let frame = self.frames.intern(Frame { function, file, line, is_native: true });
+        self.modules.entry(frame).or_insert(module);
+        frame
+    }
+
+    /// The file with the code of a native frame; of a function that several have, one of them.
+    pub fn module(&self, frame: FrameId) -> Option<StringId> {
+        self.modules.get(&frame).copied()
     }
 
     /// The handle of another model's frame.

@@ -16,12 +16,13 @@ const STYLES: [&str; 2] = [include_str!("assets/vendor/uPlot.min.css"), include_
 /// uPlot, as its package has it. Its licence stands beside it.
 const PLOT: &str = include_str!("assets/vendor/uPlot.iife.min.js");
 /// The modules of the page, each after those it imports.
-const MODULES: [&str; 32] = [
+const MODULES: [&str; 33] = [
     include_str!("assets/format.js"),
     include_str!("assets/dom.js"),
     include_str!("assets/palette.js"),
     include_str!("assets/decode.js"),
     include_str!("assets/profile.js"),
+    include_str!("assets/native.js"),
     include_str!("assets/range.js"),
     include_str!("assets/totals.js"),
     include_str!("assets/filters.js"),

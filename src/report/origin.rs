@@ -1,6 +1,8 @@
 //! Whose code a file is, told by its path alone: the flame graph and the tree on the terminal colour and hide
 //! frames by it.
 
+use crate::model::{Frame, Model};
+
 /// Whose code a frame runs. The numbers are those of the page's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -16,6 +18,8 @@ pub enum Kind {
     /// Stands for many small nodes.
     Other = 4,
     Root = 5,
+    /// C, C++, Rust and Cython in a program that runs Python.
+    Native = 6,
 }
 
 /// What a frame is there for, as bits; the page hides frames by them.
@@ -25,6 +29,15 @@ pub mod role {
     pub const IMPORTING: u8 = 1;
     /// Starts a program and does nothing else.
     pub const RUNNER: u8 = 2;
+}
+
+/// Kind and role of a frame.
+pub fn of_frame(model: &Model, frame: Frame) -> (Kind, u8) {
+    // Where no Python runs, native code is told apart like Python's.
+    match frame.is_native && model.runs_python() {
+        true => (Kind::Native, role::NONE),
+        false => of_file(model.text(frame.file)),
+    }
 }
 
 /// Kind and role of the code in a file.

@@ -246,7 +246,7 @@ fn palette(model: &Model) -> PaletteMap {
     let mut palette = PaletteMap::default();
     for index in 0..model.n_frames() {
         let frame = model.frame(crate::model::FrameId::from_index(index));
-        let (kind, _) = origin::of_file(model.text(frame.file));
+        let (kind, _) = origin::of_frame(model, frame);
         palette.insert(frame_text(model, frame), colour(kind));
     }
     for (name, kind) in [("", Kind::Root), (NO_STACK, Kind::Unknown), (SMALL, Kind::Other)] {
@@ -263,6 +263,7 @@ fn colour(kind: Kind) -> Color {
         Kind::Unknown => (189, 189, 189),
         Kind::Other => (232, 232, 232),
         Kind::Root => (235, 236, 240),
+        Kind::Native => (166, 211, 202),
     };
     Color { r, g, b }
 }

@@ -239,7 +239,7 @@ pub fn decode(capture: &Path) -> Result<Log, String> {
     // Into a file, because a large log must not depend on who reads the pipe.
     let decoded = capture.with_extension("json");
     let output = support::memtrace()
-        .args(["parse", "--json"])
+        .args(["parse", "--json", "--no-native"])
         .arg(capture)
         .stdin(Stdio::null())
         .stdout(File::create(&decoded).map_err(|error| error.to_string())?)

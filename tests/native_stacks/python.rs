@@ -1,9 +1,10 @@
 //! Python and native stacks joined: the Python frames stand where the interpreter ran them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use super::recorded::{Stacks, stacks};
+use super::recorded::{Frame, Stacks, all_stacks_of, stacks};
 use super::support::{self, Scratch};
 
 /// What Python functions call is C, and what that calls is Python again. The interpreter's own way from one to the other
@@ -16,7 +17,60 @@ fn python_frames_stand_where_the_interpreter_ran_them() {
         let script = support::fixture("native_stacks/merged.py");
         let found = stacks(&scratch, &[&python.path, &script]);
         check_merged(name, has_symbols(&python.path), &found);
+        check_python_only(name, &scratch);
     }
+}
+
+/// Without native frames there is what stays when they are taken out of the merged stacks, for every byte.
+fn check_python_only(name: &str, scratch: &Scratch) {
+    let sums = |options: &[&str], keeps_native: bool| {
+        let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+        for (bytes, stack) in all_stacks_of(scratch, &scratch.join("capture.bin"), options) {
+            let shown = stack.iter().filter(|frame| keeps_native || frame.is_python());
+            let shown: Vec<String> = shown.map(|it| format!("{} {} {}", it.function, it.file, it.line)).collect();
+            *sums.entry(shown.join(";")).or_default() += bytes;
+        }
+        sums
+    };
+    let mut read = sums(&["--no-native"], true);
+    let outside = read.remove("<no stack>  0").unwrap_or(0);
+    read.insert(String::new(), outside);
+    let mut taken_out = sums(&[], false);
+    taken_out.entry(String::new()).or_default();
+    assert_eq!(read, taken_out, "{name}");
+}
+
+/// What prints or hands on every event has the same stacks, and says what of them is native.
+#[test]
+fn parse_and_heaptrack_have_the_stacks_of_reports() {
+    let pythons = support::pythons();
+    let Some(python) = pythons.iter().find(|python| has_symbols(&python.path)) else { return };
+    let scratch = Scratch::new("native-stacks-parse");
+    let found = stacks(&scratch, &[&python.path, &support::fixture("native_stacks/merged.py")]);
+    let (bytes, expected) = found.range(2_002_000..).next().unwrap();
+    let capture = scratch.join("capture.bin");
+
+    let events = support::events_from(&capture, 2_000_000);
+    let event = events.iter().find(|event| event["event"] == "alloc" && event["size"] == *bytes).unwrap();
+    let mut stack: Vec<(Frame, bool)> = event["stack"].as_array().unwrap().iter().map(Frame::of_json).collect();
+    stack.reverse();
+    assert!(stack.iter().map(|(frame, _)| &frame.function).eq(expected.iter().map(|frame| &frame.function)), "{event}");
+    assert!(stack.iter().all(|(frame, is_native)| frame.is_python() != *is_native), "{event}");
+
+    let log = scratch.join("log.txt");
+    support::run(support::memtrace().args(["transform", "heaptrack", "-fo"]).arg(&log).arg(&capture));
+    let log = std::fs::read_to_string(log).unwrap();
+    let numbers = |line: &str| -> Vec<usize> {
+        line.split(' ').skip(1).map(|number| usize::from_str_radix(number, 16).unwrap()).collect()
+    };
+    let strings: Vec<&str> =
+        log.lines().filter_map(|line| line.strip_prefix("s ")?.split_once(' ')).map(|it| it.1).collect();
+    let mut modules = log.lines().filter(|line| line.starts_with("i ")).filter_map(|line| match numbers(line)[..] {
+        [_, module, function, ..] if strings[function - 1] == "list_sort" => Some(strings[module - 1]),
+        _ => None,
+    });
+    let module = modules.next().expect("list_sort is there");
+    assert!(module.contains("python3"), "{module}");
 }
 
 /// Whether the file with the interpreter's code names functions that it does not export.

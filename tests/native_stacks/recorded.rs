@@ -16,8 +16,15 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// As `parse --json` prints it: what is native says so.
+    pub fn of_json(frame: &serde_json::Value) -> (Frame, bool) {
+        let text = |at: usize| frame[at].as_str().unwrap_or_default();
+        let place = format!("{} ({}:{})", text(0), text(1), frame[2]);
+        (Frame::parse(&place), frame[3] == "native")
+    }
+
     pub fn is_python(&self) -> bool {
-        self.file.ends_with(".py") && self.line != 0 || self.file.starts_with("<frozen")
+        self.file.ends_with(".py") && self.line != 0 || is_generated(&self.file)
     }
 
     /// `function (file:line)`, `function (file)` or `function`.
@@ -26,10 +33,15 @@ impl Frame {
             text.rsplit_once(" (").map_or((text, ""), |(name, place)| (name, place.trim_end_matches(')')));
         let (file, line) = place.rsplit_once(':').unwrap_or((place, ""));
         let name = name.rsplit("::").next().unwrap_or(name);
-        let is_python = file.ends_with(".py") || file.starts_with("<frozen");
+        let is_python = file.ends_with(".py") || is_generated(file);
         let function = if is_python { name.rsplit('.').next().unwrap_or(name) } else { name };
         Frame { function: function.into(), file: file.into(), line: line.parse().unwrap_or(0) }
     }
+}
+
+/// Whether it is what Python calls a file of code that is in none.
+fn is_generated(file: &str) -> bool {
+    file.starts_with("<frozen") || file == "<string>"
 }
 
 /// By the bytes that are held: root first.
@@ -47,12 +59,18 @@ pub fn stacks<A: AsRef<OsStr>>(scratch: &Scratch, program: &[A]) -> Stacks {
 
 /// The same of a capture that is there.
 pub fn stacks_of(scratch: &Scratch, capture: &Path) -> Stacks {
+    all_stacks_of(scratch, capture, &[]).into_iter().filter(|(bytes, _)| *bytes >= 1_000_000).collect()
+}
+
+/// All stacks of a capture, read with these options.
+pub fn all_stacks_of(scratch: &Scratch, capture: &Path, options: &[&str]) -> Vec<(u64, Vec<Frame>)> {
     let folded = scratch.join("stacks.folded");
-    support::run(support::memtrace().args(["transform", "folded", "-fo"]).arg(&folded).arg(capture));
+    let mut transform = support::memtrace();
+    support::run(transform.args(["transform", "folded", "-fo"]).arg(&folded).arg(capture).args(options));
     let text = std::fs::read_to_string(folded).unwrap();
     let stack = |line: &str| {
         let (frames, bytes) = line.rsplit_once(' ')?;
         Some((bytes.parse().ok()?, frames.split(';').map(Frame::parse).collect()))
     };
-    text.lines().filter_map(stack).filter(|(bytes, _)| *bytes >= 1_000_000).collect()
+    text.lines().filter_map(stack).collect()
 }

@@ -11,13 +11,14 @@
 // `empty.html` is the same, opened at its leaks, of which there are none; `deep.html` a recursion of 2 000 calls beside
 // 30 000 small frames; `busy.html` the ten seconds that checks/time.mjs describes.
 //
-// `diff.html` compares the first with another one, see checks/diff.mjs.
+// `native.html` is of a capture with native stacks, see `mixed` in tests/page.rs, and `python.html` of the same without
+// them. `diff.html` compares the first with another one, see checks/diff.mjs.
 //
 // Usage: node check.mjs FOLDER CHROMIUM, with the modules' folder in MEMTRACE_PAGE_MODULES.
 
 import { close } from "./browser.mjs";
 
-for (const name of ["graph", "sides", "time", "filters", "table", "export", "words", "deep", "diff"]) {
+for (const name of ["graph", "sides", "time", "filters", "table", "export", "words", "deep", "native", "diff"]) {
   await import(`./checks/${name}.mjs`);
 }
 await close();

@@ -173,7 +173,7 @@ fn read_capture(expected: &[Expected], capture: &Path) -> Recorded {
     let mut parse = support::memtrace()
         .arg("parse")
         .arg(capture)
-        .args(["--json", "--min-size", &smallest.to_string()])
+        .args(["--json", "--no-native", "--min-size", &smallest.to_string()])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -298,7 +298,7 @@ struct Events {
 impl Events {
     fn of(capture: &Path, script: &Path) -> Events {
         let mut command = support::memtrace();
-        command.arg("parse").arg(capture).args(["--json", "--stacks-once"]);
+        command.arg("parse").arg(capture).args(["--json", "--stacks-once", "--no-native"]);
         let script = script.to_str().expect("the checkout's path is UTF-8").to_string();
         Events { lines: Lines::of(command), script, stacks: vec![Rc::new([])] }
     }

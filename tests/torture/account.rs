@@ -43,7 +43,11 @@ impl Account {
     /// That of a capture.
     pub fn of(capture: &Path) -> Account {
         let mut parse = support::memtrace();
-        parse.args(["parse", "--json", "--stacks-once"]).arg(capture).stdout(Stdio::piped()).stderr(Stdio::piped());
+        parse
+            .args(["parse", "--json", "--stacks-once", "--no-native"])
+            .arg(capture)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut parse = parse.spawn().expect("memtrace starts");
         let account = Account::of_lines(BufReader::with_capacity(1 << 20, parse.stdout.take().expect("piped")));
         let mut complaints = String::new();

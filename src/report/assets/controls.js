@@ -36,6 +36,7 @@ export function startControls(page) {
   for (const id of ["hide-imports", "hide-runners", "drop-imports", "show-source", "split"]) {
     byId(id).addEventListener("change", readFrames);
   }
+  byId("show-native").addEventListener("change", () => page.setNative(inputById("show-native").checked));
   byId("reset").addEventListener("click", () => page.change({ zoom: "" }));
   byId("details-button").addEventListener("click", () => page.change({ hasDetails: !page.state.hasDetails }));
   byId("details-close").addEventListener("click", () => page.change({ hasDetails: false }));
@@ -99,6 +100,7 @@ export function actionsOf(page) {
     b: () => page.change({ metric: page.state.metric === "bytes" ? "count" : "bytes" }),
     f: () => page.change({ isIcicle: !page.state.isIcicle }),
     m: () => inputById("hide-imports").click(),
+    x: () => page.hasNative && inputById("show-native").click(),
     s: () => inputById("show-source").click(),
     r: () => page.change({ chart: page.state.chart === "explained" ? "lines" : "explained" }),
     d: () => page.change({ hasDetails: !page.state.hasDetails }),

@@ -120,9 +120,11 @@ export function baseName(path) {
  * goes by its file, because `<module>` would tell nothing: `pandas/core/api.py`, `api.py`.
  * @param {string} name
  * @param {string} path
+ * @param {boolean} [isNative]
  * @returns {string[]} each shorter than the one before
  */
-export function nameForms(name, path) {
+export function nameForms(name, path, isNative = false) {
+  if (isNative) return nativeForms(name);
   if (name === "<module>" && path !== "") return fileForms(shortPath(path));
   const forms = [name];
   const parts = name.split(".");
@@ -132,6 +134,19 @@ export function nameForms(name, path) {
     forms.push(parts.slice(from).join("."));
   }
   return forms;
+}
+
+/**
+ * `shop::Cart::add`, `add`; of an offset in a file `_hot.cpython-311.so+0x10`, `_hot+0x10`. What has templates or
+ * arguments is left as it is.
+ * @param {string} name
+ * @returns {string[]}
+ */
+function nativeForms(name) {
+  const offset = /^([^.]+)\..*(\+0x[0-9a-f]+)$/.exec(name);
+  if (offset) return [name, offset[1] + offset[2]];
+  const last = name.split("::").slice(-1)[0];
+  return last === name || /[<(]/.test(name) ? [name] : [name, last];
 }
 
 /**

@@ -14,7 +14,8 @@ import { counted, exact, humanBytes, secondsText, share } from "./format.js";
 import { startKeyboard } from "./keyboard.js";
 import { seriesRows } from "./memory.js";
 import { fillChips, fillFilters, filterChips, openMenu } from "./menus.js";
-import { kindColour, LEGEND } from "./palette.js";
+import { hasBoth, withoutNative } from "./native.js";
+import { Kind, kindColour, LEGEND } from "./palette.js";
 import { keyOf, stackText } from "./paths.js";
 import { Profile } from "./profile.js";
 import { bucketSeconds } from "./range.js";
@@ -36,9 +37,11 @@ const QUICK_MILLIS = 40;
 export class Page {
   /** @param {Profile} profile */
   constructor(profile) {
-    this.profile = profile;
+    this.whole = new Shown(profile);
+    this.hasNative = hasBoth(profile);
+    /** Made when native frames are first hidden. */
+    this.pythonOnly = /** @type {Shown | null} */ (null);
     this.state = fromFragment(profile, location.hash);
-    this.shown = new Shown(profile);
     this.stage = new Stage({
       onZoom: (side, node) => this.zoomTo(side, node),
       onMenu: (side, node, x, y) => this.openFrameMenu(side, node, x, y),
@@ -50,6 +53,17 @@ export class Page {
     this.lastMillis = 0;
     this.brushTimer = 0;
     this.beforeBrush = "";
+  }
+
+  /** What follows from the choices, with native frames or without them. */
+  get shown() {
+    if (this.state.native || !this.hasNative) return this.whole;
+    this.pythonOnly ??= new Shown(withoutNative(this.whole.profile));
+    return this.pythonOnly;
+  }
+
+  get profile() {
+    return this.shown.profile;
   }
 
   // What the user chose
@@ -218,6 +232,7 @@ export class Page {
     inputById("drop-imports").checked = state.imports === "none";
     inputById("hide-runners").checked = !state.runners;
     inputById("show-source").checked = state.showsSource;
+    inputById("show-native").checked = state.native;
     inputById("split").checked = state.isSplit;
     byId("details-button").hidden = !isGraph;
     byId("details-button").setAttribute("aria-pressed", String(state.hasDetails));
@@ -247,12 +262,15 @@ export class Page {
     if (state.imports === "none") {
       chips.push({ text: "Without imports", title: "", remove: () => change({ imports: "machinery", page: 0 }) });
     }
+    if (this.hasNative && !state.native) {
+      chips.push({ text: "Without native frames", title: "", remove: () => this.setNative(true) });
+    }
     const { bytes, count, allBytes, allCount } = this.shown.total(state, state.tab);
     const [part, whole] = state.metric === "bytes" ? [bytes, allBytes] : [count, allCount];
     const figure = (/** @type {number} */ n) => (state.metric === "bytes" ? humanBytes(n) : exact(n));
     const summary = part === whole ? "" : `${figure(part)} of ${figure(whole)}, ${share(part, whole)}`;
     fillChips(chips, summary, () =>
-      change({ about: -1, zoom: "", from: base.from, to: base.to, chosen: everything(), imports: base.imports, page: 0 }),
+      change({ about: -1, zoom: "", from: base.from, to: base.to, chosen: everything(), imports: base.imports, native: true, page: 0 }),
     );
   }
 
@@ -270,7 +288,8 @@ export class Page {
     legend.replaceChildren();
     if (profile.isComparison) return this.showBalance(legend);
     for (const { kind, label, title } of LEGEND) {
-      if (own[kind] === 0 && !profile.kinds.includes(kind)) continue;
+      const isThere = profile.kinds.includes(kind) && (kind !== Kind.native || shown === this.whole);
+      if (own[kind] === 0 && !isThere) continue;
       const swatch = element("i");
       swatch.style.background = kindColour(theme(), kind);
       const item = element("li", "", [swatch, label, " ", element("b", "", share(own[kind], whole))]);
@@ -534,6 +553,7 @@ export class Page {
     inputById("query").value = state.query;
     byId("loading").hidden = true;
     /** @type {HTMLElement} */ (byId("show").querySelector("[data-value=table]")).hidden = profile.isComparison;
+    byId("native-label").hidden = !this.hasNative;
     byId("split-label").hidden = profile.threads.length < 2;
     this.fillFacts();
     this.showWarnings();
@@ -555,6 +575,16 @@ export class Page {
     if (value === "table" && this.profile.isComparison) return;
     if (value === "table") this.change({ show: "table" });
     else this.change({ show: "graph", isInverted: value === "inverted", about: -1, zoom: "" });
+  }
+
+  /**
+   * Stacks have other numbers then, so a zoom would mean another one.
+   * @param {boolean} native
+   */
+  setNative(native) {
+    const { about } = this.state;
+    const isGone = about >= 0 && !native && this.profile.kinds[about] === Kind.native;
+    this.change({ native, zoom: "", about: isGone ? -1 : about, page: 0 });
   }
 
   /** @param {Tab} tab */

@@ -210,7 +210,7 @@ export class Painter {
       pen.fillText(fitText(source, left, widthOf), at, y);
       return;
     }
-    const forms = (this.forms[frame] ??= nameForms(profile.functions[frame], profile.paths[frame]));
+    const forms = (this.forms[frame] ??= nameForms(profile.functions[frame], profile.paths[frame], profile.kinds[frame] === Kind.native));
     const name = fitName(forms, left, widthOf);
     pen.fillText(name, at, y);
     const step = widthOf(name) + 2 * this.letter;
@@ -221,7 +221,7 @@ export class Painter {
     const details = [isModule && profile.lines[frame] > 0 ? `line ${profile.lines[frame]}` : profile.location(frame, baseName)];
     if (profile.isComparison) {
       details.unshift(changeText(pairOf(view, node), view.metric));
-    } else if (node === 0 || profile.kinds[frame] >= Kind.unknown) {
+    } else if (node === 0 || (profile.kinds[frame] >= Kind.unknown && profile.kinds[frame] !== Kind.native)) {
       details[0] = `${humanBytes(view.bytes[node])}, ${humanCount(view.count[node])} allocation${view.count[node] === 1 ? "" : "s"}`;
     } else if (source !== "") {
       details.push(source);

@@ -5,7 +5,7 @@
 // blindness; a search match is set apart by lightness and by fading everything else.
 
 /** Kinds of frames; the numbers are those of the data. */
-export const Kind = { project: 0, library: 1, standard: 2, unknown: 3, other: 4, root: 5 };
+export const Kind = { project: 0, library: 1, standard: 2, unknown: 3, other: 4, root: 5, native: 6 };
 
 /**
  * Kinds of code in the order of the legend.
@@ -15,6 +15,7 @@ export const LEGEND = [
   { kind: Kind.project, label: "Your code", title: "the script and its own modules" },
   { kind: Kind.library, label: "Libraries", title: "installed packages (site-packages, dist-packages)" },
   { kind: Kind.standard, label: "Standard library", title: "modules that come with Python" },
+  { kind: Kind.native, label: "Native", title: "C, C++, Rust and Cython, called by Python" },
   { kind: Kind.unknown, label: "No Python stack", title: "allocated where no Python code was running" },
 ];
 
@@ -50,6 +51,7 @@ export const THEMES = {
       [0, 0, 74],
       [0, 0, 91],
       [220, 14, 93],
+      [168, 34, 74],
     ],
     spread: 5,
     text: "#1c2129",
@@ -77,6 +79,7 @@ export const THEMES = {
       [0, 0, 41],
       [0, 0, 22],
       [218, 12, 22],
+      [172, 34, 30],
     ],
     spread: 4,
     text: "#f2f4f8",

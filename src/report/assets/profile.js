@@ -20,7 +20,7 @@ export const Role = { importing: 1, runner: 2 };
 export const OwnFrame = { root: 0, noStack: 1, other: 2 };
 
 /** Letters that tell modules of equal names apart, by kind. */
-const KIND_LETTERS = ["p", "l", "s", "u", "o", "r"];
+const KIND_LETTERS = ["p", "l", "s", "u", "o", "r", "n"];
 
 export class Profile {
   /** @param {Data} data */
@@ -212,7 +212,7 @@ function heldOver(samples, heap) {
  * @param {Int32Array} parents in pre-order
  * @returns {Uint32Array}
  */
-function endsOf(parents) {
+export function endsOf(parents) {
   const ends = new Uint32Array(parents.length);
   for (let node = parents.length - 1; node >= 0; node -= 1) {
     if (ends[node] === 0) ends[node] = node + 1;
@@ -255,6 +255,7 @@ export function moduleName(path, kind, cwd) {
   if (kind === Kind.root) return "all";
   if (kind === Kind.other) return "folded";
   if (kind === Kind.unknown) return "no Python stack";
+  if (kind === Kind.native) return nativeModuleName(path);
   const frozen = /^<frozen ([^.>]*)/.exec(path);
   if (frozen) return frozen[1];
   if (path.startsWith("<")) return path;
@@ -263,6 +264,24 @@ export function moduleName(path, kind, cwd) {
   const parts = (isBelow ? path.slice(cwd.replace(/\/$/, "").length + 1) : path).split("/");
   if (isBelow) return parts[0];
   return parts.length > 2 ? parts.slice(-2, -1)[0] : parts[parts.length - 1];
+}
+
+/**
+ * The package, the library, or the folder of the sources.
+ * @param {string} path of a source file, or of a library where no source is known
+ * @returns {string}
+ */
+function nativeModuleName(path) {
+  const package_ = /.*\/(?:site|dist)-packages\/([^/]+)/.exec(path);
+  if (package_) return package_[1].replace(/\..*$/, "");
+  if (/\/Python-3\.|\/libpython3|\/python3?[.\d]*[dt]*$|\/\.\.\/(Include|Modules|Objects|Parser|Programs|Python)\//.test(path)) return "CPython";
+  if (path.startsWith("/rustc/")) return "Rust";
+  // Distributions build libc where its sources are, and name them from there.
+  if (/^\.\.?\/|\/\.\.\/sysdeps\//.test(path)) return "libc";
+  const parts = path.split("/");
+  const name = parts[parts.length - 1];
+  if (/\.so(\.|$)/.test(name)) return name.replace(/\..*$/, "");
+  return parts.length > 2 ? parts[parts.length - 2] : name;
 }
 
 /**

@@ -19,6 +19,7 @@ import { DIMENSIONS, everything } from "./filters.js";
  * @property {boolean} isIcicle
  * @property {"machinery" | "all" | "none"} imports which import frames are shown: all but importlib's, all, none and nothing below
  * @property {boolean} runners
+ * @property {boolean} native whether native frames are shown
  * @property {boolean} isSplit by thread
  * @property {boolean} showsSource
  * @property {import("./filters.js").Chosen} chosen
@@ -51,6 +52,7 @@ export function opening({ header, nBuckets }) {
     isIcicle: true,
     imports: "machinery",
     runners: false,
+    native: true,
     isSplit: open.split_threads,
     showsSource: false,
     chosen: everything(),
@@ -76,6 +78,7 @@ const NAMES = /** @type {[keyof State, string][]} */ ([
   ["isIcicle", "icicle"],
   ["imports", "imports"],
   ["runners", "runners"],
+  ["native", "native"],
   ["isSplit", "threads"],
   ["showsSource", "source"],
   ["isThrough", "through"],

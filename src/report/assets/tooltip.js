@@ -4,6 +4,7 @@
 import { changeText, pairOf } from "./compare.js";
 import { byId, clipped, element } from "./dom.js";
 import { counted, exact, humanBytes, nameForms, share } from "./format.js";
+import { Kind } from "./palette.js";
 
 /** @typedef {import("./profile.js").Profile} Profile */
 /** @typedef {import("./shown.js").Side} Side */
@@ -114,5 +115,5 @@ export function spokenFrame({ view, reading }, node) {
  * @param {number} frame
  */
 export function shortName(profile, frame) {
-  return nameForms(profile.functions[frame], profile.paths[frame])[0];
+  return nameForms(profile.functions[frame], profile.paths[frame], profile.kinds[frame] === Kind.native)[0];
 }

@@ -148,7 +148,7 @@ export class View {
    * @param {boolean} isInverted whether stacks begin with those frames
    */
   byKind(isInverted) {
-    const kinds = new Float64Array(6);
+    const kinds = new Float64Array(Object.keys(Kind).length);
     const self = this.metric === "bytes" ? this.selfBytes : this.selfCount;
     for (let node = 0; node < this.size; node += 1) {
       const value = !isInverted ? self[node] : this.depth[node] === 1 ? this.weight[node] : 0;

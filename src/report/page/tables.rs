@@ -41,7 +41,8 @@ pub struct Tables<'a> {
     pub strings: Strings,
     pub files: Files,
     pub frames: Frames,
-    file_of: HashMap<StringId, usize>,
+    /// By path, and whether its code is native.
+    file_of: HashMap<(StringId, bool), usize>,
     frame_of: HashMap<FrameId, usize>,
 }
 
@@ -88,14 +89,15 @@ impl<'a> Tables<'a> {
             return known;
         }
         let model = self.model;
-        let Frame { function, file, line, .. } = model.frame(id);
+        let frame = model.frame(id);
+        let Frame { function, file, line, is_native } = frame;
         let path = model.text(file);
-        let file = match self.file_of.get(&file) {
+        let file = match self.file_of.get(&(file, is_native)) {
             Some(&known) => known,
             None => {
-                let (kind, role) = origin::of_file(path);
+                let (kind, role) = origin::of_frame(model, frame);
                 let number = self.add_file(path, kind, role);
-                self.file_of.insert(file, number);
+                self.file_of.insert((file, is_native), number);
                 number
             }
         };

@@ -288,8 +288,11 @@ impl<W: Write> JsonLines<W> {
             let rendered = &mut self.frames[id.index()];
             if rendered.is_empty() {
                 let frame = model.frame(id);
-                let parts = (model.text(frame.function), model.text(frame.file), frame.line);
-                *rendered = serde_json::to_vec(&parts)?.into();
+                let (function, file) = (model.text(frame.function), model.text(frame.file));
+                *rendered = match frame.is_native {
+                    true => serde_json::to_vec(&(function, file, frame.line, "native"))?.into(),
+                    false => serde_json::to_vec(&(function, file, frame.line))?.into(),
+                };
             }
             if !std::mem::take(&mut is_first) {
                 self.out.bytes.push(b',');

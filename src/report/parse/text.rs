@@ -71,7 +71,8 @@ impl<W: Write> Text<W> {
         self.line(&format!("{seconds}.{nanos:09} {who}: {told}"))?;
         for frame in model.frames_from_leaf(shown_stack) {
             let location = model.location(frame);
-            self.line(&format!("    {location}"))?;
+            let mark = if frame.is_native { " [native]" } else { "" };
+            self.line(&format!("    {location}{mark}"))?;
         }
         Ok(())
     }

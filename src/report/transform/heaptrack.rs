@@ -36,8 +36,10 @@ pub struct Heaptrack<W> {
     n_strings: u64,
     functions: HashMap<StringId, u64>,
     files: HashMap<StringId, u64>,
-    /// The string that names the program, as the module of every frame.
-    module: u64,
+    /// The string that names the program, as the module of every Python frame.
+    program: u64,
+    /// By the name of a file with native code, its string.
+    modules: HashMap<StringId, u64>,
     frames: HashMap<FrameId, u64>,
     traces: HashMap<StackId, u64>,
     /// By size and stack.
@@ -56,7 +58,8 @@ impl<W: Write> Heaptrack<W> {
             n_strings: 0,
             functions: HashMap::new(),
             files: HashMap::new(),
-            module: 0,
+            program: 0,
+            modules: HashMap::new(),
             frames: HashMap::new(),
             traces: HashMap::new(),
             allocations: HashMap::new(),
@@ -66,7 +69,7 @@ impl<W: Write> Heaptrack<W> {
         writeln!(heaptrack.out, "v 10400 3")?;
         writeln!(heaptrack.out, "X {}", one_line(&facts.command_line.join(" ")))?;
         writeln!(heaptrack.out, "I {PAGE_BYTES:x} 0")?;
-        heaptrack.module = heaptrack.write_string(facts.argv.first().map_or("", String::as_str))?;
+        heaptrack.program = heaptrack.write_string(facts.argv.first().map_or("", String::as_str))?;
         Ok(heaptrack)
     }
 
@@ -153,10 +156,14 @@ impl<W: Write> Heaptrack<W> {
         }
         let frame = model.frame(id);
         let (function, file) = (self.function(model, frame.function)?, self.file(model, frame.file)?);
+        let module = match model.module(id) {
+            Some(module) => self.module(model, module)?,
+            None => self.program,
+        };
         let number = self.frames.len() as u64 + 1;
         self.frames.insert(id, number);
         // The address is never shown, and only has to differ.
-        writeln!(self.out, "i {number:x} {:x} {function:x} {file:x} {:x}", self.module, frame.line)?;
+        writeln!(self.out, "i {number:x} {module:x} {function:x} {file:x} {:x}", frame.line)?;
         Ok(number)
     }
 
@@ -166,6 +173,15 @@ impl<W: Write> Heaptrack<W> {
         }
         let number = self.write_string(&function_name(model.text(id)))?;
         self.functions.insert(id, number);
+        Ok(number)
+    }
+
+    fn module(&mut self, model: &Model, id: StringId) -> Result<u64> {
+        if let Some(&known) = self.modules.get(&id) {
+            return Ok(known);
+        }
+        let number = self.write_string(model.text(id))?;
+        self.modules.insert(id, number);
         Ok(number)
     }
 

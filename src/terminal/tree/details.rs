@@ -58,10 +58,11 @@ pub fn facts(state: &State, width: usize, theme: &Theme) -> Vec<Line<'static>> {
     let (who, place) = match node.frame.map(|id| model.frame(id)) {
         Some(frame) => {
             let file = model.text(frame.file);
-            let whose = match origin::of_file(file).0 {
+            let whose = match origin::of_frame(model, frame).0 {
                 Kind::Project => "your code",
                 Kind::Library => "installed package",
                 Kind::Standard => "standard library",
+                Kind::Native => "native code",
                 Kind::Unknown | Kind::Other | Kind::Root => "unknown code",
             };
             let function = printable(model.text(frame.function)).into_owned();

@@ -71,7 +71,7 @@ fn name(state: &State, node: usize, width: usize, theme: &Theme) -> Vec<Span<'st
     let file = model.text(frame.file);
     let style = match state.search.is_match(node) {
         true => theme.found(),
-        false => theme.function(origin::of_file(file).0),
+        false => theme.function(origin::of_frame(model, frame).0),
     };
     let function = end_cut(&printable(model.text(frame.function)), width);
     // Less of a place than this says nothing.

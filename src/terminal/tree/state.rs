@@ -319,5 +319,5 @@ enum Direction {
 }
 
 fn role_of(model: &Model, frame: FrameId) -> u8 {
-    origin::of_file(model.text(model.frame(frame).file)).1
+    origin::of_frame(model, model.frame(frame)).1
 }

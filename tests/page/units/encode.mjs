@@ -1,6 +1,6 @@
 // The page's data made by hand, as `report/page` writes it: for tests of what reads it.
 
-const KINDS = { project: 0, library: 1, standard: 2, unknown: 3, other: 4, root: 5 };
+const KINDS = { project: 0, library: 1, standard: 2, unknown: 3, other: 4, root: 5, native: 6 };
 
 /** The bytes of a page's data before they are deflated. */
 export function encode(header, columns) {

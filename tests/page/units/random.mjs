@@ -23,6 +23,7 @@ export const FRAMES = {
   boot: { kind: "standard", role: 1, file: "<frozen importlib._bootstrap>" },
   load: { kind: "standard", role: 1, file: "<frozen importlib._bootstrap>", line: 2 },
   pkg: { kind: "library", file: "/srv/env/lib/python3.11/site-packages/pkg/a.py" },
+  list_sort: { kind: "native", file: "/usr/src/Python-3.11.7/Objects/listobject.c", line: 7 },
   deep: { kind: "library", file: "/srv/env/lib/python3.11/site-packages/pkg/b.py" },
 };
 

@@ -63,6 +63,10 @@ assert.equal(forms("<module>"), "app.py");
 assert.equal(forms("<module>", "/usr/lib/python3.12/json/__init__.py"), "json/__init__.py | json/__init__.py");
 assert.equal(forms("<module>", "<frozen site>"), "<frozen site> | site");
 assert.equal(forms("<module>", ""), "<module>");
+assert.deepEqual(nameForms("_hot.cpython-311-x86_64-linux-gnu.so+0x10", "", true), ["_hot.cpython-311-x86_64-linux-gnu.so+0x10", "_hot+0x10"]);
+assert.deepEqual(nameForms("shop::Cart::add", "", true), ["shop::Cart::add", "add"]);
+assert.deepEqual(nameForms("std::vector<a::b>::push_back", "", true), ["std::vector<a::b>::push_back"]);
+assert.deepEqual(nameForms("list_extend.constprop.0", "", true), ["list_extend.constprop.0"]);
 
 const widthOf = (text) => Array.from(text).length;
 assert.equal(fitName(["Frame.__init__", "__init__"], 14, widthOf), "Frame.__init__");
@@ -96,6 +100,14 @@ table(([path, kind]) => moduleName(path, kind, "/srv/shop"), [
   [["/opt/tools/run.py", 0], "tools"],
   [["<string>", 0], "<string>"],
   [["", 3], "no Python stack"],
+  [["/srv/env/lib/python3.11/site-packages/numpy/_core/_multiarray_umath.cpython-311-x86_64-linux-gnu.so", 6], "numpy"],
+  [["/build/Python-3.11.7/Objects/listobject.c", 6], "CPython"],
+  [["/build/python3.14/build-static/../Objects/call.c", 6], "CPython"],
+  [["/usr/bin/python3.13t", 6], "CPython"],
+  [["/usr/lib/x86_64-linux-gnu/libcrypto.so.3", 6], "libcrypto"],
+  [["./malloc/malloc.c", 6], "libc"],
+  [["/rustc/59807616e1/library/alloc/src/alloc.rs", 6], "Rust"],
+  [["/srv/shop/native/hot.c", 6], "native"],
 ]);
 
 table(([before, after]) => changeText({ before, after }, "bytes"), [

@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { decode } from "./decode.js";
 import { dataOf } from "./encode.mjs";
 import { everything, leftOut, nodeSums } from "./filters.js";
+import { hasBoth, withoutNative } from "./native.js";
 import { behind, keyOf, nodeOf } from "./paths.js";
 import { Profile } from "./profile.js";
 import { countedRows, FRAMES, randomCase, summed } from "./random.mjs";
@@ -50,6 +51,18 @@ for (let seed = 1; seed <= 150; seed += 1) {
   const ofThread = (thread) => nodeSums(profile, cells, out.map((_, cell) => Number(profile.cells.thread[cell] !== thread)));
   const threadPrefixes = (row) => ["", ...prefixes(shownNames(row, hidden)).map((path) => [profile.threads[row.thread].label, path].filter((part) => part !== "").join(";"))];
   check(calleesByThread(profile, ofThread, hidden), { side: "callees", isSplit: true }, summed(counted, threadPrefixes), "threads");
+
+  // Without native frames, stacks are as if they had never had any.
+  const python = withoutNative(profile);
+  const pythonNames = (row) => {
+    const names = row.stack.split(";").filter((frame) => frame !== "" && FRAMES[frame].kind !== "native");
+    return names.length > 0 || row.stack === "" ? names : ["no Python stack"];
+  };
+  const pythonView = new View(python, calleesOfAll(python, nodeSums(python, cells, out), 0), metric);
+  assert.deepEqual(paths(pythonView), summed(counted, (row) => prefixes(pythonNames(row))), `Python of ${seed}`);
+  checkLayout(pythonView);
+  checkKeys(pythonView, { root: -1, hidden: 0, isSplit: false, side: "callees" });
+  assert.equal(hasBoth(profile), profile.hasPython && profile.kinds.includes(6));
 
   // The two sides of `main`, whichever line of it runs; a recursion counts from its outermost call.
   const root = profile.functionOf[profile.functions.indexOf("main")];
