@@ -28,6 +28,11 @@ unsafe impl Plain for u32 {}
 // SAFETY: numbers.
 unsafe impl Plain for u64 {}
 
+/// Whole pages for so many elements.
+fn bytes_of<T>(len: usize) -> Option<usize> {
+    Some(len.checked_mul(size_of::<T>())?.checked_next_multiple_of(4096)?.max(4096))
+}
+
 /// An array that grows. All elements within the capacity exist, zero at first.
 pub struct Array<T: Plain> {
     start: *mut T,
@@ -41,8 +46,16 @@ impl<T: Plain> Array<T> {
 
     /// Zeroed elements, at least `len` of them; `None` when the kernel has no memory.
     pub fn with_capacity(len: usize) -> Option<Array<T>> {
-        let bytes = len.checked_mul(size_of::<T>())?.checked_next_multiple_of(4096)?.max(4096);
+        let bytes = bytes_of::<T>(len)?;
         let start = sys::map_anonymous(bytes).ok()?;
+        Some(Array { start: start.as_ptr().cast(), capacity: bytes / size_of::<T>() })
+    }
+
+    /// The same with all pages there at once, for arrays that are used all over: each would be faulted in twice, when it
+    /// is read and when it is written.
+    pub fn populated(len: usize) -> Option<Array<T>> {
+        let bytes = bytes_of::<T>(len)?;
+        let start = sys::map_populated(bytes).ok()?;
         Some(Array { start: start.as_ptr().cast(), capacity: bytes / size_of::<T>() })
     }
 
@@ -57,18 +70,21 @@ impl<T: Plain> Array<T> {
         len <= self.capacity || self.grow_to(len)
     }
 
+    // The kernel moves the pages that were used, and those of a sparse array stay unused.
     #[cold]
     #[inline(never)]
     fn grow_to(&mut self, len: usize) -> bool {
-        let Some(larger) = Array::<T>::with_capacity(len.max(self.capacity.saturating_mul(2))) else {
-            return false;
+        let len = len.max(self.capacity.saturating_mul(2));
+        let Some(start) = NonNull::new(self.start.cast::<u8>()) else {
+            let fresh = Array::with_capacity(len);
+            let has_memory = fresh.is_some();
+            *self = fresh.unwrap_or(Array::new());
+            return has_memory;
         };
-        if self.capacity != 0 {
-            // SAFETY: the new array is larger and does not overlap the old one.
-            unsafe { core::ptr::copy_nonoverlapping(self.start, larger.start, self.capacity) };
-        }
-        self.release();
-        *self = larger;
+        let Some(bytes) = bytes_of::<T>(len) else { return false };
+        // SAFETY: the array is the mapping's only user, and goes on where it was moved to.
+        let Ok(start) = (unsafe { sys::grow(start, self.capacity * size_of::<T>(), bytes) }) else { return false };
+        (self.start, self.capacity) = (start.as_ptr().cast(), bytes / size_of::<T>());
         true
     }
 
@@ -145,5 +161,31 @@ impl<T: Plain> Array<T> {
             unsafe { sys::unmap(start, self.capacity * size_of::<T>()) };
         }
         *self = Array::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_array_keeps_what_is_in_it_and_is_zero_behind() {
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        struct Three([u64; 3]);
+        // SAFETY: numbers.
+        unsafe impl Plain for Three {}
+        let mut array = Array::<Three>::new();
+        let mut len = 1;
+        while len < 1 << 20 {
+            assert!(array.grow(len));
+            assert_eq!(array.get(len - 1), Some(Three([0; 3])));
+            array.set(len - 1, Three([len as u64, 1, 2]));
+            len = len * 3 / 2 + 1;
+        }
+        let found: Vec<u64> = array.slice(len).iter().map(|element| element.0[0]).filter(|first| *first != 0).collect();
+        assert!(found.len() > 20 && found.is_sorted(), "{found:?}");
+        assert!(!array.grow(usize::MAX / 2));
+        array.release();
+        assert_eq!(array.capacity(), 0);
     }
 }

@@ -432,7 +432,7 @@ impl Tree {
     }
 
     fn grow(&mut self) -> bool {
-        let Some(mut larger) = Array::with_capacity((self.entries.capacity() * 2).max(512)) else {
+        let Some(mut larger) = Array::populated((self.entries.capacity() * 2).max(512)) else {
             return false;
         };
         for entry in self.entries.slice(self.entries.capacity()).iter().filter(|entry| entry.number != 0) {

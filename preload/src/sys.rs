@@ -34,8 +34,15 @@ unsafe fn syscall(number: i64, arguments: [usize; 6]) -> Result<usize, Errno> {
 
 /// Maps `len` bytes of zeroed private memory.
 pub fn map_anonymous(len: usize) -> Result<NonNull<u8>, Errno> {
-    map(len, abi::PROT_READ | abi::PROT_WRITE, abi::MAP_PRIVATE | abi::MAP_ANONYMOUS | abi::MAP_NORESERVE, -1, 0)
+    map(len, abi::PROT_READ | abi::PROT_WRITE, ANONYMOUS, -1, 0)
 }
+
+/// The same with its pages.
+pub fn map_populated(len: usize) -> Result<NonNull<u8>, Errno> {
+    map(len, abi::PROT_READ | abi::PROT_WRITE, ANONYMOUS | abi::MAP_POPULATE, -1, 0)
+}
+
+const ANONYMOUS: i32 = abi::MAP_PRIVATE | abi::MAP_ANONYMOUS | abi::MAP_NORESERVE;
 
 /// Maps a window of a file, shared and writable.
 pub fn map_file(fd: i32, offset: u64, len: usize) -> Result<NonNull<u8>, Errno> {
@@ -67,6 +74,17 @@ pub unsafe fn replace_by_private(address: NonNull<u8>, len: usize) {
 pub unsafe fn unmap(address: NonNull<u8>, len: usize) {
     // SAFETY: the caller gave the range up.
     let _ = unsafe { syscall(abi::SYS_MUNMAP, [address.as_ptr() as usize, len, 0, 0, 0, 0]) };
+}
+
+/// Makes a mapping longer, zeroed behind what is there, wherever there is room for it.
+///
+/// # Safety
+/// Nothing may use the old range any more when this succeeds.
+pub unsafe fn grow(address: NonNull<u8>, old_len: usize, len: usize) -> Result<NonNull<u8>, Errno> {
+    let may_move = abi::MREMAP_MAYMOVE as usize;
+    // SAFETY: the caller's own mapping.
+    let moved = unsafe { syscall(abi::SYS_MREMAP, [address.as_ptr() as usize, old_len, len, may_move, 0, 0])? };
+    NonNull::new(moved as *mut u8).ok_or(Errno(abi::ENOMEM))
 }
 
 /// Makes a mapping read as zero in children of fork (Linux 4.14).

@@ -29,8 +29,16 @@ const FIRST_LEN: usize = 64 * 1024;
 impl Maps {
     /// `None` when it can't be read.
     pub fn read() -> Option<Maps> {
+        Maps::read_into(Array::new())
+    }
+
+    /// The same in memory that is there.
+    pub fn read_into(text: Array<u8>) -> Option<Maps> {
+        let mut maps = Maps { text, len: 0 };
+        if !maps.text.grow(FIRST_LEN) {
+            return None;
+        }
         let fd = sys::open_read(c"/proc/self/maps").ok()?;
-        let mut maps = Maps { text: Array::with_capacity(FIRST_LEN)?, len: 0 };
         let is_whole = loop {
             if maps.len == maps.text.capacity() && !maps.text.grow(maps.len + 1) {
                 break false;
@@ -44,6 +52,11 @@ impl Maps {
         };
         sys::close(fd);
         if is_whole { Some(maps) } else { None }
+    }
+
+    /// The memory, for the next time.
+    pub fn into_memory(mut self) -> Array<u8> {
+        core::mem::replace(&mut self.text, Array::new())
     }
 
     /// The mapping that an address is in.

@@ -36,19 +36,39 @@ pub struct Module {
 // SAFETY: numbers.
 unsafe impl Plain for Module {}
 
+/// A mapping.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Span {
+    start: u64,
+    end: u64,
+}
+
+// SAFETY: numbers.
+unsafe impl Plain for Span {}
+
 /// By address.
 pub struct Modules {
     modules: Array<Module>,
     len: usize,
-    /// Room for those of the next look.
+    /// Room for the next look: modules, mappings that can be read, and what the kernel says of them.
     next: Array<Module>,
+    readable: Array<Span>,
+    text: Array<u8>,
     /// Addresses that nobody knew, since something was looked for and found.
     n_unknown: u32,
 }
 
 impl Modules {
     pub const fn new() -> Modules {
-        Modules { modules: Array::new(), len: 0, next: Array::new(), n_unknown: 0 }
+        Modules {
+            modules: Array::new(),
+            len: 0,
+            next: Array::new(),
+            readable: Array::new(),
+            text: Array::new(),
+            n_unknown: 0,
+        }
     }
 
     /// What an address of code belongs to.
@@ -67,7 +87,7 @@ impl Modules {
         let index = self.index(address)?;
         let module = self.modules.get_mut(index)?;
         if module.number == 0 {
-            module.number = u64::from(describe(guard, module)?);
+            module.number = u64::from(describe(guard, &Maps::read()?, module)?);
         }
         let offset = u32::try_from(address.wrapping_sub(module.bias)).ok()?;
         Some((module.number as u32, offset))
@@ -92,12 +112,31 @@ impl Modules {
         self.n_unknown <= ALWAYS || self.n_unknown.is_multiple_of(ONE_IN)
     }
 
-    /// Looks again; what is still there keeps its number. `false` when that is not possible.
-    pub fn look(&mut self) -> bool {
-        let Some(maps) = Maps::read() else { return false };
-        let mut n_found = 0;
+    /// Looks for what is at an address, which gets its number.
+    pub fn look_for(&mut self, guard: &Guard, address: u64) {
+        let text = core::mem::replace(&mut self.text, Array::new());
+        let Some(maps) = Maps::read_into(text) else { return };
+        if self.look(&maps)
+            && let Some(module) = self.index(address).and_then(|index| self.modules.get_mut(index))
+            && module.number == 0
+        {
+            module.number = describe(guard, &maps, module).unwrap_or(0).into();
+        }
+        self.text = maps.into_memory();
+    }
+
+    /// Looks again; what is still there keeps its number. `false` without memory.
+    pub fn look(&mut self, maps: &Maps) -> bool {
+        let (mut n_found, mut n_readable) = (0, 0);
         let mut first: Option<Mapping<'_>> = None;
         for mapping in maps.lines() {
+            if mapping.is_readable {
+                if !self.readable.grow(n_readable + 1) {
+                    return false;
+                }
+                self.readable.set(n_readable, Span { start: mapping.start, end: mapping.end });
+                n_readable += 1;
+            }
             let is_of_file = mapping.file.1 != 0 || mapping.path == b"[vdso]";
             // The start of a file; what else is mapped of it follows.
             if mapping.is_readable && mapping.offset == 0 && is_of_file {
@@ -113,11 +152,6 @@ impl Modules {
                 // Code that the program made itself is counted from where it begins.
                 None => module.bias = mapping.start,
             }
-            if module.header != 0
-                && let Some(segment) = maps.at(module.header).filter(|segment| segment.is_readable)
-            {
-                (module.segment_start, module.segment_end) = (segment.start, segment.end);
-            }
             // Nothing was unloaded since the last look, or it would be forgotten.
             let known = self.find(module.start).filter(|known| known.is_like(&module));
             module.number = known.map_or(0, |known| known.number);
@@ -126,6 +160,14 @@ impl Modules {
             }
             self.next.set(n_found, module);
             n_found += 1;
+        }
+        let readable = self.readable.slice(n_readable);
+        for module in self.next.tail_mut(0).and_then(|next| next.get_mut(..n_found)).unwrap_or(&mut []) {
+            let above = readable.partition_point(|span| span.start <= module.header);
+            let segment = above.checked_sub(1).and_then(|index| readable.get(index));
+            if let Some(segment) = segment.filter(|segment| module.header != 0 && module.header < segment.end) {
+                (module.segment_start, module.segment_end) = (segment.start, segment.end);
+            }
         }
         if n_found != self.len {
             self.n_unknown = 0;
@@ -138,11 +180,10 @@ impl Modules {
 
 /// Writes a module into the log; its number.
 #[cold]
-fn describe(guard: &Guard, module: &Module) -> Option<u32> {
-    let maps = Maps::read()?;
+fn describe(guard: &Guard, maps: &Maps, module: &Module) -> Option<u32> {
     let mapping = maps.at(module.start)?;
     let id = python::next_code_number();
-    let build_id = if module.elf == 0 { None } else { build_id(&maps, module) };
+    let build_id = if module.elf == 0 { None } else { build_id(maps, module) };
     let record =
         Record::Module(record::Module { id, bias: module.bias, path: mapping.path, build_id: build_id.unwrap_or(&[]) });
     meta::record(guard, &record).then_some(id)

@@ -84,7 +84,7 @@ fn look_up(guard: &Guard, address: u64, key: u64) -> Rule {
         return Rule::Unknown;
     }
     if modules.find(address).is_none() && modules.is_look_due() {
-        modules.look();
+        modules.look_for(guard, address);
     }
     // What is not known now may be loaded soon.
     let Some(module) = modules.find(address) else { return Rule::Unknown };

@@ -10,6 +10,7 @@ use std::ffi::{c_int, c_void};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use super::super::maps::Maps;
 use super::super::memo::Memo;
 use super::super::modules::Modules;
 use super::super::rule::Rule;
@@ -34,7 +35,7 @@ impl Stack for Memory {
 
 fn ours(mut frame: Registers) -> Vec<u64> {
     let mut modules = Modules::new();
-    assert!(modules.look());
+    assert!(modules.look(&Maps::read().unwrap()));
     let mut addresses = vec![frame.pc];
     loop {
         let address = frame.code_address();
@@ -120,7 +121,7 @@ thread_local! {
 fn rule(address: u64) -> Rule {
     RULES.with_borrow_mut(|(modules, rules)| {
         if modules.find(address).is_none() {
-            assert!(modules.look());
+            assert!(modules.look(&Maps::read().unwrap()));
         }
         *rules.entry(address).or_insert_with(|| unsafe { modules.find(address).unwrap().rule(address) })
     })
