@@ -105,7 +105,7 @@ fn a_report_on_another_machine_is_the_one_of_the_machine_that_recorded() {
     // Without what was packed only offsets are left.
     let (report, said) = tree(&[&there[0]], |_| {});
     assert!(report.contains("libowned.so+0x") && !report.contains("from_library"), "{report}");
-    assert_eq!(said, ["program and libowned.so are gone: their functions are shown as offsets"]);
+    assert_eq!(said, ["libowned.so and program are gone: their functions are shown as offsets"]);
     for (from, to) in both.iter().zip(&there) {
         fs::copy(format!("{}.symbols", from.display()), format!("{}.symbols", to.display())).unwrap();
     }
@@ -164,7 +164,7 @@ fn debug_information_is_found_in_a_folder_that_is_named() {
     let (bare, said) = tree(&[&capture], |_| {});
     // The library has symbols for others, the program none.
     assert!(bare.contains("from_library:") && bare.contains("program+0x") && !bare.contains(".c:7"), "{bare}");
-    let expected = "no debug information for program and libowned.so: their functions have no lines, and those without \
+    let expected = "no debug information for libowned.so and program: their functions have no lines, and those without \
                     a symbol are shown as offsets (build with -g, ";
     assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
     let folder = machine.scratch.join("debug");

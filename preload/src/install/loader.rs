@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use memtrace_format::record::notice;
 
 use crate::abi;
-use crate::guard::Guard;
+use crate::guard::{self, Guard};
 use crate::hooks::TABLE;
 use crate::real::{self, Real};
 use crate::{lane, lifecycle, meta, python, sys, unwind};
@@ -88,7 +88,9 @@ fn end_unloading(guard: &Guard) {
 /// The program is about to jump to a place where its stack pointer is `target`: perhaps out of a destructor, so that
 /// `dlclose` never ends.
 pub fn leave_by_jump(target: usize) {
+    // A handler that interrupted us, and jumps about in itself, leaves nothing.
     if lifecycle::has_native_stacks()
+        && !guard::is_held()
         && let Some(guard) = Guard::enter()
         && let Some(lane) = lane::at_hand(&guard)
         && lane.unloading != 0
