@@ -46,16 +46,18 @@ impl<T: Plain> Array<T> {
 
     /// Zeroed elements, at least `len` of them; `None` when the kernel has no memory.
     pub fn with_capacity(len: usize) -> Option<Array<T>> {
-        let bytes = bytes_of::<T>(len)?;
-        let start = sys::map_anonymous(bytes).ok()?;
-        Some(Array { start: start.as_ptr().cast(), capacity: bytes / size_of::<T>() })
+        Array::mapped(len, sys::map_anonymous)
     }
 
     /// The same with all pages there at once, for arrays that are used all over: each would be faulted in twice, when it
     /// is read and when it is written.
     pub fn populated(len: usize) -> Option<Array<T>> {
+        Array::mapped(len, sys::map_populated)
+    }
+
+    fn mapped(len: usize, map: impl FnOnce(usize) -> Result<NonNull<u8>, sys::Errno>) -> Option<Array<T>> {
         let bytes = bytes_of::<T>(len)?;
-        let start = sys::map_populated(bytes).ok()?;
+        let start = map(bytes).ok()?;
         Some(Array { start: start.as_ptr().cast(), capacity: bytes / size_of::<T>() })
     }
 

@@ -81,17 +81,14 @@ impl Native {
             return stack;
         }
         let what = u64::from(native) | JOINED;
-        self.recent.find(stack, what).unwrap_or_else(|| {
-            let node = Node { parent: stack, code: Node::NO_CODE, offset: native };
-            match tree.child(guard, writer, &node) {
-                // When the log has run out, half a stack is better than none.
-                0 => stack,
-                both => {
-                    self.recent.keep(stack, what, both);
-                    both
-                }
-            }
-        })
+        if let Some(both) = self.recent.find(stack, what) {
+            return both;
+        }
+        let node = Node { parent: stack, code: Node::NO_CODE, offset: native };
+        // When the log has run out, half a stack is better than none.
+        let Some(both) = tree.child(guard, writer, &node) else { return stack };
+        self.recent.keep(stack, what, both);
+        both
     }
 
     /// The number of the native stack; 0 when it is not known. Where an interpreter's frame without code lies, the
@@ -114,10 +111,11 @@ impl Native {
         let generation = unwind::generation();
         if generation != self.generation {
             self.generation = generation;
+            self.memo.forget();
             self.recent.forget();
         }
         let top = Registers::of_caller(caller);
-        if !self.memo.refresh(top, &self.own, generation, |address| unwind::rule(guard, address, generation)) {
+        if !self.memo.refresh(top, &self.own, |address| unwind::rule(guard, address, generation)) {
             return 0;
         }
         let Some(highest) = self.entries.learn(python) else { return 0 };
@@ -204,7 +202,7 @@ impl Native {
     ) {
         let generation = self.generation;
         let mut fresh = Memo::new();
-        if !fresh.refresh(top, &self.own, generation, |address| unwind::rule(guard, address, generation)) {
+        if !fresh.refresh(top, &self.own, |address| unwind::rule(guard, address, generation)) {
             return;
         }
         let frames = fresh.frames();
@@ -244,10 +242,7 @@ impl Native {
 /// out.
 #[inline(always)]
 fn first(guard: &Guard, writer: &mut Writer, tree: &mut Tree, frames: &[unwind::Frame]) -> Option<u32> {
-    if !frames.first().is_some_and(unwind::Frame::is_cut) {
-        return Some(0);
-    }
-    Some(tree.child(guard, writer, &Node { parent: 0, code: Node::NO_CODE, offset: 0 })).filter(|mark| *mark != 0)
+    if frames.first().is_some_and(unwind::Frame::is_cut) { tree.mark(guard, writer, 0) } else { Some(0) }
 }
 
 /// The node that a frame leads to from its caller's: that one itself when nobody knows what its code belongs to. `None`
@@ -255,10 +250,9 @@ fn first(guard: &Guard, writer: &mut Writer, tree: &mut Tree, frames: &[unwind::
 #[cold]
 #[inline(never)]
 fn child(guard: &Guard, writer: &mut Writer, tree: &mut Tree, parent: u32, what: u64, generation: u64) -> Option<u32> {
-    let mut introduce = |node: Node| Some(tree.child(guard, writer, &node)).filter(|child| *child != 0);
     let Some((code, offset)) = unwind::place(guard, what & !LOOP, generation) else { return Some(parent) };
-    let child = introduce(Node { parent, code, offset })?;
-    if what & LOOP == 0 { Some(child) } else { introduce(Node { parent: child, code: Node::NO_CODE, offset: 0 }) }
+    let child = tree.child(guard, writer, &Node { parent, code, offset })?;
+    if what & LOOP == 0 { Some(child) } else { tree.mark(guard, writer, child) }
 }
 
 fn address(python: &[python::Frame], level: usize) -> u64 {

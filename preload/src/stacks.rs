@@ -103,17 +103,18 @@ impl Stacks {
         if self.has_native() {
             return None;
         }
-        self.while_reading(|stacks| stacks.compare(&python::state_at_hand()?, code::epoch_at_hand()?))
+        self.python_at_hand()
     }
 
     /// The same with the native stack, when that is wanted.
     pub fn both_at_hand(&mut self, guard: &Guard, writer: &mut Writer, caller: Caller) -> Option<u32> {
-        let python = if python::is_there() {
-            self.while_reading(|stacks| stacks.compare(&python::state_at_hand()?, code::epoch_at_hand()?))?
-        } else {
-            0
-        };
+        let python = if python::is_there() { self.python_at_hand()? } else { 0 };
         self.joined(guard, writer, caller, python)
+    }
+
+    #[inline(always)]
+    fn python_at_hand(&mut self) -> Option<u32> {
+        self.while_reading(|stacks| stacks.compare(&python::state_at_hand()?, code::epoch_at_hand()?))
     }
 
     /// The number of this thread's stack now, with its native one when that is wanted; 0 when it has none.
@@ -236,14 +237,9 @@ impl Stacks {
         let mut node = self.node_below(known);
         for (level, frame) in self.chain.frames().iter().enumerate().skip(known) {
             if self.native.is_some() && python::is_entry(frame) {
-                let marker = Node { parent: node, code: Node::NO_CODE, offset: 0 };
-                match self.tree.child(guard, writer, &marker) {
-                    0 => return false,
-                    marked => {
-                        self.rings.keep(node, RawFrame::ENTRY, epoch, marked);
-                        node = marked;
-                    }
-                }
+                let Some(mark) = self.tree.mark(guard, writer, node) else { return false };
+                self.rings.keep(node, RawFrame::ENTRY, epoch, mark);
+                node = mark;
             }
             if let Some(shown) = python::shown(frame) {
                 match self.rings.find(node, shown, epoch) {
@@ -271,8 +267,7 @@ impl Stacks {
         let mut node = Some(0);
         for (level, frame) in self.chain.frames().iter().enumerate() {
             if self.native.is_some() && python::is_entry(frame) {
-                let marker = |parent| Node { parent, code: Node::NO_CODE, offset: 0 };
-                node = node.map(|node| self.tree.child(guard, writer, &marker(node)));
+                node = node.and_then(|node| self.tree.mark(guard, writer, node));
             }
             if let Some(shown) = python::shown(frame) {
                 node = node.and_then(|node| self.tree.node_of(guard, writer, node, shown));
@@ -406,29 +401,32 @@ impl Tree {
     fn node_of(&mut self, guard: &Guard, writer: &mut Writer, parent: u32, frame: RawFrame) -> Option<u32> {
         match code::resolve(guard, frame) {
             None => Some(parent),
-            Some((code, offset)) => match self.child(guard, writer, &Node { parent, code, offset }) {
-                0 => None,
-                child => Some(child),
-            },
+            Some((code, offset)) => self.child(guard, writer, &Node { parent, code, offset }),
         }
     }
 
-    /// The number of a node, introducing it if it is new; 0 when it can't be.
-    pub fn child(&mut self, guard: &Guard, writer: &mut Writer, node: &Node) -> u32 {
+    /// The mark above a node.
+    pub fn mark(&mut self, guard: &Guard, writer: &mut Writer, parent: u32) -> Option<u32> {
+        self.child(guard, writer, &Node { parent, code: Node::NO_CODE, offset: 0 })
+    }
+
+    /// The number of a node, introducing it if it is new; `None` when it can't be.
+    pub fn child(&mut self, guard: &Guard, writer: &mut Writer, node: &Node) -> Option<u32> {
         if self.len * 2 >= self.entries.capacity() && !self.grow() {
-            return 0;
+            return None;
         }
         let place = match find(&self.entries, node) {
-            Found::Number(number) => return number,
+            Found::Number(number) => return Some(number),
             Found::Place(place) => place,
         };
         // The number is written before it is known here: a thread thrown out in between only wastes it.
         let number = writer.node(guard, node);
-        if number != 0 {
-            self.entries.set(place, Entry { parent: node.parent, code: node.code, offset: node.offset, number });
-            self.len += 1;
+        if number == 0 {
+            return None;
         }
-        number
+        self.entries.set(place, Entry { parent: node.parent, code: node.code, offset: node.offset, number });
+        self.len += 1;
+        Some(number)
     }
 
     fn grow(&mut self) -> bool {

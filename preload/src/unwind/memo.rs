@@ -55,8 +55,6 @@ pub struct Memo {
     n_unchanged: usize,
     /// What is new, top first.
     new: Array<Frame>,
-    /// What rules were known under.
-    generation: u64,
 }
 
 impl Frame {
@@ -133,7 +131,7 @@ impl Frame {
 
 impl Memo {
     pub const fn new() -> Memo {
-        Memo { frames: Array::new(), len: 0, n_unchanged: 0, new: Array::new(), generation: 0 }
+        Memo { frames: Array::new(), len: 0, n_unchanged: 0, new: Array::new() }
     }
 
     /// Gives its memory back.
@@ -163,10 +161,7 @@ impl Memo {
 
     /// Finds the frames from these registers on; `own` is where the thread's own stack is. `false` without memory.
     #[inline(always)]
-    pub fn refresh(&mut self, top: Registers, own: &Range<u64>, generation: u64, rule: impl Fn(u64) -> Rule) -> bool {
-        if generation != self.generation {
-            (self.generation, self.len) = (generation, 0);
-        }
+    pub fn refresh(&mut self, top: Registers, own: &Range<u64>, rule: impl Fn(u64) -> Rule) -> bool {
         let mut stack = Stack::at(top.sp, own);
         let (mut current, mut left, mut n_new) = (top, self.len, 0);
         // Until the new ones are in their place, nothing is known.

@@ -135,12 +135,12 @@ fn compare_memo(own: &std::ops::Range<u64>) -> usize {
     let top = Registers { pc, sp, bp, is_interrupted: true };
     let fresh = || {
         let mut memo = Memo::new();
-        assert!(memo.refresh(top, own, 1, rule));
+        assert!(memo.refresh(top, own, rule));
         memo.frames().iter().map(|frame| frame.code_address()).collect::<Vec<_>>()
     };
     let fresh = fresh();
     MEMO.with_borrow_mut(|memo| {
-        assert!(memo.refresh(top, own, 1, rule));
+        assert!(memo.refresh(top, own, rule));
         let remembered: Vec<u64> = memo.frames().iter().map(|frame| frame.code_address()).collect();
         assert_eq!(remembered, fresh);
         memo.n_unchanged()
