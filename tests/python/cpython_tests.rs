@@ -102,22 +102,33 @@ const LONG: [&str; 58] = [
 
 #[test]
 fn a_few_of_cpythons_tests_end_as_without_us_and_every_stack_is_right() {
-    check(&SHORT);
+    check(&SHORT, &[]);
+}
+
+#[test]
+fn a_few_of_cpythons_tests_end_as_without_us_and_every_native_stack_is_right() {
+    check(&SHORT, &["--native"]);
 }
 
 #[test]
 #[ignore = "long tier"]
 fn cpythons_tests_end_as_without_us_and_every_stack_is_right() {
-    check(&LONG);
+    check(&LONG, &[]);
 }
 
-/// One module at a time, so that a crash costs one.
-fn check(modules: &[&str]) {
+#[test]
+#[ignore = "long tier"]
+fn cpythons_tests_end_as_without_us_and_every_native_stack_is_right() {
+    check(&LONG, &["--native"]);
+}
+
+/// Records with `options`, one module at a time, so that a crash costs one.
+fn check(modules: &[&str], options: &[&str]) {
     let scratch = Scratch::new("cpython");
     on_every_python(|python| {
         let mut problems = Vec::new();
         for module in modules {
-            match check_module(python, module, &scratch) {
+            match check_module(python, module, options, &scratch) {
                 Ok(report) => eprintln!("CPython {} {module}: {report}", python.minor),
                 Err(problem) => problems.push(format!("{module}: {problem}")),
             }
@@ -134,7 +145,7 @@ struct Outcomes {
     details: BTreeMap<String, String>,
 }
 
-fn check_module(python: &Python, module: &str, scratch: &Scratch) -> Result<String, String> {
+fn check_module(python: &Python, module: &str, options: &[&str], scratch: &Scratch) -> Result<String, String> {
     if !has_module(python, module) {
         return Ok("not in this interpreter".into());
     }
@@ -142,14 +153,15 @@ fn check_module(python: &Python, module: &str, scratch: &Scratch) -> Result<Stri
         return Ok("hangs without us, too".into());
     }
     let plain = run_plain(python, module, scratch)?;
-    let (traced, n_checked) = run_traced(python, module, !UNCHECKED.contains(&module), scratch)?;
+    let run_traced = |is_checked| run_traced(python, module, options, is_checked, scratch);
+    let (traced, n_checked) = run_traced(!UNCHECKED.contains(&module))?;
     let mut differing = differing(&plain, &traced);
     let mut text = format!("{} tests, {n_checked} stacks", traced.outcomes.len());
     if !differing.is_empty() {
         text += &format!("; other outcomes at first: {}", differing.join(", "));
         let plain_again = run_plain(python, module, scratch)?;
         // Without the check, which makes frame objects in the program and calls its allocators.
-        let (traced_again, _) = run_traced(python, module, false, scratch)?;
+        let (traced_again, _) = run_traced(false)?;
         let is_steady = |name: &String| {
             let is_same = |one: &Outcomes, other: &Outcomes| one.outcomes.get(name) == other.outcomes.get(name);
             is_same(&plain, &plain_again) && !is_same(&plain, &traced_again)
@@ -189,10 +201,16 @@ fn run_plain(python: &Python, module: &str, scratch: &Scratch) -> Result<Outcome
 }
 
 /// The outcomes, and how many stacks were compared.
-fn run_traced(python: &Python, module: &str, is_checked: bool, scratch: &Scratch) -> Result<(Outcomes, u64), String> {
+fn run_traced(
+    python: &Python,
+    module: &str,
+    options: &[&str],
+    is_checked: bool,
+    scratch: &Scratch,
+) -> Result<(Outcomes, u64), String> {
     let (outcomes, capture) = (scratch.join("traced.json"), scratch.join("capture.bin"));
     let mut command = support::memtrace();
-    command.args(["run", "--quiet", "--force", "--output"]).arg(&capture).arg("--").arg(&python.path);
+    command.args(["run", "--quiet", "--force"]).args(options).arg("--output").arg(&capture).arg("--").arg(&python.path);
     command.arg(fixture("cpython_tests.py")).arg(&outcomes).arg(module);
     if is_checked {
         command.env("MEMTRACE_SELF_CHECK", "1");
