@@ -157,7 +157,7 @@ impl Model {
 
     /// `function:file:line`, as text reports show a frame.
     pub fn location(&self, frame: Frame) -> String {
-        format!("{}:{}:{}", self.text(frame.function), self.text(frame.file), frame.line)
+        format!("{}:{}", self.text(frame.function), frame.place(self.text(frame.file)))
     }
 
     /// Whether the frame belongs to the machinery of `import`.

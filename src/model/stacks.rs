@@ -19,6 +19,16 @@ pub struct Frame {
     pub is_native: bool,
 }
 
+impl Frame {
+    /// `path:line`, and the path alone where there is no line.
+    pub fn place(&self, path: &str) -> String {
+        match self.line {
+            0 => path.to_string(),
+            line => format!("{path}:{line}"),
+        }
+    }
+}
+
 /// A frame of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrameId(u32);

@@ -153,7 +153,7 @@ impl Location {
         Location {
             whole: model.location(frame),
             function: model.text(frame.function).to_string(),
-            place: format!("{file}:{}", frame.line),
+            place: frame.place(file),
         }
     }
 

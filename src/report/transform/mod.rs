@@ -27,11 +27,7 @@ fn from_root(model: &Model, stack: StackId) -> Vec<FrameId> {
 /// `function (file:line)`, as one frame.
 pub fn frame_text(model: &Model, frame: Frame) -> String {
     let (function, file) = (model.text(frame.function), model.text(frame.file));
-    let text = match frame.line {
-        0 => format!("{function} ({file})"),
-        line => format!("{function} ({file}:{line})"),
-    };
-    one_frame(&text)
+    one_frame(&format!("{function} ({})", frame.place(file)))
 }
 
 /// The text on one line and without the semicolon, which separates frames.

@@ -67,7 +67,7 @@ pub fn facts(state: &State, width: usize, theme: &Theme) -> Vec<Line<'static>> {
             };
             let function = printable(model.text(frame.function)).into_owned();
             (vec![Span::styled(function, theme.strong()), faint(format!("  {whose}"), theme)], {
-                let place = format!("{}:{}", printable(file), frame.line);
+                let place = frame.place(&printable(file));
                 Line::styled(start_cut(&place, width), theme.place())
             })
         }

@@ -77,7 +77,7 @@ fn name(state: &State, node: usize, width: usize, theme: &Theme) -> Vec<Span<'st
     // Less of a place than this says nothing.
     const MIN_PLACE: usize = 8;
     let left = width.saturating_sub(function.width() + 2);
-    let place = format!("{}:{}", origin::short(file, &model.process().facts.cwd), frame.line);
+    let place = frame.place(origin::short(file, &model.process().facts.cwd));
     let place = if left < MIN_PLACE { String::new() } else { format!("  {}", start_cut(&printable(&place), left)) };
     vec![Span::styled(function, style), Span::styled(place, theme.place())]
 }
