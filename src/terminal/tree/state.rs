@@ -21,6 +21,8 @@ pub struct State<'a> {
     pub hides_imports: bool,
     /// The machinery of `import` and of `python -m` is lifted out: what it called stands below whoever needed it.
     pub hides_uninteresting: bool,
+    /// Native frames are lifted out, beside Python ones.
+    pub hides_native: bool,
     pub mode: Mode,
     pub search: Search,
     pub tree: Tree,
@@ -59,6 +61,7 @@ impl<'a> State<'a> {
             measure: Measure::Bytes,
             hides_imports: false,
             hides_uninteresting: true,
+            hides_native: false,
             mode: Mode::Walking,
             search: Search::default(),
             tree: Tree::default(),
@@ -79,6 +82,11 @@ impl<'a> State<'a> {
 
     pub fn snapshot(&self) -> &'a Snapshot {
         &self.tabs[self.tab].snapshot
+    }
+
+    /// Whether there are native frames beside Python ones.
+    pub fn has_native_frames(&self) -> bool {
+        self.model.runs_python() && self.model.processes().iter().any(|process| process.facts.has_native_stacks)
     }
 
     pub fn is_open(&self, node: usize) -> bool {
@@ -127,6 +135,7 @@ impl<'a> State<'a> {
             (KeyCode::Char('e'), false) => self.open_chain(),
             (KeyCode::Char('i'), false) => self.change(|state| state.hides_imports ^= true),
             (KeyCode::Char('u'), false) => self.change(|state| state.hides_uninteresting ^= true),
+            (KeyCode::Char('x'), false) if self.has_native_frames() => self.change(|state| state.hides_native ^= true),
             (KeyCode::Char('c'), false) => self.change(|state| {
                 state.measure = match state.measure {
                     Measure::Bytes => Measure::Count,
@@ -261,9 +270,11 @@ impl<'a> State<'a> {
     }
 
     fn keep(&self, frame: FrameId) -> Keep {
-        let role = role_of(self.model, frame);
+        let (kind, role) = origin::of_frame(self.model, self.model.frame(frame));
         let is_importing = role & role::IMPORTING != 0;
-        match (self.hides_imports && is_importing, self.hides_uninteresting && role != role::NONE) {
+        let is_lifted =
+            self.hides_uninteresting && role != role::NONE || self.hides_native && kind == origin::Kind::Native;
+        match (self.hides_imports && is_importing, is_lifted) {
             (true, _) => Keep::Dropped,
             (_, true) => Keep::Lifted,
             _ => Keep::Shown,

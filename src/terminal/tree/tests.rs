@@ -11,11 +11,13 @@ use ratatui::style::{Color, Modifier};
 
 use super::*;
 use crate::analysis::Row;
+use crate::model::facts::Python;
 use crate::model::{Clock, Facts, StackId};
 use crate::report::sources::Confidential;
 use crate::terminal::theme::Theme;
 
-/// Bytes and blocks at the peak and at the end, and the stack as `function file line`, from the root to the leaf.
+/// Bytes and blocks at the peak and at the end, and the stack as `function file line`, from the root to the leaf; a file
+/// in C has native frames.
 type Stack<'a> = (u64, u64, u64, u64, &'a [(&'a str, &'a str, u32)]);
 
 const SHOP: &[Stack] = &[
@@ -41,11 +43,17 @@ fn look(stacks: &[Stack], check: impl FnOnce(Looking)) {
 }
 
 fn look_with(stacks: &[Stack], biggest_allocs: usize, check: impl FnOnce(Looking)) {
-    let mut model = Model::new(Facts { cwd: "/srv/shop".into(), ..Facts::default() }, Clock::default());
+    let has_native_stacks = stacks.iter().any(|stack| stack.4.iter().any(|&(_, file, _)| file.ends_with(".c")));
+    let mut facts = Facts { cwd: "/srv/shop".into(), has_native_stacks, ..Facts::default() };
+    facts.image_mut(0).python = Some(Python { version: 0, allocator: String::new(), has_stacks: true });
+    let mut model = Model::new(facts, Clock::default());
     let (mut peak, mut end) = (Vec::new(), Vec::new());
     for &(peak_bytes, peak_count, end_bytes, end_count, frames) in stacks {
         let stack = frames.iter().fold(StackId::EMPTY, |stack, &(function, file, line)| {
-            let frame = model.intern_frame(function, file, line);
+            let frame = match file.ends_with(".c") {
+                true => model.intern_native_frame(function, file, line, "/lib/fast.so"),
+                false => model.intern_frame(function, file, line),
+            };
             model.extend_stack(stack, frame)
         });
         peak.push(Row { stack, bytes: peak_bytes, count: peak_count });
@@ -169,6 +177,27 @@ fn arrows_open_and_close_and_go_to_callers_and_calls() {
         assert_eq!(view.tree(), ["everything*"]);
         view.press("enter");
         assert_eq!(view.tree(), ["everything*", " <module>", " <module>"]);
+    });
+}
+
+#[test]
+fn native_frames_are_lifted_out_and_come_back() {
+    let call = ("call", "fast.c", 0);
+    let native: &[Stack] = &[(7, 1, 0, 0, &[MAIN, call, LOADS, ("grow", "fast.c", 9)]), (2, 1, 0, 0, &[MAIN])];
+    look(native, |mut view| {
+        let with_native = ["everything*", " <module>", "  call", "   loads", "    grow"];
+        assert_eq!(view.tree(), with_native);
+        assert!(view.screen(130, 12).contains(" x hide native"));
+        assert!(view.screen(80, 12).contains("fast.c:9") && !view.screen(80, 12).contains("fast.c:0"));
+        view.press("x right right e");
+        assert_eq!(view.tree(), ["everything", " <module>", "  loads*"]);
+        assert!(view.screen(130, 12).contains(" x show native"));
+        view.press("home x");
+        assert_eq!(view.tree(), with_native);
+    });
+    look(SHOP, |mut view| {
+        view.press("x");
+        assert!(!view.screen(120, 12).contains("native"));
     });
 }
 

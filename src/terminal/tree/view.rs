@@ -155,6 +155,8 @@ fn hints(state: &State, width: usize, theme: &Theme) -> Line<'static> {
         ("u", text(state.hides_uninteresting, "uninteresting")),
         ("c", measure.to_string()),
     ]);
+    let native = state.has_native_frames().then(|| ("x", text(state.hides_native, "native")));
+    let keys = keys.chain(native);
     let mut spans = Vec::new();
     let mut left = width;
     for (key, does) in keys {
@@ -177,6 +179,7 @@ const HELP: &[&str] = &[
     "c                  bytes or number of blocks",
     "i                  without what imports allocated",
     "u                  without frames of import and runpy",
+    "x                  without native frames",
     "q  Ctrl+C          quit",
     "Ctrl+Z             suspend",
 ];
