@@ -2,6 +2,7 @@
 //! compared with a fresh walk while it is recorded.
 
 mod build;
+mod ctypes;
 mod cython;
 mod libraries;
 mod memray;
