@@ -1,10 +1,11 @@
 //! The command line: clap's structs and their help texts, and nothing that acts. Commands take these structs as they
 //! are.
 
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
-use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use memtrace_format::options::NativeStacks;
@@ -35,6 +36,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(RunArgs),
+    Ctl(CtlArgs),
     Flamegraph(FlamegraphArgs),
     Summary(SummaryArgs),
     Table(TableArgs),
@@ -156,6 +158,43 @@ impl RunArgs {
     }
 }
 
+/// Ask about a recording that goes on, pause it, resume it, or mark a moment in it
+///
+/// Only the user who records can do that.
+#[derive(Args, Debug)]
+#[command(after_help = CTL_EXAMPLES)]
+pub struct CtlArgs {
+    /// The recorded process
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: u32,
+    #[command(subcommand)]
+    pub action: CtlAction,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum CtlAction {
+    /// Tell what is recorded, since when, and what it has come to
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Leave out what is allocated from now on; what is given back is recorded as before
+    Pause,
+    /// Record allocations again
+    Resume,
+    /// Give this moment a name, which reports show and take as a bound (--from NAME, --to NAME)
+    Mark { name: String },
+    /// Wait until what was recorded so far is on the disk
+    Flush,
+}
+
+const CTL_EXAMPLES: &str = "\
+Examples:
+  memtrace ctl 4711 status
+  memtrace ctl 4711 mark 'after the import'
+  memtrace ctl $(pgrep -f app.py) pause";
+
 /// Which allocations a report shows.
 #[derive(Args, Clone, Debug)]
 pub struct Selection {
@@ -219,6 +258,8 @@ pub struct FlamegraphArgs {
     /// Open with a range of time to choose: its own peak, or with --leaks what was allocated in it and not freed
     #[arg(long)]
     pub temporal: bool,
+    #[command(flatten)]
+    pub range: RangeArgs,
     /// Begin with what allocated, and show above it who called
     #[arg(long)]
     pub inverted: bool,
@@ -549,23 +590,45 @@ pub struct ParseArgs {
     /// Leave out allocations and mappings of fewer bytes
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub min_size: u64,
-    /// Leave out what happened in the first SECONDS of the capture
-    #[arg(long, value_name = "SECONDS")]
-    pub from: Option<f64>,
-    /// Leave out what happened SECONDS after the start of the capture and later
-    #[arg(long, value_name = "SECONDS")]
-    pub to: Option<f64>,
+    #[command(flatten)]
+    pub range: RangeArgs,
     /// Print each stack once, as a line with a number that later lines refer to
     #[arg(long, requires = "json")]
     pub stacks_once: bool,
 }
 
-impl ParseArgs {
-    /// The part of the capture to print, in nanoseconds since its start.
-    pub fn range(&self) -> Range<u64> {
-        // What is no number of nanoseconds becomes the nearest one.
-        let nanos = |seconds: f64| (seconds * 1e9) as u64;
-        self.from.map_or(0, nanos)..self.to.map_or(u64::MAX, nanos)
+/// A part of the time.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RangeArgs {
+    /// Leave out what happened before: seconds after the start of the capture, or the name of a mark
+    #[arg(long, value_name = "SECONDS|MARK")]
+    pub from: Option<Moment>,
+    /// Leave out what happened then and later
+    #[arg(long, value_name = "SECONDS|MARK")]
+    pub to: Option<Moment>,
+}
+
+impl RangeArgs {
+    /// Whether it leaves out nothing.
+    pub fn is_everything(&self) -> bool {
+        self.from.is_none() && self.to.is_none()
+    }
+}
+
+/// A moment of a capture.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Moment {
+    /// Seconds since it began.
+    Seconds(f64),
+    /// When somebody marked it with this name.
+    Mark(String),
+}
+
+impl FromStr for Moment {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Moment, Infallible> {
+        Ok(text.parse().map_or_else(|_| Moment::Mark(text.to_owned()), Moment::Seconds))
     }
 }
 

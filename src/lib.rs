@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod commands;
+pub mod control;
 pub mod launch;
 
 pub mod analysis;

@@ -328,6 +328,7 @@ fn with_length<'a>(tag: u8, body: &mut Fields<'a>, deltas: &mut Deltas) -> Resul
         tag::NOTICE => Record::Notice(Notice { code: body.u32()?, text: body.text()? }),
         tag::CLOCK => Record::Clock(Clock { mono_nanos: body.varint()? }),
         tag::RSS => Record::Rss(Rss { mono_nanos: body.varint()?, bytes: body.varint()? }),
+        tag::MARK => Record::Mark(Mark { mono_nanos: body.varint()?, what: body.u32()?, name: body.text()? }),
         unknown => Record::Unknown(unknown),
     })
 }
@@ -428,6 +429,11 @@ mod tests {
             (any::<u32>(), texts()).prop_map(|(code, text)| Record::Notice(Notice { code, text })),
             any::<u64>().prop_map(|mono_nanos| Record::Clock(Clock { mono_nanos })),
             any::<[u64; 2]>().prop_map(|[mono_nanos, bytes]| Record::Rss(Rss { mono_nanos, bytes })),
+            (any::<u64>(), any::<u32>(), texts()).prop_map(|(mono_nanos, what, name)| Record::Mark(Mark {
+                mono_nanos,
+                what,
+                name
+            })),
         ]
     }
 

@@ -338,6 +338,12 @@ fn fields(out: &mut Body<'_>, record: &Record<'_>) -> Option<u8> {
             out.number(it.bytes);
             tag::RSS
         }
+        Record::Mark(it) => {
+            out.number(it.mono_nanos);
+            out.number(it.what as u64);
+            out.text(it.name);
+            tag::MARK
+        }
         Record::Alloc(_) | Record::Free(_) | Record::Restore(_) | Record::Turn(_) | Record::Node(_) => return None,
         Record::Unknown(_) => return None,
     })

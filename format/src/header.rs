@@ -111,7 +111,9 @@ pub struct FileHeader {
     pub info_crc: u32,
     /// Not 0 when the launcher packs blocks while the program runs, and releases the windows that were kept for that.
     pub releases_windows: u32,
-    pub reserved: u32,
+    /// *Shared.* Not 0 while allocations and mappings are left out. Whoever changes it takes a turn then, so that every
+    /// lane looks at it before its next event.
+    pub is_paused: u32,
 }
 
 const _: () = assert!(size_of::<FileHeader>() == 112);

@@ -100,8 +100,14 @@
 //! stamp counter divided by [`TICK_DIVISOR`], or of a shared counter where the processors' counters can't be compared
 //! ([`clock`]); on equal ticks frees come before allocations. A free is recorded before the real call and an allocation
 //! after it, so when an address changes hands the order in the log is the order of what happened.
-//! The launcher takes a turn for each [`Clock`](Record::Clock) and [`Rss`](Record::Rss) record, which so map turns to
+//! The launcher takes a turn for each [`Clock`](Record::Clock), [`Rss`](Record::Rss) and [`Mark`](Record::Mark) record, which so map turns to
 //! time.
+//!
+//! # Marks and pauses
+//!
+//! A [`Mark`](Record::Mark) of the launcher's gives a moment a name, or says that the recording was paused or resumed.
+//! Between the two, [`FileHeader::is_paused`] is not 0, and lanes leave out allocations and mappings. What is given back
+//! is recorded as ever, so that nothing recorded before is taken for alive; what a mapping covers counts as given back.
 //!
 //! # Stacks
 //!

@@ -118,6 +118,7 @@ pub mod tag {
     pub const MODULE: u8 = 0x94;
     pub const CLOCK: u8 = 0xa0;
     pub const RSS: u8 = 0xa1;
+    pub const MARK: u8 = 0xa2;
 }
 
 /// Something that the user should know, found by the recorder while the program ran ([`Notice::code`]).
@@ -135,6 +136,18 @@ pub mod notice {
     pub const SELF_CHECK: u32 = 6;
     /// The interpreter contradicts our table (text: in which field): no Python stacks from there on.
     pub const LAYOUT_MISMATCH: u32 = 7;
+}
+
+/// What a [`Mark`](Record::Mark) says ([`Mark::what`]).
+pub mod mark {
+    /// Somebody gave this moment a name.
+    pub const NAMED: u32 = 0;
+    /// From here on allocations and mappings are left out…
+    pub const PAUSED: u32 = 1;
+    /// …up to here.
+    pub const RESUMED: u32 = 2;
+    /// The longest name, in bytes.
+    pub const MAX_NAME_LEN: usize = 128;
 }
 
 /// A block of memory was handed out.
@@ -317,6 +330,17 @@ pub struct Rss {
     pub bytes: u64,
 }
 
+/// A moment that the user gave a name, or where the recording was paused or resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark<'a> {
+    /// CLOCK_MONOTONIC
+    pub mono_nanos: u64,
+    /// One of [`mark`].
+    pub what: u32,
+    /// In UTF-8, at most [`mark::MAX_NAME_LEN`] bytes; empty where the recording was paused or resumed.
+    pub name: &'a [u8],
+}
+
 /// Events of this lane that could not be recorded, since the last such record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost {
@@ -344,6 +368,7 @@ pub enum Record<'a> {
     Notice(Notice<'a>),
     Clock(Clock),
     Rss(Rss),
+    Mark(Mark<'a>),
     /// A kind of record that this reader does not know; its tag.
     Unknown(u8),
 }

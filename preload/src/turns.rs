@@ -32,8 +32,10 @@ const QUICK_TICKS: u64 = 200_000;
 /// The turn that a lane has.
 pub struct Turns {
     word: TurnWord,
-    /// The same, or [`TurnWord::NONE`] when the turn is shared.
+    /// The same, or [`TurnWord::NONE`] when the turn is shared or the recording paused: then there is more to ask.
     alone: TurnWord,
+    /// Whether allocations are left out in this turn.
+    is_paused: bool,
     /// When the lane took its last turn, and how many it took in quick succession.
     last_taken: u64,
     n_quick: u32,
@@ -41,7 +43,7 @@ pub struct Turns {
 
 impl Turns {
     pub const fn new() -> Turns {
-        Turns { word: TurnWord::NONE, alone: TurnWord::NONE, last_taken: 0, n_quick: 0 }
+        Turns { word: TurnWord::NONE, alone: TurnWord::NONE, is_paused: false, last_taken: 0, n_quick: 0 }
     }
 
     /// The turn that the lane has; turn 0 before it takes its first.
@@ -56,7 +58,7 @@ impl Turns {
         word.look() == self.word
     }
 
-    /// Whether the lane may write, and nobody else.
+    /// Whether the lane may write whatever it has, and nobody else may.
     #[inline(always)]
     pub fn is_ours_alone(&self, word: &impl Word) -> bool {
         word.look() == self.alone
@@ -64,7 +66,20 @@ impl Turns {
 
     fn have(&mut self, word: TurnWord) {
         self.word = word;
-        self.alone = if word.is_shared() { TurnWord::NONE } else { word };
+        self.alone = if word.is_shared() || self.is_paused { TurnWord::NONE } else { word };
+    }
+
+    /// Whether allocations are left out in the turn that the lane has.
+    #[inline(always)]
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// To be told after a turn was taken. Who pauses or resumes says so first and then takes a turn, so a turn is as the
+    /// recording is said to be after it was taken, or has been taken away again.
+    pub fn pause(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+        self.have(self.word);
     }
 
     /// Takes the next turn for `lane`, or takes part in the shared one. `now` is the time stamp counter.
@@ -312,6 +327,21 @@ mod tests {
         turns.take(&word, 3, 10);
         assert_eq!(turns.turn(), Turn { number: 1, is_shared: false });
         assert!(turns.is_ours(&word));
+    }
+
+    #[test]
+    fn a_lane_has_no_turn_for_itself_alone_while_the_recording_is_paused() {
+        let word = AtomicU64::new(TurnWord::START.0);
+        let mut turns = Turns::new();
+        for (step, is_paused) in [(1, false), (2, true), (3, false)] {
+            turns.take(&word, 3, step * QUICK_TICKS);
+            turns.pause(is_paused);
+            assert!(turns.is_ours(&word));
+            assert_eq!((turns.is_ours_alone(&word), turns.is_paused()), (!is_paused, is_paused));
+            // The launcher takes the turn, whenever it has said something.
+            word.store(TurnWord(word.load(Ordering::Relaxed)).sample().1.0, Ordering::Relaxed);
+            assert!(!turns.is_ours(&word) && !turns.is_ours_alone(&word));
+        }
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub enum Step {
         pthread: u64,
         name: Box<[u8]>,
     },
+    Mark {
+        mono_nanos: u64,
+        what: u32,
+        name: Box<[u8]>,
+    },
     /// Any other event: it has neither a stack nor a text.
     Other(Action),
     Damage(Damage),
@@ -58,7 +63,7 @@ const FULL_OF_TEXT: usize = 256 * 1024;
 impl Batch {
     pub fn push(&mut self, step: Step) {
         match &step {
-            Step::ThreadName { name, .. } => self.text_len += name.len(),
+            Step::ThreadName { name, .. } | Step::Mark { name, .. } => self.text_len += name.len(),
             Step::Damage(damage) => self.text_len += damage.what.len(),
             _ => {}
         }
@@ -96,6 +101,7 @@ impl Step {
             Record::Lost(it) => Step::Other(Action::Lost { count: it.count }),
             Record::Clock(it) => Step::Other(Action::Clock { mono_nanos: it.mono_nanos }),
             Record::Rss(it) => Step::Other(Action::Rss { mono_nanos: it.mono_nanos, bytes: it.bytes }),
+            Record::Mark(it) => Step::Mark { mono_nanos: it.mono_nanos, what: it.what, name: it.name.into() },
             Record::Unknown(tag) => Step::Other(Action::Unknown { tag }),
             _ => return None,
         })

@@ -37,6 +37,8 @@ pub struct Block {
     pub payload_crc: Option<u32>,
     /// Bytes of records in a compressed payload.
     pub raw_len: u32,
+    /// Allocations, frees and mappings, once its writer has gone on to another block.
+    pub n_events: Option<u32>,
     /// Blocks of its lane right before it that are there and not wanted.
     pub n_left_out: u32,
 }
@@ -117,6 +119,7 @@ pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
             payload_len,
             payload_crc: is_sealed.then_some(header.payload_crc),
             raw_len: if header.codec == codec::RAW { 0 } else { header.raw_len },
+            n_events: (header.state != block_state::OPEN).then_some(header.n_events),
             n_left_out: 0,
         });
     }

@@ -9,7 +9,7 @@ use memtrace_format::{LAUNCHER_IMAGE, record};
 
 use super::batch::{Batch, Step};
 use crate::model::native::{Level, NativeStacks, NodeStack};
-use crate::model::{Action, Event, Model, ThreadKey};
+use crate::model::{Action, Event, MarkKind, Model, ThreadKey};
 
 /// How many events are handed over at a time: so many that a fold can look ahead, and few enough for the nearest cache.
 const N_AT_A_TIME: usize = 512;
@@ -128,6 +128,11 @@ impl<'m, 'n, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, 'n, T> {
             Step::ThreadName { pthread, name } => {
                 let name = model.intern(&String::from_utf8_lossy(name));
                 Action::ThreadName { pthread: *pthread, name, named: None }
+            }
+            Step::Mark { mono_nanos, what, name } => {
+                let Some(kind) = MarkKind::from_number(*what) else { return ControlFlow::Continue(()) };
+                let name = model.intern(&String::from_utf8_lossy(name));
+                Action::Mark { mono_nanos: *mono_nanos, kind, name }
             }
             Step::Other(action) => *action,
         };

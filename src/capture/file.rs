@@ -2,20 +2,20 @@
 
 use std::fs::{File, TryLockError};
 use std::ops::{ControlFlow, Range};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use memtrace_format::{FileHeader, HEADER_LEN, MAGIC, VERSION, clock, state, stop_reason};
+use memtrace_format::{FileHeader, HEADER_LEN, MAGIC, VERSION, block_kind, clock, state, stop_reason};
 use zerocopy::FromBytes;
 
 use super::batch::Batch;
 use super::blocks::{self, Block};
 use super::events::Events;
 use super::info::{self, CaptureInfo};
-use super::{ahead, metadata, range};
+use super::{ahead, count, metadata, range};
 use crate::model::facts::{Facts, RecordingState};
 use crate::model::native::NativeStacks;
 use crate::model::{Clock, Event, Model};
@@ -92,6 +92,39 @@ impl Capture {
     /// What the header says; complete facts come with the model of [`read`](Capture::read).
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// What is known before the first event: metadata, marks, how it ended.
+    pub fn described(&self) -> Result<Facts> {
+        Ok(self.read_while(|_| {}, |_, _| ControlFlow::Break(()))?.process().facts.clone())
+    }
+
+    /// The space that it takes: less than its length while there are holes in it.
+    pub fn stored_bytes(&self) -> Result<u64> {
+        let metadata = self.file.metadata().with_context(|| format!("cannot read {}", self.path.display()))?;
+        Ok((metadata.blocks() * 512).min(metadata.len()))
+    }
+
+    /// The allocations, frees and mappings that were recorded so far.
+    pub fn n_events(&self) -> Result<u64> {
+        let named = || format!("cannot read {}", self.path.display());
+        let mut payload = Vec::new();
+        let mut n_events = 0;
+        for block in blocks::scan(&self.file, None).with_context(named)? {
+            if block.kind != block_kind::EVENTS {
+                continue;
+            }
+            n_events += u64::from(match block.n_events {
+                Some(n_events) => n_events,
+                // Its writer commits no more than fits in memory.
+                None => {
+                    payload.resize(block.payload_len as usize, 0);
+                    let n_read = read_at(&self.file, &mut payload, block.payload_offset).with_context(named)?;
+                    count::events_from(block.first_turn, block.first_node, &payload[..n_read])
+                }
+            });
+        }
+        Ok(n_events)
     }
 
     /// Hands every event to `take`, in the order of time, and returns the tables they refer to.

@@ -4,14 +4,14 @@ use std::fs::File;
 
 use anyhow::Result;
 use memtrace_format::decode::{Decoder, Problem};
-use memtrace_format::{Record, block_kind};
+use memtrace_format::{Record, block_kind, record};
 
 use super::blocks::Block;
 use super::file::read_at;
 use super::info::{self, CaptureEnd, Exit};
 use super::payload::{Payload, Scratch};
-use crate::model::Model;
-use crate::model::facts::{End, Notice, Python};
+use crate::model::facts::{End, Mark, Notice, Python};
+use crate::model::{MarkKind, Model, Process};
 
 /// The longest description of an end that is believed.
 const MAX_END_LEN: u64 = 64 * 1024;
@@ -27,6 +27,7 @@ pub fn read(file: &File, blocks: &[Block], model: &mut Model) -> Result<()> {
             block_kind::LAUNCHER => each_record(file, block, scratch, model, |model, record, turn| match record {
                 Record::Clock(it) => model.process_mut().clock.add(turn, it.mono_nanos),
                 Record::Rss(it) => model.process_mut().clock.add(turn, it.mono_nanos),
+                Record::Mark(it) => add_mark(model, turn, it),
                 _ => {}
             })?,
             _ => {}
@@ -54,6 +55,15 @@ pub fn read_end(file: &File, block: &Block) -> Option<End> {
         signal,
         peak_rss_bytes: end.peak_rss_bytes,
     })
+}
+
+fn add_mark(model: &mut Model, turn: u64, mark: &record::Mark<'_>) {
+    let Process { facts, clock, .. } = model.process_mut();
+    clock.add(turn, mark.mono_nanos);
+    if let Some(kind) = MarkKind::from_number(mark.what) {
+        let nanos = clock.since_start(mark.mono_nanos);
+        facts.add_mark(Mark { turn, nanos, kind, name: String::from_utf8_lossy(mark.name).into_owned() });
+    }
 }
 
 fn describe(model: &mut Model, image: u16, record: &Record<'_>) {

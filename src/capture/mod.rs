@@ -14,6 +14,7 @@
 mod ahead;
 mod batch;
 pub mod blocks;
+pub mod count;
 mod events;
 mod file;
 pub mod info;

@@ -18,7 +18,12 @@ pub fn run(args: &FlamegraphArgs) -> Result<ExitCode> {
         bail!("Can't create a temporal flame graph of temporary allocations");
     }
     if args.format == GraphFormat::Svg {
-        let of_time = [("--temporal", args.temporal), ("--max-memory-records", args.page.max_memory_records.is_some())];
+        let of_time = [
+            ("--temporal", args.temporal),
+            ("--from", args.range.from.is_some()),
+            ("--to", args.range.to.is_some()),
+            ("--max-memory-records", args.page.max_memory_records.is_some()),
+        ];
         if let Some((option, _)) = of_time.into_iter().find(|(_, is_given)| *is_given) {
             bail!("{option} is for the page: a picture has no time line (leave out --format svg)");
         }
@@ -27,7 +32,8 @@ pub fn run(args: &FlamegraphArgs) -> Result<ExitCode> {
     if args.counts {
         bail!("--counts is for pictures: the page shows both (add --format svg)");
     }
-    pages::write("flamegraph", &args.page, Open { temporal: args.temporal, inverted: args.inverted, ..Open::default() })
+    let open = Open { temporal: args.temporal, inverted: args.inverted, ..Open::default() };
+    pages::write("flamegraph", &args.page, &args.range, open)
 }
 
 /// The picture that inferno draws, of one question and without the page round it.

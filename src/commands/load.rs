@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::analysis::{BySite, Detail, Heap, MmapRule, OfStacks, Snapshot, Temporary};
 use crate::cli::Selection;
 use crate::commands::read::{Captures, Part};
-use crate::model::facts::{Facts, RecordingState, notice_sentence};
+use crate::model::facts::{Facts, RecordingState, notice_sentence, pause_sentence};
 use crate::model::{Event, Model, Process};
 use crate::report::printable::printable;
 use crate::units::share;
@@ -192,6 +192,7 @@ pub fn warnings_of_one(facts: &Facts) -> Vec<String> {
     const MAX_SHOWN: usize = 5;
     let mut sentences: Vec<String> = facts.notices.iter().map(notice_sentence).collect();
     sentences.extend(facts.stop_reason.clone());
+    sentences.extend(pause_sentence(facts));
     if facts.lost_events > 0 {
         sentences.push(format!("{} events could not be recorded", facts.lost_events));
     }

@@ -7,9 +7,11 @@ mod native;
 mod output;
 pub mod pages;
 mod progress;
+pub mod range;
 pub mod read;
 
 pub mod bundle;
+pub mod ctl;
 pub mod diff;
 pub mod flamegraph;
 pub mod parse;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::analysis::{Detail, Intervals, MmapRule, OfStacks, Temporary};
-use crate::cli::{ConfidentialFiles, PageArgs};
+use crate::cli::{ConfidentialFiles, PageArgs, RangeArgs};
 use crate::commands::load::{self, Question};
 use crate::commands::output::Output;
 use crate::commands::read::Captures;
@@ -15,9 +15,10 @@ use crate::report::page::{Open, Page, PageOptions, Part, Tab};
 use crate::report::sources::Confidential;
 
 /// Writes the page of a command, to be opened at the view that it names.
-pub fn write(command: &str, args: &PageArgs, open: Open) -> Result<ExitCode> {
+pub fn write(command: &str, args: &PageArgs, range: &RangeArgs, open: Open) -> Result<ExitCode> {
     // A wrong capture is the error to report, before anything about the output.
     let captures = Captures::open(&args.captures, &args.native)?;
+    let range = captures.range(range)?.map(|range| (range.start, range.end));
     let path = args.output.clone().unwrap_or_else(|| captures.output_name(command, ".html"));
     let output = Output::create(Some(&path), args.force)?;
     let (tab, temporary_threshold) = match args.selection.question() {
@@ -26,7 +27,7 @@ pub fn write(command: &str, args: &PageArgs, open: Open) -> Result<ExitCode> {
         Question::Temporary(threshold) => (Tab::Temporary, Some(threshold)),
     };
     let options = PageOptions {
-        open: Open { tab, split_threads: args.split_threads, ..open },
+        open: Open { tab, range, split_threads: args.split_threads, ..open },
         temporary_threshold,
         confidential: match args.confidential_files {
             ConfidentialFiles::All => Confidential::All,

@@ -11,6 +11,7 @@ use crate::capture::Capture;
 use crate::cli::ParseArgs;
 use crate::commands::native::Names;
 use crate::commands::progress::Progress;
+use crate::commands::range;
 use crate::model::facts::Facts;
 use crate::model::{Event, Model};
 use crate::report::parse::{JsonLines, ParseOptions, Text};
@@ -50,7 +51,11 @@ fn print<T>(
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     let mut names = Names::of_capture(capture, &args.native);
-    let model = capture.read_range(args.range(), names.stacks(!args.native.no_native), |_| {}, take_all)?;
+    let range = match args.range.is_everything() {
+        true => 0..u64::MAX,
+        false => range::nanos(&args.range, &[&capture.described()?])?,
+    };
+    let model = capture.read_range(range, names.stacks(!args.native.no_native), |_| {}, take_all)?;
     names.warn();
     match written.and_then(|()| end(printer, &model.process().facts)) {
         // The reader of our pipe has seen enough.

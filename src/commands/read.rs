@@ -1,7 +1,7 @@
 //! Reading the captures that a command names: each by itself with a fold of its own, so that every process is seen at
 //! its own peak, and their tables put together afterwards. A merged report is the sum of its parts.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,11 +12,12 @@ use anyhow::Result;
 
 use crate::analysis::OfStacks;
 use crate::capture::Capture;
-use crate::cli::NativeArgs;
+use crate::cli::{NativeArgs, RangeArgs};
 use crate::commands::names;
 use crate::commands::native::Names;
 use crate::commands::output;
 use crate::commands::progress::Progress;
+use crate::commands::range;
 use crate::model::{Event, Facts, Handles, Model};
 
 /// Captures that were opened, so that a wrong one is the first thing to be told.
@@ -60,6 +61,15 @@ impl Captures {
     /// The capture, when there is only one.
     pub fn only(&self) -> Option<&Capture> {
         if let [only] = self.captures.as_slice() { Some(only) } else { None }
+    }
+
+    /// A part of the time, in nanoseconds since the first of them began; `None` for all of it.
+    pub fn range(&self, args: &RangeArgs) -> Result<Option<Range<u64>>> {
+        if args.is_everything() {
+            return Ok(None);
+        }
+        let described = self.captures.iter().map(Capture::described).collect::<Result<Vec<_>>>()?;
+        Ok(Some(range::nanos(args, &described.iter().collect::<Vec<_>>())?))
     }
 
     /// When the first of them began; 0 when none says.

@@ -3,7 +3,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -194,8 +193,7 @@ fn exit_code(exit: Exit) -> ExitCode {
 
 /// The closing lines: what was recorded, what was not, where it is, and what to do with it.
 fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> anyhow::Result<()> {
-    // The metadata is complete before the first event.
-    let facts = Capture::open(path)?.read_while(|_| {}, |_, _| ControlFlow::Break(()))?.process().facts.clone();
+    let facts = Capture::open(path)?.described()?;
     if args.quiet {
         // A capture that is not whole is an error; what else is worth knowing is not.
         let lost =

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::analysis::places;
-use crate::cli::TableArgs;
+use crate::cli::{RangeArgs, TableArgs};
 use crate::commands::load;
 use crate::commands::output::Output;
 use crate::commands::pages;
@@ -15,7 +15,7 @@ use crate::report::table::{self, TableOptions};
 
 pub fn run(args: &TableArgs) -> Result<ExitCode> {
     if !args.text && !args.json {
-        return pages::write("table", &args.page, Open { table: true, ..Open::default() });
+        return pages::write("table", &args.page, &RangeArgs::default(), Open { table: true, ..Open::default() });
     }
     let captures = Captures::open(&args.page.captures, &args.page.native)?;
     let out = Output::create(args.page.output.as_deref(), args.page.force)?;

@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,6 +24,14 @@ pub struct Received {
     pub number: i32,
     /// By a process, with `kill` or the like; otherwise by the kernel, for instance for a key of the terminal.
     pub is_from_process: bool,
+}
+
+/// What a wait came to.
+pub enum Woken {
+    Signal(Received),
+    /// One of the others has something to read.
+    Other,
+    Nothing,
 }
 
 /// Signals, taken over.
@@ -75,13 +83,25 @@ impl Signals {
 
     /// Waits for signals, up to `timeout`, and returns one of them; call again with no timeout for the others.
     pub fn next(&self, timeout: Duration) -> Option<Received> {
-        if let Some(received) = self.read() {
-            return Some(received);
+        match self.next_beside(std::iter::empty(), timeout) {
+            Woken::Signal(received) => Some(received),
+            Woken::Other | Woken::Nothing => None,
         }
-        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+    }
+
+    /// The same, and for others that may have something to read.
+    pub fn next_beside<'a>(&'a self, others: impl Iterator<Item = BorrowedFd<'a>>, timeout: Duration) -> Woken {
+        if let Some(received) = self.read() {
+            return Woken::Signal(received);
+        }
+        let fds = std::iter::once(self.fd.as_fd()).chain(others);
+        let mut fds: Vec<PollFd> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match ppoll(&mut fds, Some(timeout.into()), None) {
-            Ok(0) | Err(Errno::EINTR) => None,
-            _ => self.read(),
+            Ok(0) | Err(Errno::EINTR) => Woken::Nothing,
+            _ => match self.read() {
+                Some(received) => Woken::Signal(received),
+                None => Woken::Other,
+            },
         }
     }
 

@@ -16,7 +16,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use format::turn::{Turn, TurnWord};
 use format::{FileHeader, HEADER_LEN};
@@ -47,6 +47,15 @@ impl SharedHeader {
     /// Where the next block will be taken.
     pub fn next_offset(&self) -> u64 {
         self.word(std::mem::offset_of!(FileHeader, next_offset)).load(Ordering::Relaxed)
+    }
+
+    /// Says whether lanes leave out what is allocated. Each looks when it has to take the turn, so take one afterwards.
+    pub fn set_paused(&self, is_paused: bool) {
+        let place = std::mem::offset_of!(FileHeader, is_paused);
+        // SAFETY: in bounds and aligned, because the header is at the start of the page; mapped as long as `self` lives,
+        // and every process that shares it uses atomics too.
+        let word = unsafe { self.ptr.add(place).cast::<AtomicU32>().as_ref() };
+        word.store(is_paused.into(), Ordering::Release);
     }
 
     /// Takes a turn for one sample.

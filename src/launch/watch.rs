@@ -1,4 +1,5 @@
-//! Beside a running program: passes signals on, samples its memory, stops and goes on with it, until it ends.
+//! Beside a running program: passes signals on, samples its memory, stops and goes on with it, answers whoever asks about
+//! the recording, until it ends.
 //! Called by `commands::run`. It must never end before the program does.
 
 use std::fs::{self, File};
@@ -6,14 +7,17 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
+use memtrace_format::record::mark;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, SysconfVar, getpid, getsid, sysconf};
 
 use crate::capture::info::Exit;
+use crate::control::message::{Answer, Request, Status};
+use crate::control::server::Server;
 use crate::launch::bystander::Bystander;
 use crate::launch::log::{Log, Progress};
-use crate::launch::signals::{Received, Signals};
+use crate::launch::signals::{Received, Signals, Woken};
 use crate::launch::{spawn, sys};
 
 /// Time between two samples at first.
@@ -43,7 +47,9 @@ pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>) -> anyhow::
     // When it fails, the program still runs as it should.
     let _ = spawn::leave_streams();
     let bystander = Bystander::start(signals);
-    let mut watch = Watch { pid, log, memory: Memory::open(pid), is_stopped: false, bystander };
+    // Unrecorded, there is nothing to ask about.
+    let server = log.is_some().then(|| Server::start(pid.as_raw() as u32)).flatten();
+    let mut watch = Watch { pid, log, memory: Memory::open(pid), is_stopped: false, bystander, server };
     let start = Instant::now();
     let mut next_sample = start;
     let mut next_look = start + SHORTEST_LOOK;
@@ -64,7 +70,14 @@ pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>) -> anyhow::
             next_look = Instant::now() + pause;
         }
         let due = next_sample.min(next_look);
-        let Some(received) = signals.next(due.saturating_duration_since(Instant::now())) else { continue };
+        let received = match watch.wait(signals, due.saturating_duration_since(Instant::now())) {
+            Woken::Signal(received) => received,
+            Woken::Other => {
+                watch.serve();
+                continue;
+            }
+            Woken::Nothing => continue,
+        };
         if received.number == libc::SIGCHLD {
             if watch.has_ended(signals) {
                 break;
@@ -74,6 +87,8 @@ pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>) -> anyhow::
         }
     }
     watch.sample();
+    // The number is another process's as soon as this one is reaped.
+    watch.server = None;
     // Read before the process is reaped, while it is still there to be asked.
     let has_had_children = has_waited_for_children(pid);
     let (status, peak_rss_bytes) = sys::reap(pid.as_raw())?;
@@ -93,6 +108,7 @@ struct Watch<'a> {
     memory: Memory,
     is_stopped: bool,
     bystander: Option<Bystander>,
+    server: Option<Server>,
 }
 
 impl Watch<'_> {
@@ -104,6 +120,16 @@ impl Watch<'_> {
 
     fn compact(&mut self) -> Progress {
         self.log.as_mut().map_or(Progress::Idle, |log| log.compact())
+    }
+
+    fn wait(&self, signals: &Signals, timeout: Duration) -> Woken {
+        signals.next_beside(self.server.iter().flat_map(Server::descriptors), timeout)
+    }
+
+    /// Answers whoever asks about the recording.
+    fn serve(&mut self) {
+        let Watch { pid, log: Some(log), memory, server: Some(server), .. } = self else { return };
+        server.serve(&mut |request| answer(*pid, log, memory, request));
     }
 
     /// Takes note of what the program did; whether it has ended. It stays a zombie until it is reaped.
@@ -147,6 +173,32 @@ impl Watch<'_> {
         if is_hangup || received.is_from_process && !is_for_all() {
             sys::send_signal(self.pid.as_raw(), received.number);
         }
+    }
+}
+
+fn answer(pid: Pid, log: &mut Log, memory: &mut Memory, request: Request) -> Answer {
+    let done = |is_written: bool| match is_written {
+        true => Answer::Done { changed: true },
+        false => Answer::Refused { reason: "the capture can't be written any more".into() },
+    };
+    match request {
+        Request::Status => Answer::Status(Status {
+            pid: pid.as_raw() as u32,
+            log: log.path().to_owned(),
+            paused: log.is_paused(),
+            rss_bytes: memory.resident_bytes(),
+            peak_rss_bytes: memory.peak_bytes,
+        }),
+        Request::Pause | Request::Resume if log.is_paused() == (request == Request::Pause) => {
+            Answer::Done { changed: false }
+        }
+        Request::Pause => done(log.pause(true)),
+        Request::Resume => done(log.pause(false)),
+        Request::Mark { name } if name.is_empty() || name.len() > mark::MAX_NAME_LEN => {
+            let longest = mark::MAX_NAME_LEN;
+            Answer::Refused { reason: format!("the name of a mark has 1 to {longest} bytes, this one {}", name.len()) }
+        }
+        Request::Mark { name } => done(log.mark(&name)),
     }
 }
 

@@ -2,6 +2,7 @@
 //! the place of lane numbers.
 
 use memtrace_format::AllocatorKind;
+use memtrace_format::record::mark;
 
 use super::stacks::StackId;
 use super::strings::StringId;
@@ -76,10 +77,39 @@ pub enum Action {
         mono_nanos: u64,
         bytes: u64,
     },
+    /// A moment that the user marked, or a pause's begin or end.
+    Mark {
+        mono_nanos: u64,
+        kind: MarkKind,
+        name: StringId,
+    },
     /// A record of a kind that this memtrace does not know.
     Unknown {
         tag: u8,
     },
+}
+
+/// What happened at a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkKind {
+    /// The user gave the moment a name.
+    Named,
+    /// From here on allocations and mappings are left out…
+    Paused,
+    /// …up to here.
+    Resumed,
+}
+
+impl MarkKind {
+    /// Of a number of the log; `None` for one that this memtrace does not know.
+    pub fn from_number(number: u32) -> Option<MarkKind> {
+        match number {
+            mark::NAMED => Some(MarkKind::Named),
+            mark::PAUSED => Some(MarkKind::Paused),
+            mark::RESUMED => Some(MarkKind::Resumed),
+            _ => None,
+        }
+    }
 }
 
 impl Action {

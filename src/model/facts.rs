@@ -1,5 +1,7 @@
 //! What is known about a capture as a whole, for the heads of reports and the warnings on stderr.
 
+use super::event::MarkKind;
+
 /// Filled by `capture`; the parts that grow while records are read are complete when reading has ended.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -32,10 +34,15 @@ pub struct Facts {
     pub end: Option<End>,
     pub images: Vec<Image>,
     pub notices: Vec<Notice>,
+    /// In the order of time.
+    pub marks: Vec<Mark>,
     pub damage: Vec<Damage>,
     /// Damage beyond the first [`MAX_DAMAGE`] places.
     pub n_more_damage: u64,
 }
+
+/// Marks that are kept, the first ones.
+const MAX_MARKS: usize = 10_000;
 
 /// Places of damage that are listed one by one.
 pub const MAX_DAMAGE: usize = 1000;
@@ -92,6 +99,17 @@ impl Python {
     }
 }
 
+/// A moment with a name, or where the recording was paused or resumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub turn: u64,
+    /// Since the capture began.
+    pub nanos: u64,
+    pub kind: MarkKind,
+    /// Empty where the recording was paused or resumed.
+    pub name: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     pub image: u16,
@@ -115,6 +133,31 @@ impl Facts {
         } else {
             self.n_more_damage += 1;
         }
+    }
+
+    pub fn add_mark(&mut self, mark: Mark) {
+        if self.marks.len() < MAX_MARKS {
+            self.marks.push(mark);
+        }
+    }
+
+    /// The marks that have names.
+    pub fn named_marks(&self) -> impl Iterator<Item = &Mark> {
+        self.marks.iter().filter(|mark| mark.kind == MarkKind::Named)
+    }
+
+    /// When the recording was paused, in nanoseconds since the capture began; without an end when it never went on.
+    pub fn pauses(&self) -> Vec<(u64, Option<u64>)> {
+        let mut pauses: Vec<(u64, Option<u64>)> = Vec::new();
+        for mark in &self.marks {
+            let open = pauses.last_mut().filter(|(_, end)| end.is_none());
+            match (mark.kind, open) {
+                (MarkKind::Paused, None) => pauses.push((mark.nanos, None)),
+                (MarkKind::Resumed, Some((_, end))) => *end = Some(mark.nanos),
+                _ => {}
+            }
+        }
+        pauses
     }
 
     /// The image with this number, added when it is new.
@@ -146,6 +189,28 @@ impl std::fmt::Display for Damage {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "{} at byte {} ({} bytes lost)", self.what, self.offset, self.bytes)
     }
+}
+
+/// What is missing because the recording was paused, as a sentence for the user; `None` when it never was.
+pub fn pause_sentence(facts: &Facts) -> Option<String> {
+    /// Pauses that are told one by one.
+    const MAX_SHOWN: usize = 3;
+    let pauses = facts.pauses();
+    let told = pauses.iter().take(MAX_SHOWN).map(|&(start, end)| match end {
+        Some(end) => format!("from {} to {}", seconds(start), seconds(end)),
+        None => format!("from {} on", seconds(start)),
+    });
+    let told = told.collect::<Vec<_>>().join(", ");
+    let more = match pauses.len().saturating_sub(MAX_SHOWN) {
+        0 => String::new(),
+        n => format!(" and {n} more times"),
+    };
+    let sentence = || format!("the recording was paused {told}{more}: what was allocated then is not in the capture");
+    (!pauses.is_empty()).then(sentence)
+}
+
+fn seconds(nanos: u64) -> String {
+    format!("{:.3} s", nanos as f64 / 1e9)
 }
 
 /// What a notice of the recorder means, as a sentence for the user.

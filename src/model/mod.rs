@@ -17,7 +17,7 @@ pub mod strings;
 pub mod threads;
 
 pub use clock::Clock;
-pub use event::{Action, Event};
+pub use event::{Action, Event, MarkKind};
 pub use facts::{Damage, Facts};
 pub use joined::{Joiner, Named, Namer};
 pub use processes::{Handles, Process};

@@ -61,7 +61,7 @@ impl Log {
             info_len: 0,
             info_crc: 0,
             releases_windows: 0,
-            reserved: 0,
+            is_paused: 0,
         };
         let info = CaptureInfo {
             memtrace_version: "0.1.0".into(),

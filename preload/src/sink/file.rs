@@ -111,6 +111,11 @@ impl LogHeader {
         self.u64(offset_of!(FileHeader, turn))
     }
 
+    /// Whether allocations and mappings are left out.
+    pub fn is_paused(&self) -> bool {
+        self.u32(offset_of!(FileHeader, is_paused)).load(Ordering::Relaxed) != 0
+    }
+
     pub fn lost_events(&self) -> &AtomicU64 {
         self.u64(offset_of!(FileHeader, lost_events))
     }

@@ -13,7 +13,7 @@ pub use file::{LogHeader, Mode, header};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use memtrace_format::encode::{self, Deltas, HOT_ROOM, Hot};
-use memtrace_format::record::{Alloc, Free, Node};
+use memtrace_format::record::{Alloc, Free, Munmap, Node};
 use memtrace_format::turn::Turn;
 use memtrace_format::{AllocatorKind, BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, Record, block_state};
 
@@ -92,7 +92,7 @@ impl Writer {
 
     #[inline(never)]
     fn alloc_otherwise(&mut self, guard: &Guard, kind: AllocatorKind, address: u64, size: u64, stack: u32) {
-        self.hot_otherwise(guard, Alloc { kind, address, size, stack });
+        self.hot_otherwise(guard, Alloc { kind, address, size, stack }, true);
     }
 
     /// Writes a free.
@@ -108,7 +108,7 @@ impl Writer {
 
     #[inline(never)]
     fn free_otherwise(&mut self, guard: &Guard, kind: AllocatorKind, address: u64) {
-        self.hot_otherwise(guard, Free { kind, address });
+        self.hot_otherwise(guard, Free { kind, address }, false);
     }
 
     /// Whether there is room for a hot record, and the lane has the turn alone.
@@ -117,12 +117,15 @@ impl Writer {
         self.cursor.hot_turn().is_some_and(|turn| self.turns.is_ours_alone(turn))
     }
 
-    /// At the end of a block, when the turn must be taken, or under a shared turn.
+    /// At the end of a block, when the turn must be taken, under a shared turn, or in a pause.
     #[inline(always)]
-    fn hot_otherwise(&mut self, guard: &Guard, record: impl Hot) {
+    fn hot_otherwise(&mut self, guard: &Guard, record: impl Hot, hands_out: bool) {
         let Some(now) = self.now(guard) else {
             return;
         };
+        if hands_out && self.turns.is_paused() {
+            return;
+        }
         if self.cursor.hot_turn().is_none() && !self.next_block(guard, HOT_ROOM) {
             return;
         }
@@ -157,6 +160,7 @@ impl Writer {
     #[inline(never)]
     fn take_turn(&mut self, guard: &Guard, header: &LogHeader) -> bool {
         self.turns.take(header.turn(), self.lane, clock::cycles());
+        self.turns.pause(header.is_paused());
         match encode::turn(self.cursor.room(), &mut self.deltas, self.turns.turn()) {
             Some(written) => {
                 self.cursor.commit(written);
@@ -179,7 +183,8 @@ impl Writer {
     /// Writes any record, in a block of its own length if need be. `false` when it is lost.
     pub fn record(&mut self, guard: &Guard, record: &Record<'_>) -> bool {
         let now = if record.is_event() { self.now(guard) } else { Some(0) };
-        now.is_some_and(|now| self.write(guard, now, record))
+        let instead = if self.turns.is_paused() { in_a_pause(record) } else { None };
+        now.is_some_and(|now| self.write(guard, now, instead.as_ref().unwrap_or(record)))
     }
 
     fn write(&mut self, guard: &Guard, now: u64, record: &Record<'_>) -> bool {
@@ -296,6 +301,16 @@ impl Writer {
             window.flush(guard, window.committed().load(Ordering::Acquire) as usize);
         }
     }
+}
+
+/// What is written of a mapping in a pause: whatever was at its place before is gone.
+fn in_a_pause(record: &Record<'_>) -> Option<Record<'static>> {
+    let (address, len) = match record {
+        Record::Mmap(it) => (it.address, it.len),
+        Record::Mremap(it) => (it.address, it.len),
+        _ => return None,
+    };
+    Some(Record::Munmap(Munmap { address, len, is_remap: false }))
 }
 
 /// After a `siglongjmp` out of memtrace.

@@ -23,10 +23,10 @@ use memtrace_format::{BLOCK_ALIGN, BlockHeader, LAUNCHER_IMAGE, MAX_COMPRESSED_R
 use zerocopy::IntoBytes;
 
 use super::codec::Codec;
-use super::count;
 use super::place::{Place, packed_len};
 use super::space::FreeSpace;
 use crate::capture::blocks::{Found, find_header, read_header};
+use crate::capture::count;
 
 /// What is taken from the end of the file when no free space is left, in bytes.
 const ROOM_LEN: u64 = 1 << 20;

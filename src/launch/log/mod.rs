@@ -4,7 +4,6 @@
 
 mod codec;
 mod compactor;
-mod count;
 mod description;
 mod place;
 mod samples;
@@ -21,7 +20,7 @@ use memtrace_format as format;
 use nix::sys::statfs::fstatfs;
 use zerocopy::{FromBytes, IntoBytes};
 
-use format::record::{Clock, Rss};
+use format::record::{Clock, Mark, Rss, mark};
 use format::turn::{Turn, TurnWord};
 use format::{
     BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, FileHeader, HEADER_LEN, LAUNCHER_IMAGE, MAGIC, MAPPABLE_FILE_SYSTEMS,
@@ -74,6 +73,8 @@ pub struct Log {
     compression: Compression,
     /// Whether blocks can be compressed before the program has ended.
     is_compacting: bool,
+    /// Whether the recorder leaves out what is allocated.
+    is_paused: bool,
 }
 
 /// What the recorder left behind.
@@ -152,7 +153,7 @@ impl Log {
             info_len: info.len() as u32,
             info_crc: format::crc32c(&info),
             releases_windows: u32::from(is_compacting),
-            reserved: 0,
+            is_paused: 0,
         };
         let mut page = vec![0; HEADER_LEN.max(header_len + END_CAPACITY)];
         page[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
@@ -174,6 +175,7 @@ impl Log {
             compactor: Compactor::new(packed_start, first_block),
             compression,
             is_compacting,
+            is_paused: false,
         })
     }
 
@@ -188,22 +190,47 @@ impl Log {
 
     /// Adds the time, and the resident set in bytes where it could be read.
     pub fn sample(&mut self, rss_bytes: Option<u64>) {
-        // A full disk, or a file that the program has cut off: no more samples, and nothing else.
-        if self.try_sample(rss_bytes).is_err() {
-            self.samples = None;
-        }
+        self.add(|mono_nanos| match rss_bytes {
+            Some(bytes) => Record::Rss(Rss { mono_nanos, bytes }),
+            None => Record::Clock(Clock { mono_nanos }),
+        });
     }
 
-    fn try_sample(&mut self, rss_bytes: Option<u64>) -> io::Result<()> {
+    /// Gives this moment a name, of [`mark::MAX_NAME_LEN`] bytes at most; `false` when it could not be written.
+    pub fn mark(&mut self, name: &str) -> bool {
+        self.add(|mono_nanos| Record::Mark(Mark { mono_nanos, what: mark::NAMED, name: name.as_bytes() }))
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Has the recorder leave out what is allocated from now on, or no longer; `false` when it could not be written, and
+    /// nothing is changed then.
+    pub fn pause(&mut self, is_paused: bool) -> bool {
+        if self.len().is_err() || self.samples.is_none() {
+            return false;
+        }
+        self.shared.set_paused(is_paused);
+        self.is_paused = is_paused;
+        let what = if is_paused { mark::PAUSED } else { mark::RESUMED };
+        self.add(|mono_nanos| Record::Mark(Mark { mono_nanos, what, name: b"" }))
+    }
+
+    fn add<'r>(&mut self, record: impl FnOnce(u64) -> Record<'r>) -> bool {
+        // A full disk, or a file that the program has cut off: no more samples, and nothing else.
+        let is_added = self.try_add(record).is_ok();
+        if !is_added {
+            self.samples = None;
+        }
+        is_added && self.samples.is_some()
+    }
+
+    fn try_add<'r>(&mut self, record: impl FnOnce(u64) -> Record<'r>) -> io::Result<()> {
         self.len()?;
         let turn = self.shared.take_turn();
         let Some(samples) = &mut self.samples else { return Ok(()) };
-        let mono_nanos = clock::mono_nanos();
-        let record = match rss_bytes {
-            Some(bytes) => Record::Rss(Rss { mono_nanos, bytes }),
-            None => Record::Clock(Clock { mono_nanos }),
-        };
-        samples.add(&self.file, &self.shared, turn, &record)
+        samples.add(&self.file, &self.shared, turn, &record(clock::mono_nanos()))
     }
 
     /// Compresses finished blocks, for a few milliseconds at most.

@@ -1,4 +1,4 @@
-//! Time and memory of the program, seen from outside: records in blocks that are taken like the recorder takes them.
+//! Time and memory of the program, and the user's marks, seen from outside: records in blocks that are taken like the recorder takes them.
 
 use std::fs::File;
 use std::io;
@@ -6,6 +6,7 @@ use std::mem::offset_of;
 use std::os::unix::fs::FileExt;
 
 use memtrace_format::encode::{self, Deltas, HOT_ROOM, MAX_PLAIN_LEN};
+use memtrace_format::record::mark;
 use memtrace_format::turn::Turn;
 use memtrace_format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, Record, block_kind, block_state};
 use zerocopy::IntoBytes;
@@ -61,7 +62,7 @@ impl Block {
     /// Adds a record; `false` when the block is full.
     fn append(&mut self, file: &File, turn: Turn, record: &Record<'_>) -> io::Result<bool> {
         let room = self.header.capacity as usize - BLOCK_HEADER_LEN - self.header.committed as usize;
-        let mut buf = [0; HOT_ROOM + MAX_PLAIN_LEN];
+        let mut buf = [0; HOT_ROOM + MAX_PLAIN_LEN + mark::MAX_NAME_LEN];
         if room < buf.len() {
             return Ok(false);
         }

@@ -25,6 +25,11 @@
  * @property {number} changed_files
  */
 
+/**
+ * A moment with a name, or where the recording was paused or resumed.
+ * @typedef {{nanos: number, name: string, is_named: boolean}} Mark
+ */
+
 /** @typedef {"peak" | "leaks" | "churn" | "temporary"} Tab */
 
 /**
@@ -35,10 +40,10 @@
 
 /**
  * @typedef {object} Header
- * @property {{tab: Tab, inverted: boolean, split_threads: boolean, temporal: boolean, table: boolean, compares: Compares | null}} open
+ * @property {{tab: Tab, inverted: boolean, split_threads: boolean, temporal: boolean, range: [number, number] | null, table: boolean, compares: Compares | null}} open
  * @property {Tab[]} tabs
  * @property {number | null} temporary_threshold
- * @property {{facts: Facts, threads: {number: number, os_tid: number, name: string}[]}[]} processes
+ * @property {{facts: Facts, threads: {number: number, os_tid: number, name: string}[], marks: Mark[]}[]} processes
  * @property {string[]} strings
  * @property {string[]} allocators
  * @property {number[]} size_classes upper bounds; the last class has none

@@ -41,10 +41,14 @@ import { DIMENSIONS, everything } from "./filters.js";
  */
 export function opening({ header, nBuckets }) {
   const { open } = header;
+  const last = Math.max(0, nBuckets - 1);
+  const [begin, end] = open.range ?? [0, Infinity];
+  const bucketOf = (/** @type {number} */ nanos) => Math.floor((nanos - header.start_nanos) / header.bucket_nanos);
+  const from = Math.min(last, Math.max(0, open.range ? bucketOf(begin) : 0));
   return {
     tab: open.tab,
-    from: 0,
-    to: Math.max(0, nBuckets - 1),
+    from,
+    to: Math.max(from, Math.min(last, open.range ? bucketOf(end) : last)),
     show: open.table ? "table" : "graph",
     isInverted: open.inverted,
     about: -1,

@@ -255,7 +255,9 @@ export class Timeline {
     const { plot, state, profile } = this;
     for (const mark of this.marks) mark.remove();
     this.marks = [];
-    if (!plot || state?.tab !== "peak") return;
+    if (!plot) return;
+    for (const process of this.processes()) this.placeFlags(plot, process);
+    if (state?.tab !== "peak") return;
     for (const process of this.processes().slice(0, 20)) {
       const seconds = peakSeconds(profile, state, process);
       const mark = element("div", "peak-mark");
@@ -263,6 +265,24 @@ export class Timeline {
       mark.title = `peak at ${secondsText(seconds)}`;
       plot.over.append(mark);
       this.marks.push(mark);
+    }
+  }
+
+  /**
+   * Flags where somebody marked a moment, or paused the recording.
+   * @param {Plot} plot
+   * @param {number} process
+   */
+  placeFlags(plot, process) {
+    const { processes } = this.profile.header;
+    for (const { nanos, name, is_named } of processes[process].marks) {
+      const flag = element("div", is_named ? "flag" : "flag is-pause", [element("span", "", name)]);
+      const seconds = nanos / 1e9;
+      flag.style.left = `${plot.valToPos(seconds, "x")}px`;
+      const of = processes.length > 1 ? ` (process ${processes[process].facts.pid})` : "";
+      flag.title = `${name} at ${secondsText(seconds)}${of}`;
+      plot.over.append(flag);
+      this.marks.push(flag);
     }
   }
 

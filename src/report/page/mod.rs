@@ -24,7 +24,7 @@ use super::html::base64;
 use super::sources::{Confidential, Sources};
 use crate::analysis::Temporal;
 use crate::analysis::sites::SIZE_BOUNDS;
-use crate::model::{Model, Process, ThreadKey};
+use crate::model::{self, MarkKind, Model, Process, ThreadKey};
 
 mod cells;
 mod choose;
@@ -80,6 +80,8 @@ pub struct Open {
     pub inverted: bool,
     pub split_threads: bool,
     pub temporal: bool,
+    /// The range that is brushed, in nanoseconds since the first process began.
+    pub range: Option<(u64, u64)>,
     pub table: bool,
     /// What differs between two recordings is shown.
     pub compares: Option<Compares>,
@@ -136,6 +138,16 @@ struct Header<'a> {
 struct ProcessHeader {
     facts: Facts,
     threads: Vec<Thread>,
+    marks: Vec<Mark>,
+}
+
+/// A moment that somebody gave a name, or where the recording was paused or resumed.
+#[derive(Serialize)]
+struct Mark {
+    /// Since the first process began.
+    nanos: u64,
+    name: String,
+    is_named: bool,
 }
 
 #[derive(Serialize)]
@@ -199,6 +211,9 @@ impl Page {
         base64(&self.deflated)
     }
 }
+
+/// More would hide each other on the time line.
+const MAX_MARKS: usize = 500;
 
 /// A page that is cut should be filled at least so far…
 const WELL_FILLED: f64 = 0.7;
@@ -264,7 +279,8 @@ fn encode(model: &Model, parts: &[Part], shares: &Shares, options: &PageOptions,
         let reading =
             Reading { n_events: part.n_events, peak_bytes: peak_bytes.unwrap_or(0), notices: part.notices.clone() };
         let facts = Facts { changed_files: n_changed, ..Facts::new(process, reading) };
-        ProcessHeader { facts, threads: threads.iter().map(|&key| thread(model, process, key)).collect() }
+        let threads = threads.iter().map(|&key| thread(model, process, key)).collect();
+        ProcessHeader { facts, threads, marks: marks(model, process) }
     });
     let chosen = &fit.chosen;
     let folded = (chosen.n_folded > 0).then(|| Folded {
@@ -334,6 +350,21 @@ fn columns(fit: &Fit<'_>) -> Columns {
     columns.plain("buckets.files", buckets().map(|bucket| bucket.at_end.file_bytes));
     columns.plain("buckets.reserved", buckets().map(|bucket| bucket.at_end.reserved_bytes));
     columns
+}
+
+fn marks(model: &Model, process: &Process) -> Vec<Mark> {
+    let begun = model.processes().iter().map(|process| process.facts.start_unix_nanos).min().unwrap_or(0);
+    let offset = process.facts.start_unix_nanos.saturating_sub(begun);
+    let mark = |mark: &model::facts::Mark| Mark {
+        nanos: offset.saturating_add(mark.nanos),
+        name: match mark.kind {
+            MarkKind::Named => shortened(&mark.name),
+            MarkKind::Paused => "paused".to_owned(),
+            MarkKind::Resumed => "resumed".to_owned(),
+        },
+        is_named: mark.kind == MarkKind::Named,
+    };
+    process.facts.marks.iter().take(MAX_MARKS).map(mark).collect()
 }
 
 fn thread(model: &Model, process: &Process, key: ThreadKey) -> Thread {

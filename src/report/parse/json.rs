@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Buffer, ParseOptions};
 use crate::model::facts::{Facts, RecordingState, notice_name};
-use crate::model::{Action, Event, Model, StackId};
+use crate::model::{Action, Event, MarkKind, Model, StackId};
 
 pub struct JsonLines<W> {
     out: Buffer<W>,
@@ -129,6 +129,18 @@ impl<W: Write> JsonLines<W> {
                 self.timed("rss", event);
                 self.number("time_ns", model.process().clock.since_start(mono_nanos));
                 self.number("bytes", bytes);
+            }
+            Action::Mark { mono_nanos, kind, name } => {
+                match kind {
+                    MarkKind::Named => self.timed("mark", event),
+                    MarkKind::Paused => self.timed("pause", event),
+                    MarkKind::Resumed => self.timed("resume", event),
+                }
+                self.number("time_ns", model.process().clock.since_start(mono_nanos));
+                if kind == MarkKind::Named {
+                    self.out.text(",\"name\":");
+                    self.string(model.text(name))?;
+                }
             }
             Action::Unknown { tag } => {
                 self.head("unknown", event);

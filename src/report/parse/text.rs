@@ -6,7 +6,7 @@ use memtrace_format::LAUNCHER_IMAGE;
 
 use super::{Buffer, ParseOptions};
 use crate::model::facts::{Facts, notice_sentence};
-use crate::model::{Action, Event, Model, StackId};
+use crate::model::{Action, Event, MarkKind, Model, StackId};
 use crate::report::printable::printable;
 use crate::units;
 
@@ -60,10 +60,16 @@ impl<W: Write> Text<W> {
             Action::ImageStart => return self.image(&model.process().facts, event.image),
             Action::Clock { .. } => "clock".to_string(),
             Action::Rss { bytes, .. } => format!("rss {bytes}"),
+            Action::Mark { kind, name, .. } => match kind {
+                MarkKind::Named => format!("mark {:?}", model.text(name)),
+                MarkKind::Paused => "recording is paused".to_string(),
+                MarkKind::Resumed => "recording goes on".to_string(),
+            },
             Action::Unknown { tag } => format!("record of unknown kind {tag:#x}"),
         };
         let nanos = model.process().clock.nanos_since_start(event.turn);
         let who = match event.image {
+            LAUNCHER_IMAGE if matches!(event.action, Action::Mark { .. }) => "user".to_string(),
             LAUNCHER_IMAGE => "sample".to_string(),
             _ => format!("thread {}", event.thread),
         };

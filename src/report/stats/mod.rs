@@ -17,7 +17,7 @@ use super::cut::named;
 use super::origin;
 use super::printable::printable;
 use crate::analysis::{Counted, Stats};
-use crate::model::{FrameId, Model};
+use crate::model::{FrameId, Model, Process, facts};
 use crate::units;
 
 pub struct StatsOptions {
@@ -40,6 +40,7 @@ pub struct Document {
     top_modules_by_allocation_size: Vec<Module>,
     top_modules_by_allocation_count: Vec<Module>,
     metadata: Metadata,
+    marks: Vec<Mark>,
     #[serde(skip)]
     extremes: Option<(u64, u64)>,
     #[serde(skip)]
@@ -48,6 +49,17 @@ pub struct Document {
     width: Option<usize>,
     #[serde(skip)]
     counted: Counted,
+}
+
+/// A moment that somebody gave a name.
+#[derive(Serialize)]
+struct Mark {
+    name: String,
+    /// Since its capture began.
+    seconds: f64,
+    /// Where there are several processes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -136,6 +148,7 @@ pub fn document(model: &Model, stats: &Stats, last_turns: &[u64], options: &Stat
         top_modules_by_allocation_size: modules_by_size,
         top_modules_by_allocation_count: modules_by_count,
         metadata: metadata(model, stats, last_turns),
+        marks: marks(model),
         extremes: stats.totals.sizes.extremes(),
         num_largest: n_shown,
         width: options.width,
@@ -191,6 +204,16 @@ fn metadata(model: &Model, stats: &Stats, last_turns: &[u64]) -> Metadata {
     }
 }
 
+fn marks(model: &Model) -> Vec<Mark> {
+    let has_several = model.processes().len() > 1;
+    let of_process = |process: &Process| {
+        let pid = has_several.then_some(process.facts.pid);
+        let mark = |mark: &facts::Mark| Mark { name: mark.name.clone(), seconds: mark.nanos as f64 / 1e9, pid };
+        process.facts.named_marks().map(mark).collect::<Vec<_>>()
+    };
+    model.processes().iter().flat_map(of_process).collect()
+}
+
 fn as_map<S: serde::Serializer>(pairs: &[(String, u64)], out: S) -> std::result::Result<S::Ok, S::Error> {
     let mut map = out.serialize_map(Some(pairs.len()))?;
     for (key, value) in pairs {
@@ -213,6 +236,14 @@ pub fn text(document: &Document, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "{allocations}:\n    {}\n", document.total_num_allocations)?;
     writeln!(out, "{memory}:\n    {}\n", units::bytes(document.total_bytes_allocated))?;
     writeln!(out, "Peak memory usage:\n    {}\n", units::bytes(document.metadata.peak_memory))?;
+    if !document.marks.is_empty() {
+        writeln!(out, "Marks:")?;
+        for Mark { name, seconds, pid } in &document.marks {
+            let of = pid.map_or(String::new(), |pid| format!(" (process {pid})"));
+            writeln!(out, "    {seconds:.3} s: {}{of}", printable(name))?;
+        }
+        writeln!(out)?;
+    }
     writeln!(out, "Histogram of allocation size:")?;
     match document.extremes {
         None => writeln!(out, "    (no allocations)")?,

@@ -10,7 +10,12 @@ pub fn events(block: &BlockHeader, payload: &[u8]) -> u32 {
     if block.kind != block_kind::EVENTS {
         return 0;
     }
-    let mut deltas = Deltas::at_block_start(Turn::from_bits(block.first_turn), block.first_node);
+    events_from(Turn::from_bits(block.first_turn), block.first_node, payload)
+}
+
+/// The same, of a payload that begins like this.
+pub fn events_from(first_turn: Turn, first_node: u32, payload: &[u8]) -> u32 {
+    let mut deltas = Deltas::at_block_start(first_turn, first_node);
     let mut decoder = Decoder::new(payload, &mut deltas);
     let mut n_events = 0;
     while let Ok(Some(record)) = decoder.next() {

@@ -1,0 +1,74 @@
+//! The asking side. Every error is a sentence that says what to do.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::geteuid;
+
+use super::message::{Answer, MAX_LINE_LEN, Request, Status};
+use super::place;
+
+/// A keeper that is stopped, or busy for this long, is not waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection to whoever keeps the log of a process.
+pub struct Client {
+    pid: u32,
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    pub fn connect(pid: u32) -> Result<Client> {
+        match place::possible(pid).find_map(|path| UnixStream::connect(path).ok()) {
+            Some(stream) => {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                Ok(Client { pid, stream: BufReader::new(stream) })
+            }
+            None => bail!("{}", why_not(pid)),
+        }
+    }
+
+    pub fn status(&mut self) -> Result<Status> {
+        match self.ask(&Request::Status)? {
+            Answer::Status(status) => Ok(status),
+            other => bail!("the memtrace that records process {} is another version: it answers {other:?}", self.pid),
+        }
+    }
+
+    /// Whether that changed anything.
+    pub fn request(&mut self, request: &Request) -> Result<bool> {
+        Ok(matches!(self.ask(request)?, Answer::Done { changed: true }))
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Answer> {
+        let failed = || format!("the memtrace that records process {} does not answer", self.pid);
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line).with_context(failed)?;
+        let mut told = Vec::new();
+        (&mut self.stream).take(MAX_LINE_LEN as u64).read_until(b'\n', &mut told).with_context(failed)?;
+        if told.is_empty() {
+            bail!("{}: it has ended", failed());
+        }
+        match serde_json::from_slice(&told).with_context(failed)? {
+            Answer::Refused { reason } => bail!("{reason}"),
+            answer => Ok(answer),
+        }
+    }
+}
+
+fn why_not(pid: u32) -> String {
+    let Ok(metadata) = fs::metadata(format!("/proc/{pid}")) else { return format!("there is no process {pid}") };
+    let (theirs, ours) = (metadata.uid(), geteuid().as_raw());
+    if theirs != ours {
+        return format!(
+            "process {pid} belongs to another user (uid {theirs}, yours is {ours}): only that user can ask about it"
+        );
+    }
+    format!("process {pid} is not recorded: memtrace run or memtrace attach would record it")
+}

@@ -1,0 +1,47 @@
+//! Requests and answers, each a line of JSON.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest line that is read.
+pub const MAX_LINE_LEN: usize = 64 * 1024;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "lowercase")]
+pub enum Request {
+    Status,
+    /// From here on allocations and mappings are left out.
+    Pause,
+    Resume,
+    /// Gives this moment a name.
+    Mark {
+        name: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "lowercase")]
+pub enum Answer {
+    Status(Status),
+    /// It is as was asked; whether it was not so before.
+    Done {
+        changed: bool,
+    },
+    /// Why not, as a sentence.
+    Refused {
+        reason: String,
+    },
+}
+
+/// What only the keeper of a log knows; the rest stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The process that is recorded.
+    pub pid: u32,
+    pub log: PathBuf,
+    pub paused: bool,
+    /// Resident set in bytes; `None` when the kernel does not tell.
+    pub rss_bytes: Option<u64>,
+    pub peak_rss_bytes: u64,
+}
