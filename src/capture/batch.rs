@@ -56,7 +56,7 @@ pub enum Step {
 }
 
 /// Enough that handing it over costs nothing, and little enough that it stays in the processor's caches.
-const FULL: usize = 8192;
+const FULL: usize = if cfg!(test) { 16 } else { 8192 };
 /// Bytes of texts, which a hostile log may have many of.
 const FULL_OF_TEXT: usize = 256 * 1024;
 

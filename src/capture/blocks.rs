@@ -43,6 +43,9 @@ pub struct Block {
     pub n_left_out: u32,
 }
 
+/// What tells lanes apart: image, kind and number.
+pub type LaneKey = (u16, u8, u32);
+
 impl Block {
     /// Whether its records belong into the stream of events.
     pub fn has_events(&self) -> bool {
@@ -53,12 +56,17 @@ impl Block {
         self.lane() == other.lane()
     }
 
-    fn lane(&self) -> (u16, u8, u32) {
+    /// Bytes of records in it so far.
+    pub fn raw_len(&self) -> usize {
+        if self.codec == codec::RAW { self.payload_len as usize } else { self.raw_len as usize }
+    }
+
+    pub fn lane(&self) -> LaneKey {
         (self.image, self.kind, self.lane)
     }
 
     /// Its place among all records.
-    fn place(&self) -> ((u16, u8, u32), u32) {
+    fn place(&self) -> (LaneKey, u32) {
         (self.lane(), self.sequence)
     }
 }

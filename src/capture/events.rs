@@ -28,6 +28,13 @@ pub struct Events<'m, 'n, T> {
     image: Option<u16>,
 }
 
+/// Where a stream of batches was left.
+#[derive(Default)]
+pub struct Standing {
+    lanes: Vec<Lane>,
+    image: Option<u16>,
+}
+
 /// What is known of a lane where it was left.
 #[derive(Default)]
 struct Lane {
@@ -39,8 +46,25 @@ struct Lane {
 
 impl<'m, 'n, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, 'n, T> {
     pub fn new(model: &'m mut Model, turns: Range<u64>, native: NativeStacks<'n>, take: T) -> Events<'m, 'n, T> {
-        let events = Vec::with_capacity(N_AT_A_TIME);
-        Events { model, take, turns, native, events, lanes: vec![Lane::default()], current: 0, image: None }
+        Events::resumed(model, turns, native, Standing::default(), take)
+    }
+
+    /// Goes on where a stream was left; each batch has to say first which lane it is about.
+    pub fn resumed(
+        model: &'m mut Model,
+        turns: Range<u64>,
+        native: NativeStacks<'n>,
+        Standing { mut lanes, image }: Standing,
+        take: T,
+    ) -> Events<'m, 'n, T> {
+        if lanes.is_empty() {
+            lanes.push(Lane::default());
+        }
+        Events { model, take, turns, native, events: Vec::with_capacity(N_AT_A_TIME), lanes, current: 0, image }
+    }
+
+    pub fn suspended(self) -> (Standing, NativeStacks<'n>) {
+        (Standing { lanes: self.lanes, image: self.image }, self.native)
     }
 
     /// Hands over what a batch holds, for as long as it is wanted.

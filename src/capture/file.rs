@@ -39,7 +39,22 @@ pub struct Capture {
 impl Capture {
     /// Opens a capture and checks that it is one. The error is one sentence that names the file.
     pub fn open(path: &Path) -> Result<Capture> {
+        let capture = Capture::open_moving(path)?;
+        keep_still(&capture.file);
+        Ok(capture)
+    }
+
+    /// Opens a capture whose blocks may move.
+    pub(super) fn open_moving(path: &Path) -> Result<Capture> {
         Capture::open_unnamed(path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        clock_of(&self.header)
     }
 
     fn open_unnamed(path: &Path) -> Result<Capture> {
@@ -55,7 +70,6 @@ impl Capture {
             bail!("the file is empty");
         }
         let file = File::open(path).map_err(plain_error)?;
-        keep_still(&file);
         let mut page = [0; HEADER_LEN];
         let n_read = read_at(&file, &mut page, 0).map_err(plain_error)?;
         let page = &page[..n_read];
@@ -258,22 +272,27 @@ fn clock_of(header: &FileHeader) -> Clock {
     Clock::new(header.start_mono_nanos, header.start_unix_nanos)
 }
 
+/// Takes over what may change in a header.
+pub fn take_over(facts: &mut Facts, header: &FileHeader) {
+    facts.state = match header.state {
+        state::CREATED => RecordingState::Created,
+        state::STOPPED => RecordingState::Stopped,
+        state::ENDED => RecordingState::Ended,
+        _ => RecordingState::Recording,
+    };
+    facts.stop_reason = stop_sentence(header);
+    facts.lost_events = header.lost_events;
+    facts.n_self_checked = header.n_self_checked;
+}
+
 fn facts(header: &FileHeader, behind: &[u8]) -> Facts {
     let mut facts = Facts {
         pid: header.pid,
         clock: if header.clock == clock::COUNTER { "counter" } else { "tsc" },
         start_unix_nanos: header.start_unix_nanos,
-        state: match header.state {
-            state::CREATED => RecordingState::Created,
-            state::STOPPED => RecordingState::Stopped,
-            state::ENDED => RecordingState::Ended,
-            _ => RecordingState::Recording,
-        },
-        stop_reason: stop_sentence(header),
-        lost_events: header.lost_events,
-        n_self_checked: header.n_self_checked,
         ..Facts::default()
     };
+    take_over(&mut facts, header);
     let described = behind.get(..header.info_len as usize);
     let whole = described.filter(|bytes| memtrace_format::crc32c(bytes) == header.info_crc);
     match whole.and_then(info::from_bytes::<CaptureInfo>) {

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use anyhow::Result;
 use memtrace_format::decode::{BlockEvent, Decoder, Problem};
+use memtrace_format::encode::Deltas;
 use memtrace_format::record::{self, Record};
 
 use super::batch::{Batch, Step};
@@ -19,6 +20,8 @@ pub struct Context<'a> {
     /// Whether lanes keep what they have decompressed while others run. Else each does it anew when its turn comes:
     /// slower, but a small file can't ask for much memory.
     pub keeps_decompressed: bool,
+    /// Whether there will be more of each lane.
+    pub is_following: bool,
     pub batch: Batch,
     /// The lane that the batch is about at its end.
     pub current_lane: Option<u32>,
@@ -48,6 +51,28 @@ pub struct Lane {
     payload: Option<Payload>,
     /// Decoded, but later than what another lane has to tell.
     pending: Option<(Moment, Decoded)>,
+    /// How far the last block was decoded that is not being decoded now.
+    at: Option<Position>,
+    /// Whether a block was missing that should be there the next time.
+    is_waiting: bool,
+}
+
+/// A place in the records of a lane.
+pub struct Position {
+    pub sequence: u32,
+    /// In bytes of records, which do not move when a block is compressed.
+    pub offset: usize,
+    pub deltas: Deltas,
+}
+
+/// Where the reading of a lane was left.
+#[derive(Default)]
+pub struct Left {
+    image: u16,
+    next_sequence: u32,
+    pending: Option<(Moment, Decoded)>,
+    at: Option<Position>,
+    is_waiting: bool,
 }
 
 /// When an event comes: its turn, in a shared turn its ticks, then gifts back before allocations.
@@ -63,7 +88,51 @@ impl Lane {
     pub fn new(number: u32, mut blocks: Vec<Block>) -> Lane {
         blocks.reverse();
         let image = blocks.last().map_or(0, |block| block.image);
-        Lane { number, image, blocks, next_sequence: 0, payload: None, pending: None }
+        Lane { number, image, blocks, next_sequence: 0, payload: None, pending: None, at: None, is_waiting: false }
+    }
+
+    /// Goes on where a reading was left, with all blocks of the lane that there are now.
+    pub fn resumed(number: u32, left: Left, blocks: &[Block]) -> Lane {
+        let Left { image, next_sequence, pending, at, is_waiting } = left;
+        let image = blocks.first().map_or(image, |block| block.image);
+        let mut lane =
+            Lane { number, image, blocks: Vec::new(), next_sequence, payload: None, pending, at, is_waiting };
+        lane.add(blocks);
+        lane
+    }
+
+    /// Where it can be resumed.
+    pub fn left(self) -> Left {
+        let Lane { image, next_sequence, pending, at, is_waiting, payload, .. } = self;
+        let now = payload.map(|payload| Position {
+            sequence: next_sequence.wrapping_sub(1),
+            offset: payload.position(),
+            deltas: payload.deltas,
+        });
+        Left { image, next_sequence, pending, at: now.or(at), is_waiting }
+    }
+
+    /// Takes what is new in the blocks, as far as none is missing. One that is missing was begun before the next one, so
+    /// the next search finds it; what is missing then is lost.
+    fn add(&mut self, blocks: &[Block]) {
+        let mut wanted = self.next_sequence;
+        let decoded = |at: &Position, block: &Block| at.sequence == block.sequence && at.offset < block.raw_len();
+        for block in blocks {
+            let is_begun = self.at.as_ref().is_some_and(|at| decoded(at, block));
+            if !is_begun && block.sequence < self.next_sequence {
+                continue;
+            }
+            if !is_begun && block.sequence != wanted {
+                let was_waiting = std::mem::replace(&mut self.is_waiting, true);
+                if !was_waiting || !self.blocks.is_empty() {
+                    break;
+                }
+            }
+            self.is_waiting = false;
+            wanted = block.sequence.wrapping_add(1);
+            self.blocks.push(*block);
+        }
+        self.blocks.reverse();
     }
 
     /// A moment not later than the lane's next event; `None` at its end.
@@ -102,11 +171,16 @@ impl Lane {
                 None => match self.blocks.pop() {
                     Some(block) => self.begin_block(context, &block)?,
                     None => {
-                        context.batch.push(Step::EndOfLane);
+                        if !context.is_following {
+                            context.batch.push(Step::EndOfLane);
+                        }
                         return Ok(ControlFlow::Continue(()));
                     }
                 },
-                Some(payload) if payload.is_done() => self.payload = None,
+                Some(payload) if payload.is_done() => {
+                    let (sequence, offset) = (self.next_sequence.wrapping_sub(1), payload.position());
+                    self.at = self.payload.take().map(|Payload { deltas, .. }| Position { sequence, offset, deltas });
+                }
                 Some(_) => {
                     if let Some(flow) = self.run_window(context, limit)? {
                         return Ok(flow);
@@ -117,6 +191,9 @@ impl Lane {
     }
 
     fn begin_block(&mut self, context: &mut Context<'_>, block: &Block) -> Result<()> {
+        if let Some(at) = self.at.take_if(|at| at.sequence == block.sequence) {
+            return self.go_on_in_block(context, block, at);
+        }
         self.next_sequence = self.next_sequence.wrapping_add(block.n_left_out);
         if block.sequence != self.next_sequence {
             let what = format!(
@@ -133,6 +210,18 @@ impl Lane {
         context.batch.push(Step::Block { turn, thread, first_node });
         match Payload::open(context.file, block, &mut context.scratch)? {
             Ok(payload) => self.payload = Some(payload),
+            Err(what) => context.damage(block.payload_offset, block.payload_len, what),
+        }
+        Ok(())
+    }
+
+    fn go_on_in_block(&mut self, context: &mut Context<'_>, block: &Block, at: Position) -> Result<()> {
+        context.batch.n_bytes += (block.raw_len() - at.offset) as u64;
+        match Payload::open(context.file, block, &mut context.scratch)? {
+            Ok(mut payload) => {
+                payload.go_on(at.offset, at.deltas);
+                self.payload = Some(payload);
+            }
             Err(what) => context.damage(block.payload_offset, block.payload_len, what),
         }
         Ok(())
@@ -167,6 +256,7 @@ impl Lane {
                 break None;
             }
             if context.batch.is_full() && context.pass_on().is_break() {
+                payload.start += decoder.offset();
                 return Ok(Some(ControlFlow::Break(())));
             }
             let record = match decoder.next() {

@@ -1,14 +1,17 @@
 //! What is read before the events: code objects, images, notices, the clock, and how the capture ended.
 
+use std::collections::HashMap;
 use std::fs::File;
 
 use anyhow::Result;
 use memtrace_format::decode::{Decoder, Problem};
+use memtrace_format::encode::Deltas;
 use memtrace_format::{Record, block_kind, record};
 
-use super::blocks::Block;
+use super::blocks::{Block, LaneKey};
 use super::file::read_at;
 use super::info::{self, CaptureEnd, Exit};
+use super::lane::Position;
 use super::payload::{Payload, Scratch};
 use crate::model::facts::{End, Mark, Notice, Python};
 use crate::model::{MarkKind, Model, Process};
@@ -18,22 +21,44 @@ const MAX_END_LEN: u64 = 64 * 1024;
 
 /// Takes over the metadata of all blocks, and the launcher's samples into the clock.
 pub fn read(file: &File, blocks: &[Block], model: &mut Model) -> Result<()> {
-    let scratch = &mut Scratch::default();
-    for block in blocks {
-        match block.kind {
-            block_kind::META => each_record(file, block, scratch, model, |model, record, _| {
-                describe(model, block.image, record);
-            })?,
-            block_kind::LAUNCHER => each_record(file, block, scratch, model, |model, record, turn| match record {
-                Record::Clock(it) => model.process_mut().clock.add(turn, it.mono_nanos),
-                Record::Rss(it) => model.process_mut().clock.add(turn, it.mono_nanos),
-                Record::Mark(it) => add_mark(model, turn, it),
-                _ => {}
-            })?,
-            _ => {}
+    Described::default().read_on(file, blocks, model)
+}
+
+/// How far the metadata of a log was read.
+#[derive(Default)]
+pub struct Described {
+    by_lane: HashMap<LaneKey, Position>,
+    scratch: Scratch,
+}
+
+impl Described {
+    /// Takes over what is new in the blocks of a log.
+    pub fn read_on(&mut self, file: &File, blocks: &[Block], model: &mut Model) -> Result<()> {
+        for block in blocks.iter().filter(|block| matches!(block.kind, block_kind::META | block_kind::LAUNCHER)) {
+            let is_known = |at: &Position| {
+                block.sequence < at.sequence || block.sequence == at.sequence && block.raw_len() <= at.offset
+            };
+            if self.by_lane.get(&block.lane()).is_some_and(is_known) {
+                continue;
+            }
+            let at = self.by_lane.remove(&block.lane()).filter(|at| at.sequence == block.sequence);
+            let at = each_record(file, block, at, &mut self.scratch, model, |model, record, turn| match block.kind {
+                block_kind::META => describe(model, block.image, record),
+                _ => tell_time(model, record, turn),
+            })?;
+            self.by_lane.insert(block.lane(), at);
         }
+        Ok(())
     }
-    Ok(())
+}
+
+fn tell_time(model: &mut Model, record: &Record<'_>, turn: u64) {
+    match record {
+        Record::Clock(it) => model.process_mut().clock.add(turn, it.mono_nanos),
+        Record::Rss(it) => model.process_mut().clock.add(turn, it.mono_nanos),
+        Record::Mark(it) => add_mark(model, turn, it),
+        _ => {}
+    }
 }
 
 /// The end of the capture, when this block is one and whole.
@@ -92,21 +117,27 @@ fn describe(model: &mut Model, image: u16, record: &Record<'_>) {
     }
 }
 
-/// Walks the records of one block; what is damaged ends it.
+/// Walks the records of one block, from a place in it on; what is damaged ends it.
 fn each_record(
     file: &File,
     block: &Block,
+    from: Option<Position>,
     scratch: &mut Scratch,
     model: &mut Model,
     mut take: impl FnMut(&mut Model, &Record<'_>, u64),
-) -> Result<()> {
+) -> Result<Position> {
+    let sequence = block.sequence;
+    let all = || Position { sequence, offset: usize::MAX, deltas: Deltas::at_block_start(block.first_turn, 0) };
     let mut payload = match Payload::open(file, block, scratch)? {
         Ok(payload) => payload,
         Err(what) => {
             model.process_mut().facts.add_damage(block.payload_offset, block.payload_len, format!("{what} (metadata)"));
-            return Ok(());
+            return Ok(all());
         }
     };
+    if let Some(Position { offset, deltas, .. }) = from {
+        payload.go_on(offset, deltas);
+    }
     while !payload.is_done() {
         let mut decoder = Decoder::new(payload.bytes.get(payload.start..).unwrap_or(&[]), &mut payload.deltas);
         let problem = loop {
@@ -127,9 +158,9 @@ fn each_record(
             Some(_) => {
                 let (offset, bytes) = payload.rest();
                 model.process_mut().facts.add_damage(offset, bytes, "a record of metadata is damaged");
-                return Ok(());
+                return Ok(all());
             }
         }
     }
-    Ok(())
+    Ok(Position { sequence, offset: payload.position(), deltas: payload.deltas })
 }

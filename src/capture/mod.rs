@@ -6,7 +6,7 @@
 //!                     └─ metadata ──> model ────────────────────────────┘
 //! ```
 //!
-//! Up to the batches, a long log is decoded on a thread of its own.
+//! A log that grows is read in steps (`follow`). Up to the batches, a long log is decoded on a thread of its own.
 //!
 //! The file is read in pieces and never mapped: it may shrink under us. No number in it is believed before it was
 //! compared with the bytes that are there.
@@ -17,6 +17,7 @@ pub mod blocks;
 pub mod count;
 mod events;
 mod file;
+pub mod follow;
 pub mod info;
 mod lane;
 mod merge;

@@ -27,6 +27,8 @@ pub struct Payload {
     pub bytes: Vec<u8>,
     /// Decoded up to here.
     pub start: usize,
+    /// Bytes of records in front of `bytes`.
+    position: usize,
     /// Where in the file `bytes` ends.
     file_offset: u64,
     /// Bytes of the payload behind that.
@@ -45,6 +47,7 @@ impl Payload {
         let mut payload = Payload {
             bytes: Vec::new(),
             start: 0,
+            position: 0,
             file_offset: block.payload_offset,
             unread: block.payload_len,
             deltas: Deltas::at_block_start(block.first_turn, block.first_node),
@@ -55,6 +58,24 @@ impl Payload {
         }
         (payload.compressed, payload.unread) = (Some(*block), 0);
         Ok(payload.restore(file, scratch)?.map(|()| payload))
+    }
+
+    /// Goes on behind `position` bytes of records that were decoded before; `deltas` are as they were then.
+    pub fn go_on(&mut self, position: usize, deltas: Deltas) {
+        if self.compressed.is_some() {
+            self.start = position.min(self.bytes.len());
+        } else {
+            let passed = (position as u64).min(self.unread);
+            self.file_offset += passed;
+            self.unread -= passed;
+        }
+        self.position = position - self.start;
+        self.deltas = deltas;
+    }
+
+    /// Bytes of records that were decoded.
+    pub fn position(&self) -> usize {
+        self.position + self.start
     }
 
     /// Gives the memory of a compressed block back until [`restore`](Payload::restore).
@@ -105,6 +126,7 @@ impl Payload {
     /// rest is returned.
     pub fn fill(&mut self, file: &File) -> Result<Option<Lost>> {
         self.bytes.drain(..self.start);
+        self.position += self.start;
         self.start = 0;
         let held = self.bytes.len();
         // A record longer than the window doubles it, so the work stays in proportion to the bytes that are there.

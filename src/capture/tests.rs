@@ -12,6 +12,7 @@ use super::Capture;
 use crate::model::{Action, Event, Model};
 use crate::testlog::Log;
 
+mod follow;
 mod orders;
 
 /// A file that goes with its test.

@@ -149,6 +149,14 @@ impl Log {
             .insert((kind, image, lane), Lane { block: self.blocks.len() - 1, deltas, n_nodes, sequence, thread });
     }
 
+    /// The word of turns when the last event was written.
+    pub fn last_word(&self) -> TurnWord {
+        let (lane, turn) =
+            self.lanes.iter().map(|(key, lane)| (key.2, lane.deltas.turn)).max_by_key(|it| it.1).unwrap_or_default();
+        let before = TurnWord(turn.number.saturating_sub(1) << 20);
+        if turn.is_shared { before.next_shared() } else { before.next_of(lane) }
+    }
+
     /// An event of image 0, under the turn of that number.
     pub fn event(&mut self, lane: u32, at: u64, record: Record<'_>) {
         self.put_at(block_kind::EVENTS, 0, lane, at, &record);

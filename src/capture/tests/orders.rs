@@ -12,7 +12,7 @@ use super::*;
 use crate::model::native::NativeStacks;
 
 #[derive(Clone, Debug)]
-struct Drawn {
+pub struct Drawn {
     lane: u32,
     what: What,
     /// Whether a turn begins with it anyhow, and of which sort it is then.
@@ -30,7 +30,7 @@ enum What {
     Node { parent: u32, code: u32 },
 }
 
-fn drawn() -> impl Strategy<Value = Vec<Drawn>> {
+pub fn drawn() -> impl Strategy<Value = Vec<Drawn>> {
     let addresses = || prop_oneof![3 => (0..500u64).prop_map(|n| 0x7f00_0000_0000 + n * 48), 1 => any::<u64>()];
     let what = prop_oneof![
         6 => (addresses(), any::<u64>(), any::<u32>()).prop_map(|(address, size, stack)| What::Alloc { address, size, stack }),
@@ -52,7 +52,7 @@ fn drawn() -> impl Strategy<Value = Vec<Drawn>> {
 }
 
 /// The log, and its events as one would tell them.
-fn written(drawn: &[Drawn]) -> (Log, Vec<String>) {
+pub fn written(drawn: &[Drawn]) -> (Log, Vec<String>) {
     let mut log = Log::new();
     for code in 1..4 {
         log.code(code, &format!("f{code}"), "x.py", 1);
@@ -118,22 +118,25 @@ fn names(model: &Model, stack: crate::model::StackId) -> String {
     model.frames_from_leaf(stack).map(|frame| format!("{} ", model.text(frame.function))).collect()
 }
 
+/// An event as [`written`] tells it.
+pub fn line(model: &Model, event: &Event) -> Option<String> {
+    let Event { turn, thread, .. } = event;
+    Some(match event.action {
+        Action::Alloc { address, size, stack, .. } => {
+            format!("{turn} {thread} alloc {address} {size} {}", names(model, stack))
+        }
+        Action::Free { address, .. } => format!("{turn} {thread} free {address}"),
+        Action::Mmap { stack, .. } => format!("{turn} {thread} mmap {}", names(model, stack)),
+        Action::Restore => format!("{turn} {thread} restore"),
+        Action::ImageStart | Action::Clock { .. } | Action::Mark { .. } => return None,
+        other => format!("{other:?}"),
+    })
+}
+
 fn read(capture: &Capture, nanos: Range<u64>, is_ahead: bool) -> Vec<String> {
     let mut told = Vec::new();
     let take = |model: &Model, events: &[Event]| {
-        for event in events {
-            let Event { turn, thread, .. } = event;
-            told.push(match event.action {
-                Action::Alloc { address, size, stack, .. } => {
-                    format!("{turn} {thread} alloc {address} {size} {}", names(model, stack))
-                }
-                Action::Free { address, .. } => format!("{turn} {thread} free {address}"),
-                Action::Mmap { stack, .. } => format!("{turn} {thread} mmap {}", names(model, stack)),
-                Action::Restore => format!("{turn} {thread} restore"),
-                Action::ImageStart | Action::Clock { .. } => continue,
-                other => format!("{other:?}"),
-            });
-        }
+        told.extend(events.iter().filter_map(|event| line(model, event)));
         ControlFlow::Continue(())
     };
     let file = std::fs::File::open(capture.path()).unwrap();

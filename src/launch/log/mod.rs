@@ -42,6 +42,10 @@ const FIRST_BLOCK: u64 = HEADER_LEN as u64 + 260 * 1024;
 /// How long signals and samples may wait for the compression.
 const LONGEST_STEP: Duration = Duration::from_millis(4);
 
+/// How often a reader is waited for at the end of a program, and how long each time.
+const N_TRIES: u32 = 40;
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
+
 /// When blocks are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
@@ -296,7 +300,7 @@ impl Log {
         is_enough: &mut dyn FnMut() -> bool,
     ) -> io::Result<Finished> {
         let file = &self.file;
-        let packs = self.compression != Compression::Never && file.try_lock().is_ok();
+        let packs = self.compression != Compression::Never && locks_soon(file, is_enough);
         let compacted = self.compactor.finish(file, header.next_offset.min(len), packs, is_enough)?;
         let len = compacted.end.max(HEADER_LEN as u64);
         file.set_len(len)?;
@@ -306,6 +310,20 @@ impl Log {
         file.write_all_at(ended.as_bytes(), 0)?;
         Ok(Finished { header, len, raw_len: compacted.raw_len, n_events: compacted.n_events })
     }
+}
+
+/// Whether nobody reads the file from now on. Somebody who watches it does so for moments.
+fn locks_soon(file: &File, is_enough: &mut dyn FnMut() -> bool) -> bool {
+    for _ in 0..N_TRIES {
+        if file.try_lock().is_ok() {
+            return true;
+        }
+        if is_enough() {
+            return false;
+        }
+        std::thread::sleep(BETWEEN_TRIES);
+    }
+    false
 }
 
 fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_turn: Turn) -> BlockHeader {
