@@ -135,7 +135,7 @@ fn what_was_never_described_is_shown_as_such() {
     log.alloc(0, 1, 0x1000, 1, 1);
     log.alloc(0, 2, 0x2000, 1, 77);
     let (model, events) = read("undescribed", &log.bytes());
-    let expected = ["1 alloc 1 [<unknown function>:<unknown>:0]", "2 alloc 1 [<lost stack>:<lost>:0]"];
+    let expected = ["1 alloc 1 [<unknown function>:<unknown>]", "2 alloc 1 [<lost stack>:<lost>]"];
     assert_eq!(shown(&model, &events)[1..], expected);
 }
 
