@@ -21,6 +21,9 @@ const HOOKS: &[&[&str]] = &[
     &["longjmp", "_longjmp", "siglongjmp", "__longjmp_chk"],
 ];
 
+/// What others call: `memtrace attach` and the Python package.
+const CONTROL: &[&str] = &["memtrace_start", "memtrace_stop"];
+
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = support::run(Command::new(program).args(arguments).arg(shim_path()));
     String::from_utf8(output.stdout).expect("the tool prints text")
@@ -36,7 +39,17 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 fn it_exports_the_hooks_and_nothing_else() {
     let symbols = output("nm", &["-D", "--defined-only"]);
     let exports = sorted(symbols.lines().filter_map(|line| line.split_whitespace().nth(2)));
-    assert_eq!(exports, sorted(HOOKS.iter().copied().flatten().copied()));
+    assert_eq!(exports, sorted(HOOKS.iter().copied().chain([CONTROL]).flatten().copied()));
+}
+
+#[test]
+fn the_addresses_of_its_hooks_are_its_own() {
+    // Loaded late, it would find libc's functions under those names.
+    let relocations = output("readelf", &["-rW"]);
+    let named =
+        |line: &&str| HOOKS.iter().copied().flatten().any(|hook| line.split_whitespace().any(|word| word == *hook));
+    let found: Vec<&str> = relocations.lines().filter(named).collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
 #[test]

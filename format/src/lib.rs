@@ -125,6 +125,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod answer;
 pub mod decode;
 pub mod encode;
 pub mod header;

@@ -10,6 +10,7 @@ pub const SYS_WRITE: i64 = 1;
 pub const SYS_CLOSE: i64 = 3;
 pub const SYS_FSTAT: i64 = 5;
 pub const SYS_MMAP: i64 = 9;
+pub const SYS_MPROTECT: i64 = 10;
 pub const SYS_MUNMAP: i64 = 11;
 pub const SYS_PREAD64: i64 = 17;
 pub const SYS_PWRITE64: i64 = 18;
@@ -82,6 +83,7 @@ pub const PT_DYNAMIC: u32 = 2;
 pub const PT_INTERP: u32 = 3;
 pub const PT_NOTE: u32 = 4;
 pub const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
+pub const PT_GNU_RELRO: u32 = 0x6474_e552;
 pub const RTLD_LAZY: i32 = 1;
 pub const RTLD_NOLOAD: i32 = 4;
 pub const RTLD_DEEPBIND: i32 = 8;
@@ -141,6 +143,8 @@ pub struct PhdrInfo {
     pub name: *const c_char,
     pub segments: *const ProgramHeader,
     pub n_segments: u16,
+    /// Objects that were ever loaded.
+    pub n_loads: u64,
 }
 
 /// `Elf64_Phdr`

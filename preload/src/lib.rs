@@ -1,5 +1,5 @@
 //! The recorder inside the program: hooks → recorder → stacks and sink. Loaded by `LD_PRELOAD` into programs of any
-//! kind, it is a guest there.
+//! kind, or late into a running one, it is a guest there.
 //!
 //! # Rules of living inside
 //! * The program comes first: whatever fails, the program runs on. Record less, count what was lost, say why once.
@@ -11,7 +11,7 @@
 //!
 //! # Reading order
 //! `hooks` is the table of replaced symbols; `recorder` the verbs they use; `guard` how a thread knows that it is inside;
-//! `lifecycle` when anything is recorded at all; `lane` what a thread writes with; `stacks` and `python` where it stands,
+//! `lifecycle` when anything is recorded at all, `control` who says so in a running process; `lane` what a thread writes with; `stacks` and `python` where it stands,
 //! `caller`, `native`, `recent` and `unwind` where in native code; `turns` in which order; `sink` how bytes reach the log.
 
 #![cfg_attr(not(test), no_std)]
@@ -19,6 +19,7 @@
 mod abi;
 mod caller;
 mod clock;
+mod control;
 mod elf;
 mod environment;
 mod guard;

@@ -23,8 +23,9 @@ use memtrace_format::{state, stop_reason};
 
 use crate::environment;
 use crate::guard::{self, Guard};
+use crate::install::got;
 use crate::sink::{self, Mode};
-use crate::{abi, caller};
+use crate::{abi, caller, elf};
 use crate::{lane, meta, python, sys};
 
 static OFF: AtomicU32 = AtomicU32::new(0);
@@ -94,9 +95,10 @@ fn start_early() -> bool {
     !environment.is_null() && start(environment)
 }
 
-/// Starts recording when the environment names a log. Only the first call does.
+/// Starts recording when the environment names a log. Only the first call does. A library that was loaded late is
+/// started by a call (`control`): the environment of a running program may be changing.
 pub fn start(environment: *mut *mut c_char) -> bool {
-    if WAS_TRIED.swap(1, Ordering::AcqRel) != 0 {
+    if WAS_TRIED.swap(1, Ordering::AcqRel) != 0 || elf::is_late() {
         return is_recording();
     }
     let Some(request) = environment::read_request(environment) else {
@@ -108,8 +110,9 @@ pub fn start(environment: *mut *mut c_char) -> bool {
     begin(&guard, request.capture, request.options)
 }
 
-fn begin(guard: &Guard, capture: &CStr, options: RecordOptions) -> bool {
-    if !sink::file::open(capture) {
+/// Records into the log at a path, which was made for this process. `false` when it can't be.
+pub fn begin(guard: &Guard, capture: &CStr, options: RecordOptions) -> bool {
+    if sink::header().is_some() || !sink::file::open(capture) {
         return false;
     }
     let Some(header) = sink::header() else {
@@ -142,7 +145,16 @@ fn begin(guard: &Guard, capture: &CStr, options: RecordOptions) -> bool {
         NativeStacks::Always => true,
     };
     caller::IS_NOTED.store(has_native_stacks, Ordering::Relaxed);
+    // Last, so that the first call that comes here finds all as it will stay.
+    got::patch_all(guard);
     true
+}
+
+/// Records no more. `false` when nothing was recorded.
+pub fn end(_: &Guard) -> bool {
+    let was_recording = is_recording();
+    switch_off();
+    was_recording
 }
 
 /// What `fork` returned; in a child that will return into a hook, the hook's windows become private memory: it still

@@ -33,7 +33,7 @@ impl Real {
     #[cold]
     #[inline(never)]
     fn resolve(&self) -> usize {
-        let address = elf::next_after_us(self.name).unwrap_or(0);
+        let address = elf::next(self.name).unwrap_or(0);
         self.address.store(address, Ordering::Relaxed);
         address
     }

@@ -87,6 +87,16 @@ pub unsafe fn grow(address: NonNull<u8>, old_len: usize, len: usize) -> Result<N
     NonNull::new(moved as *mut u8).ok_or(Errno(abi::ENOMEM))
 }
 
+/// Lets pages be written, or no more.
+///
+/// # Safety
+/// Nobody relies on the range being what it is now.
+pub unsafe fn protect(start: usize, len: usize, is_writable: bool) -> Result<(), Errno> {
+    let prot = abi::PROT_READ | if is_writable { abi::PROT_WRITE } else { 0 };
+    // SAFETY: as the caller says.
+    unsafe { syscall(abi::SYS_MPROTECT, [start, len, prot as usize, 0, 0, 0]) }.map(drop)
+}
+
 /// Makes a mapping read as zero in children of fork (Linux 4.14).
 pub fn wipe_on_fork(address: NonNull<u8>, len: usize) -> Result<(), Errno> {
     let advice = abi::MADV_WIPEONFORK as usize;

@@ -16,11 +16,14 @@ use memtrace_format::record::notice;
 use crate::abi;
 use crate::guard::{self, Guard};
 use crate::hooks::TABLE;
+use crate::install::got;
 use crate::real::{self, Real};
-use crate::{lane, lifecycle, meta, python, sys, unwind};
+use crate::{elf, lane, lifecycle, meta, python, sys, unwind};
 
 /// Set when objects may have come or gone; the next call of the loader looks again.
 static OBJECTS_CHANGED: AtomicU32 = AtomicU32::new(0);
+const CHANGED: u32 = 1;
+const IN_A_NAMESPACE: u32 = 2;
 
 #[unsafe(naked)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
@@ -50,7 +53,7 @@ pub unsafe extern "C" fn dlmopen(namespace: isize, path: *const c_char, flags: c
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn dlclose(handle: *mut c_void) -> c_int {
     look_again();
-    OBJECTS_CHANGED.store(1, Ordering::Relaxed);
+    OBJECTS_CHANGED.fetch_max(CHANGED, Ordering::Relaxed);
     let here = 0u8;
     let is_noticed = lifecycle::has_native_stacks() && begin_unloading(&raw const here as usize);
     // SAFETY: the program's own argument.
@@ -144,20 +147,22 @@ struct Continuation {
 
 extern "C" fn before_dlopen(path: *const c_char, flags: c_int) -> usize {
     look_again();
+    // What is patched into its tables is seen.
     if flags & abi::RTLD_DEEPBIND != 0
+        && !elf::is_late()
         && !path.is_null()
         && let Some(guard) = lifecycle::enter()
     {
         // SAFETY: the program passed a C string.
         meta::notice(&guard, notice::DEEPBIND, unsafe { CStr::from_ptr(path) }.to_bytes());
     }
-    OBJECTS_CHANGED.store(1, Ordering::Relaxed);
+    OBJECTS_CHANGED.fetch_max(CHANGED, Ordering::Relaxed);
     real::DLOPEN.address()
 }
 
 extern "C" fn before_dlmopen() -> usize {
     look_again();
-    OBJECTS_CHANGED.store(1, Ordering::Relaxed);
+    OBJECTS_CHANGED.store(IN_A_NAMESPACE, Ordering::Relaxed);
     real::DLMOPEN.address()
 }
 
@@ -193,12 +198,16 @@ fn answer(real: &Real, handle: *mut c_void, name: *const c_char, look: impl FnOn
     Continuation { target: 0, answer: if is_replaced { hook.replacement as *mut c_void } else { found } }
 }
 
-/// After objects came or went: is there an interpreter now, and are its allocators still wrapped?
+/// After objects came or went: do they call us, is there an interpreter now, and are its allocators still wrapped?
 fn look_again() {
     if OBJECTS_CHANGED.load(Ordering::Relaxed) != 0
         && let Some(guard) = lifecycle::enter()
     {
-        OBJECTS_CHANGED.store(0, Ordering::Relaxed);
+        match OBJECTS_CHANGED.swap(0, Ordering::Relaxed) {
+            // Of several lists, the new ones do not stand at the end.
+            IN_A_NAMESPACE => got::patch_all(&guard),
+            _ => got::patch_new(&guard),
+        }
         python::look_for_interpreter_now(&guard);
     }
 }

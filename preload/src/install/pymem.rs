@@ -3,9 +3,14 @@
 //! turn is not recorded. `-X dev`, `PYTHONMALLOC` and re-initialisation replace the domains, so they are looked at again
 //! whenever the runtime's state of initialisation changes and after libraries were loaded.
 //!
+//! There are two kinds of wrappers. Where nobody else can be using the allocators, a wrapper has a context of its own,
+//! so that there may be any number. In a running interpreter other threads read function and context one after the other:
+//! there only the functions are replaced, each by one store, and whatever mixture of old and new ones a thread sees gets
+//! the context that all of them take. Such a wrapper is known by its domain.
+//!
 //! # Safety
-//! Dangerous: function pointers handed to the interpreter. A wrapper's context is a slot that never moves and is filled
-//! before it is handed out. Slots are not reused: a debug allocator on top may still hold an older one.
+//! Dangerous: function pointers handed to the interpreter. A wrapper's slot never moves and is filled before the wrapper
+//! is handed out. Slots are not reused: a debug allocator on top may still hold an older one.
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
@@ -59,6 +64,15 @@ struct Slots([UnsafeCell<Slot>; MAX_SLOTS]);
 // SAFETY: a slot is written once, by the thread that took its number, before its address is handed out.
 unsafe impl Sync for Slots {}
 
+/// The allocators that were wrapped in a running interpreter, by domain.
+struct Kept([UnsafeCell<Slot>; 3]);
+
+// SAFETY: a slot is written once, by the thread that took it, before a wrapper that uses it is handed out.
+unsafe impl Sync for Kept {}
+
+static KEPT: Kept = Kept([const { UnsafeCell::new(Slot { inner: None, padding: AtomicUsize::new(0) }) }; 3]);
+static IS_KEPT: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
+
 static SLOTS: Slots = Slots([const { UnsafeCell::new(Slot { inner: None, padding: AtomicUsize::new(0) }) }; MAX_SLOTS]);
 static N_SLOTS: AtomicUsize = AtomicUsize::new(0);
 /// `PyMem_GetAllocator` and `PyMem_SetAllocator`; 0 when objects are not recorded.
@@ -94,45 +108,88 @@ pub fn adopt(guard: &Guard, object: Object, layout: Option<&Layout>) -> bool {
     true
 }
 
-/// Wraps the domains whose allocator is not a wrapper of ours. The name of the allocator that hands out objects
-/// (`pymalloc`, `malloc_debug`, …) when it is a new one.
+/// What [`wrap`] came to.
+pub struct Wrapped {
+    /// The name of the allocator that hands out objects (`pymalloc`, `malloc_debug`, …) when it is a new one.
+    pub name: Option<&'static str>,
+    /// Whether all domains are wrapped, as far as they ever will be.
+    pub is_complete: bool,
+}
+
+/// Wraps the domains whose allocator is not a wrapper of ours; when other threads may be using them (`is_shared`), those
+/// that can be wrapped nevertheless.
 ///
 /// Below a debug allocator, and not above it: CPython must find its own on top, or it puts another one there.
-pub fn wrap(guard: &Guard) -> Option<&'static str> {
-    let mut name = None;
+pub fn wrap(guard: &Guard, is_shared: bool) -> Wrapped {
+    let mut wrapped = Wrapped { name: None, is_complete: true };
     for domain in [RAW, MEM, OBJECT] {
-        let (found, set) = allocator_of(domain)?;
+        let Some((found, set)) = allocator_of(domain) else { break };
         let below = below_debug_allocator(&found);
         // SAFETY: the place lies in the debug allocator's static context.
         let inner = below.map_or(found, |place| unsafe { *place });
         let padding = if below.is_some() { DEBUG_PADDING } else { 0 };
-        if ptr::fn_addr_eq(inner.malloc, OURS.malloc) {
-            // SAFETY: a wrapper's context is a slot.
-            unsafe { slot(inner.ctx) }.padding.store(padding, Ordering::Relaxed);
+        if let Some(slot) = slot_of(&inner) {
+            slot.padding.store(padding, Ordering::Relaxed);
             continue;
         }
-        let number = N_SLOTS.fetch_add(1, Ordering::AcqRel);
-        let Some(place) = SLOTS.0.get(number) else {
-            N_SLOTS.store(MAX_SLOTS + 1, Ordering::Release);
-            if number == MAX_SLOTS {
-                meta::notice(guard, notice::NO_PYTHON_ALLOCATORS, b"the interpreter was initialised too often");
-            }
-            return None;
+        let ours = if is_shared { keep_context(domain, inner, padding) } else { take_slot(guard, inner, padding) };
+        let Some(mut ours) = ours else {
+            wrapped.is_complete &= !is_shared;
+            continue;
         };
-        // SAFETY: the slot is this call's alone.
-        unsafe { *place.get() = Slot { inner: Some(inner), padding: AtomicUsize::new(padding) } };
-        let mut ours = Allocator { ctx: place.get().cast(), ..OURS };
         match below {
-            // SAFETY: as above; nobody else uses the allocators now (`python::may_replace_allocators`).
-            Some(below) => unsafe { *below = ours },
-            // SAFETY: the function of this name and type; it copies the structure.
+            // SAFETY: as above.
+            Some(below) => unsafe { replace(below, &ours) },
+            // SAFETY: the function of this name and type; it copies the structure, word by word or more at a time.
             None => unsafe { set(domain, &mut ours) },
         }
         if domain == OBJECT {
-            name = Some(name_of(&inner, below.is_some()));
+            wrapped.name = Some(name_of(&inner, below.is_some()));
         }
     }
-    name
+    wrapped
+}
+
+/// The wrapper around an allocator, with a context of its own.
+fn take_slot(guard: &Guard, inner: Allocator, padding: usize) -> Option<Allocator> {
+    let number = N_SLOTS.fetch_add(1, Ordering::AcqRel);
+    let Some(place) = SLOTS.0.get(number) else {
+        N_SLOTS.store(MAX_SLOTS + 1, Ordering::Release);
+        if number == MAX_SLOTS {
+            meta::notice(guard, notice::NO_PYTHON_ALLOCATORS, b"the interpreter was initialised too often");
+        }
+        return None;
+    };
+    // SAFETY: the slot is this call's alone.
+    unsafe { *place.get() = Slot { inner: Some(inner), padding: AtomicUsize::new(padding) } };
+    Some(Allocator { ctx: place.get().cast(), ..OURS })
+}
+
+/// The wrapper around an allocator, with that allocator's context; `None` when the domain had another one before.
+fn keep_context(domain: c_int, inner: Allocator, padding: usize) -> Option<Allocator> {
+    let (place, is_kept) = (KEPT.0.get(domain as usize)?, IS_KEPT.get(domain as usize)?);
+    let slot = Slot { inner: Some(inner), padding: AtomicUsize::new(padding) };
+    if !is_kept.swap(true, Ordering::AcqRel) {
+        // SAFETY: the slot is this call's alone.
+        unsafe { *place.get() = slot };
+        // SAFETY: filled now, and not written again.
+    } else if !unsafe { &*place.get() }.inner.as_ref().is_some_and(|kept| kept.is(&inner)) {
+        return None;
+    }
+    Some(Allocator { ctx: inner.ctx, ..*WITH_CONTEXT.get(domain as usize)? })
+}
+
+/// # Safety
+/// `place` is an allocator that others may be using.
+unsafe fn replace(place: *mut Allocator, ours: &Allocator) {
+    // SAFETY: as the caller says. The context comes first: where it is another one, nobody else is using it.
+    unsafe {
+        (&raw mut (*place).ctx).write_volatile(ours.ctx);
+        (&raw mut (*place).malloc).write_volatile(ours.malloc);
+        (&raw mut (*place).calloc).write_volatile(ours.calloc);
+        (&raw mut (*place).realloc).write_volatile(ours.realloc);
+        (&raw mut (*place).free).write_volatile(ours.free);
+    }
 }
 
 /// `debug_alloc_api_t` (`Objects/obmalloc.c`): a letter, then the allocator below: its context, its `malloc`, …
@@ -141,13 +198,14 @@ const BELOW_MALLOC: usize = 2 * size_of::<usize>();
 
 /// Where a debug allocator keeps the one below it; `None` when this is another kind of allocator.
 fn below_debug_allocator(found: &Allocator) -> Option<*mut Allocator> {
-    if found.ctx.is_null() || ptr::fn_addr_eq(found.malloc, OURS.malloc) {
+    if found.ctx.is_null() || slot_of(found).is_some() {
         return None;
     }
     // Another allocator's context has another word there, or can't be read.
     let malloc = sys::read_word(found.ctx as usize + BELOW_MALLOC)?;
     let first = [&FIRST_RAW_MALLOC, &FIRST_OBJECT_MALLOC].map(|first| first.load(Ordering::Relaxed));
-    let is_debug = first.contains(&malloc) || malloc == OURS.malloc as usize;
+    let is_debug =
+        first.contains(&malloc) || [&OURS].into_iter().chain(&WITH_CONTEXT).any(|ours| ours.malloc as usize == malloc);
     is_debug.then(|| (found.ctx as usize + BELOW) as *mut Allocator)
 }
 
@@ -181,16 +239,35 @@ fn name_of(allocator: &Allocator, is_debug: bool) -> &'static str {
     }
 }
 
-const OURS: Allocator = Allocator { ctx: ptr::null_mut(), malloc, calloc, realloc, free };
+/// The wrapped allocator, when this is a wrapper of ours.
+fn slot_of(allocator: &Allocator) -> Option<&'static Slot> {
+    if ptr::fn_addr_eq(allocator.malloc, OURS.malloc) {
+        // SAFETY: such a wrapper's context is a slot.
+        return Some(unsafe { slot(allocator.ctx) });
+    }
+    let domain = WITH_CONTEXT.iter().position(|ours| ptr::fn_addr_eq(allocator.malloc, ours.malloc))?;
+    // SAFETY: filled before such a wrapper was handed out.
+    Some(unsafe { &*KEPT.0.get(domain)?.get() })
+}
 
 /// What a wrapper's context is.
 ///
 /// # Safety
-/// `ctx` is what `wrap` handed out.
+/// `ctx` is what `take_slot` handed out.
 #[inline(always)]
 unsafe fn slot(ctx: Pointer) -> &'static Slot {
     // SAFETY: slots are static.
     unsafe { &*ctx.cast::<Slot>() }
+}
+
+impl Allocator {
+    fn is(&self, other: &Allocator) -> bool {
+        self.ctx == other.ctx
+            && ptr::fn_addr_eq(self.malloc, other.malloc)
+            && ptr::fn_addr_eq(self.calloc, other.calloc)
+            && ptr::fn_addr_eq(self.realloc, other.realloc)
+            && ptr::fn_addr_eq(self.free, other.free)
+    }
 }
 
 impl Slot {
@@ -208,68 +285,96 @@ impl Slot {
     }
 }
 
-#[unsafe(naked)]
-unsafe extern "C" fn malloc(ctx: Pointer, size: usize) -> Pointer {
-    note_caller!(malloc_body)
-}
+/// The functions of a kind of wrappers. `$find` tells from the context that they are called with which slot it is, and
+/// which context the allocator behind it takes.
+macro_rules! wrappers {
+    ($kind:ident, |$ctx:ident| $find:expr) => {
+        mod $kind {
+            use super::*;
 
-unsafe extern "C" fn malloc_body(ctx: Pointer, size: usize) -> Pointer {
-    // SAFETY: the interpreter's own arguments, here and below.
-    let slot = unsafe { slot(ctx) };
-    let inner = slot.inner();
-    // SAFETY: as above.
-    allocate(Kind::PymallocMalloc, slot.requested(size), || unsafe { (inner.malloc)(inner.ctx, size) })
-}
+            pub const FUNCTIONS: Allocator = Allocator { ctx: ptr::null_mut(), malloc, calloc, realloc, free };
 
-#[unsafe(naked)]
-unsafe extern "C" fn calloc(ctx: Pointer, count: usize, size: usize) -> Pointer {
-    note_caller!(calloc_body)
-}
+            #[unsafe(naked)]
+            unsafe extern "C" fn malloc(ctx: Pointer, size: usize) -> Pointer {
+                note_caller!(malloc_body)
+            }
 
-unsafe extern "C" fn calloc_body(ctx: Pointer, count: usize, size: usize) -> Pointer {
-    // SAFETY: as in `malloc`.
-    let slot = unsafe { slot(ctx) };
-    let inner = slot.inner();
-    let requested = slot.requested(count.wrapping_mul(size));
-    // SAFETY: as in `malloc`.
-    allocate(Kind::PymallocCalloc, requested, || unsafe { (inner.calloc)(inner.ctx, count, size) })
-}
+            unsafe extern "C" fn malloc_body($ctx: Pointer, size: usize) -> Pointer {
+                let (slot, ctx) = $find;
+                let inner = slot.inner();
+                // SAFETY: the interpreter's own arguments, here and below.
+                allocate(Kind::PymallocMalloc, slot.requested(size), || unsafe { (inner.malloc)(ctx, size) })
+            }
 
-#[unsafe(naked)]
-unsafe extern "C" fn realloc(ctx: Pointer, block: Pointer, size: usize) -> Pointer {
-    note_caller!(realloc_body)
-}
+            #[unsafe(naked)]
+            unsafe extern "C" fn calloc(ctx: Pointer, count: usize, size: usize) -> Pointer {
+                note_caller!(calloc_body)
+            }
 
-/// Never frees: size 0 gives a block too, so null is a failure.
-unsafe extern "C" fn realloc_body(ctx: Pointer, block: Pointer, size: usize) -> Pointer {
-    // SAFETY: as in `malloc`.
-    let slot = unsafe { slot(ctx) };
-    let inner = slot.inner();
-    // SAFETY: as in `malloc`.
-    let real = || unsafe { (inner.realloc)(inner.ctx, block, size) };
-    let Some(guard) = enter() else {
-        return real();
-    };
-    recorder::freeing(&guard, Kind::PymallocFree, block);
-    let new = guard.in_allocator(real);
-    if new.is_null() && !block.is_null() {
-        recorder::restored(&guard);
-    } else {
-        recorder::allocated(&guard, Kind::PymallocRealloc, new, slot.requested(size));
-    }
-    new
-}
+            unsafe extern "C" fn calloc_body($ctx: Pointer, count: usize, size: usize) -> Pointer {
+                let (slot, ctx) = $find;
+                let inner = slot.inner();
+                let requested = slot.requested(count.wrapping_mul(size));
+                // SAFETY: as in `malloc`.
+                allocate(Kind::PymallocCalloc, requested, || unsafe { (inner.calloc)(ctx, count, size) })
+            }
 
-unsafe extern "C" fn free(ctx: Pointer, block: Pointer) {
-    // SAFETY: as in `malloc`.
-    let inner = unsafe { slot(ctx) }.inner();
-    // SAFETY: as in `malloc`.
-    let real = || unsafe { (inner.free)(inner.ctx, block) };
-    match enter() {
-        None => real(),
-        Some(guard) => {
-            recorder::freeing(&guard, Kind::PymallocFree, block);
-            guard.in_allocator(real);
+            #[unsafe(naked)]
+            unsafe extern "C" fn realloc(ctx: Pointer, block: Pointer, size: usize) -> Pointer {
+                note_caller!(realloc_body)
+            }
+
+            /// Never frees: size 0 gives a block too, so null is a failure.
+            unsafe extern "C" fn realloc_body($ctx: Pointer, block: Pointer, size: usize) -> Pointer {
+                let (slot, ctx) = $find;
+                let inner = slot.inner();
+                // SAFETY: as in `malloc`.
+                let real = || unsafe { (inner.realloc)(ctx, block, size) };
+                let Some(guard) = enter() else {
+                    return real();
+                };
+                recorder::freeing(&guard, Kind::PymallocFree, block);
+                let new = guard.in_allocator(real);
+                if new.is_null() && !block.is_null() {
+                    recorder::restored(&guard);
+                } else {
+                    recorder::allocated(&guard, Kind::PymallocRealloc, new, slot.requested(size));
+                }
+                new
+            }
+
+            unsafe extern "C" fn free($ctx: Pointer, block: Pointer) {
+                let (slot, ctx) = $find;
+                let inner = slot.inner();
+                // SAFETY: as in `malloc`.
+                let real = || unsafe { (inner.free)(ctx, block) };
+                match enter() {
+                    None => real(),
+                    Some(guard) => {
+                        recorder::freeing(&guard, Kind::PymallocFree, block);
+                        guard.in_allocator(real);
+                    }
+                }
+            }
         }
-    }
+    };
+}
+
+// SAFETY: wrappers of this kind are handed out with a slot for their context.
+wrappers!(by_context, |ctx| {
+    let slot = unsafe { slot(ctx) };
+    (slot, slot.inner().ctx)
+});
+wrappers!(raw, |ctx| (kept(RAW), ctx));
+wrappers!(mem, |ctx| (kept(MEM), ctx));
+wrappers!(object, |ctx| (kept(OBJECT), ctx));
+
+const OURS: Allocator = by_context::FUNCTIONS;
+const WITH_CONTEXT: [Allocator; 3] = [raw::FUNCTIONS, mem::FUNCTIONS, object::FUNCTIONS];
+
+/// The allocator of a domain that was wrapped in a running interpreter.
+#[inline(always)]
+fn kept(domain: c_int) -> &'static Slot {
+    // SAFETY: there are three domains, and the slot was filled before the wrapper was handed out.
+    unsafe { &*KEPT.0.get_unchecked(domain as usize).get() }
 }

@@ -302,12 +302,12 @@ fn may_replace_allocators() -> bool {
 
 /// Sees to it that the allocators are wrapped, and says so in the log when they are new.
 fn wrap_allocators(guard: &Guard) {
-    if !may_replace_allocators() {
-        // The next event asks again, unless other threads may be allocating for good.
-        if !interpreter().layout.is_free_threaded {
-            SEEN_INITIALISATION.store(u64::MAX, Ordering::Relaxed);
-        }
-    } else if let Some(allocator) = pymem::wrap(guard) {
+    let wrapped = pymem::wrap(guard, !may_replace_allocators());
+    // The next event asks again, unless other threads may be allocating for good.
+    if !wrapped.is_complete && !interpreter().layout.is_free_threaded {
+        SEEN_INITIALISATION.store(u64::MAX, Ordering::Relaxed);
+    }
+    if let Some(allocator) = wrapped.name {
         let version = VERSION.load(Ordering::Relaxed);
         let has_stacks = STACKS.load(Ordering::Relaxed) != NOT_READ;
         meta::python(guard, Python { version, allocator: allocator.as_bytes(), has_stacks });
@@ -335,9 +335,11 @@ pub fn notice_end(guard: &Guard) {
     SEEN_FINALIZING.store(now, Ordering::Relaxed);
 }
 
-/// Looks among the objects that the program started with.
+/// Looks among the objects that the program started with, or that it has by now.
 pub fn look_for_interpreter_at_start(guard: &Guard) {
-    if let Some(found) = elf::find_at_start(|object| Found::look(object, true)) {
+    if elf::is_late() {
+        look_for_interpreter_now(guard);
+    } else if let Some(found) = elf::find_at_start(Found::look) {
         adopt(guard, &found);
     }
 }
@@ -349,9 +351,9 @@ pub fn look_for_interpreter_now(guard: &Guard) {
         return;
     }
     let mut path = [0; sink::file::MAX_PATH];
-    let found = elf::find_now(|object, name| {
-        let found = Found::look(object, false)?;
-        path.get_mut(..name.count_bytes())?.copy_from_slice(name.to_bytes());
+    let found = elf::find_now(|loaded| {
+        let found = Found::look(loaded.object)?;
+        path.get_mut(..loaded.name.count_bytes())?.copy_from_slice(loaded.name.to_bytes());
         Some(found)
     });
     if let (Some(found), Ok(path)) = (found, CStr::from_bytes_until_nul(&path))
@@ -364,24 +366,21 @@ pub fn look_for_interpreter_now(guard: &Guard) {
 /// An object that holds an interpreter.
 struct Found {
     object: Object,
-    /// The program started with it.
-    is_from_start: bool,
     version: u32,
     runtime: usize,
 }
 
 impl Found {
-    fn look(object: Object, is_from_start: bool) -> Option<Found> {
+    fn look(object: Object) -> Option<Found> {
         // From 3.7 on.
         let runtime = object.symbol(c"_PyRuntime")?;
-        Some(Found { object, is_from_start, version: version_of(object), runtime })
+        Some(Found { object, version: version_of(object), runtime })
     }
 
     /// The address of a function or variable of the interpreter as the program sees it: a program that refers to a
     /// variable of a library has a copy of its own, which the library uses too.
     fn symbol(&self, name: &CStr) -> Option<usize> {
-        let seen = if self.is_from_start { elf::find_at_start(|object| object.symbol(name)) } else { None };
-        seen.or_else(|| self.object.symbol(name))
+        elf::program().and_then(|program| program.symbol(name)).or_else(|| self.object.symbol(name))
     }
 }
 

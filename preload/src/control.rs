@@ -1,0 +1,49 @@
+//! The C functions by which a recording is started and ended in a running process: called by a thread of the program
+//! that `memtrace attach` has borrowed, or by the Python package. What they return is in [`memtrace_format::answer`].
+//!
+//! # Safety
+//! Dangerous: the path is a pointer of the caller's. The calling thread may be anywhere where it could call `dlopen`: it
+//! holds no lock of the loader's or of the allocator's.
+
+// Exported, and unit tests have no exports.
+#![cfg_attr(test, allow(dead_code))]
+
+use core::ffi::{CStr, c_char, c_int};
+
+use memtrace_format::answer;
+use memtrace_format::options::RecordOptions;
+
+use crate::guard::Guard;
+use crate::{lifecycle, sys};
+
+/// Starts recording into the log at an absolute path, which was made for this process. `options` are
+/// [`RecordOptions::to_bits`].
+///
+/// # Safety
+/// `log` is a C string.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn memtrace_start(log: *const c_char, options: u32) -> c_int {
+    if lifecycle::is_recording() {
+        return answer::RECORDING;
+    }
+    let Some(guard) = Guard::enter() else {
+        return answer::BUSY;
+    };
+    // SAFETY: as the caller says.
+    let log = unsafe { CStr::from_ptr(log) };
+    match sys::open_read_write(log) {
+        Ok(fd) => sys::close(fd),
+        Err(errno) => return answer::NO_LOG | errno.0 << answer::ERRNO_SHIFT,
+    }
+    let has_begun = lifecycle::begin(&guard, log, RecordOptions::from_bits(options));
+    if has_begun { answer::DONE } else { answer::REFUSED }
+}
+
+/// Ends the recording. Hooks stay where they are and do nothing.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn memtrace_stop() -> c_int {
+    let Some(guard) = Guard::enter() else {
+        return answer::BUSY;
+    };
+    if lifecycle::end(&guard) { answer::DONE } else { answer::NOT_RECORDING }
+}
