@@ -57,6 +57,9 @@ impl TurnWord {
     /// The word of a lane that never had a turn; no log has it, because numbers start at 0 with the launcher's.
     pub const NONE: TurnWord = TurnWord::new(0, EVERYBODY);
 
+    /// Where nobody has a turn any more, and nobody gets one.
+    pub const ENDED: TurnWord = TurnWord(u64::MAX << HOLDER_BITS | LAUNCHER);
+
     const fn new(number: u64, holder: u64) -> TurnWord {
         TurnWord(number << HOLDER_BITS | holder)
     }

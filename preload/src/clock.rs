@@ -9,15 +9,15 @@ use core::sync::atomic::Ordering;
 
 use memtrace_format as format;
 
-use crate::sink::LogHeader;
+use crate::sink::{Log, LogHeader};
 
 /// Now, in ticks.
 ///
 /// `rdtscp` waits for the instructions before it, so that the stamp of an allocation is later than the allocation;
 /// stores after it become visible after it, so that the stamp of a free is earlier than the free.
 #[inline(always)]
-pub fn now(header: &LogHeader) -> u64 {
-    if header.uses_counter() { counter(header) } else { tsc() }
+pub fn now(log: &Log) -> u64 {
+    if log.uses_counter() { counter(log.header()) } else { tsc() }
 }
 
 #[inline(always)]
@@ -34,6 +34,6 @@ pub fn cycles() -> u64 {
 }
 
 #[cold]
-fn counter(header: &LogHeader) -> u64 {
+fn counter(header: LogHeader) -> u64 {
     header.counter().fetch_add(1, Ordering::AcqRel)
 }

@@ -100,13 +100,18 @@ fn shim_path() -> &'static [u8] {
 pub fn is_reachable() -> bool {
     // SAFETY: as above. The path is followed by zero bytes.
     let shim = CStr::from_bytes_until_nul(unsafe { &*KEPT.shim.get() });
-    let log = sys::open_read_write(sink::file::path());
+    let log = sys::open_read_write(log_path());
     let (Ok(shim), Ok(log)) = (shim.map_or(Err(sys::Errno(abi::ENOENT)), sys::open_read), log) else {
         return false;
     };
     sys::close(shim);
     sys::close(log);
     true
+}
+
+/// Path of the log.
+fn log_path() -> &'static CStr {
+    sink::file::current().map_or(c"", |log| log.path())
 }
 
 fn keep_shim(preload: &[u8]) {
@@ -243,7 +248,7 @@ impl WithRequest {
             let bits = lifecycle::options().to_bits();
             let digits = [bits / 10 % 10, bits % 10].map(|digit| b'0' + digit as u8);
             let users = users.map(|(index, value)| (index, value.to_bytes()));
-            entry(CAPTURE_VAR, [sink::file::path().to_bytes(), b"", b""]);
+            entry(CAPTURE_VAR, [log_path().to_bytes(), b"", b""]);
             entry(OPTIONS_VAR, [&digits, b"", b""]);
             match users {
                 None => entry(PRELOAD_VAR, [shim_path(), b"", b""]),

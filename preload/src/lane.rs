@@ -8,14 +8,13 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use memtrace_format::record::Thread;
 use memtrace_format::turn::MAX_LANES;
-use memtrace_format::{Record, block_kind, stop_reason};
+use memtrace_format::{block_kind, stop_reason};
 
 use crate::caller::Caller;
 use crate::guard::Guard;
 use crate::lock::Lock;
-use crate::sink::{self, Writer};
+use crate::sink::{self, Log, Writer};
 use crate::stacks::Stacks;
 use crate::{lifecycle, sys};
 
@@ -45,12 +44,13 @@ pub struct Lanes {
     n_threads: u32,
 }
 
-pub static LANES: Lock<Lanes> =
-    Lock::new(Lanes { first: core::ptr::null_mut(), probe: core::ptr::null_mut(), n_lanes: 0, n_threads: 0 });
+pub static LANES: Lock<Lanes> = Lock::new(Lanes::NONE);
 
 impl Lane {
-    /// Leaves the lane as it is, for good.
+    /// Leaves the lane as it is, for good. This thread was thrown out of what it did with it.
     pub fn abandon(&self) {
+        // SAFETY: the lane is alive.
+        unsafe { Writer::release_lock_if_mine(&raw const self.writer) };
         self.owner.store(ABANDONED, Ordering::Release);
     }
 }
@@ -90,11 +90,9 @@ fn take(guard: &Guard) -> Option<&'static mut Lane> {
     taken.owner.store(tid, Ordering::Release);
     drop(lanes);
     guard.set_lane(lane);
-    taken.writer.thread = thread;
     taken.stacks.begin_thread();
     taken.unloading = 0;
-    let record = Record::Thread(Thread { thread, os_tid: tid, pthread: thread_pointer() as u64 });
-    taken.writer.record(guard, &record);
+    taken.writer.begin_thread(guard, thread);
     Some(taken)
 }
 
@@ -127,17 +125,14 @@ fn create(lanes: &mut Lanes) -> Option<*mut Lane> {
             return None;
         }
     };
-    let mut lane = Lane {
+    let lane = Lane {
         caller: Caller::default(),
         writer: Writer::new(block_kind::EVENTS, lanes.n_lanes),
-        stacks: Stacks::new(),
+        stacks: Stacks::new(lifecycle::has_native_stacks()),
         unloading: 0,
         owner: AtomicU32::new(ABANDONED),
         next: lanes.first,
     };
-    if lifecycle::has_native_stacks() {
-        lane.stacks.add_native();
-    }
     // SAFETY: the memory is new, page-aligned and long enough.
     unsafe { memory.write(lane) };
     lanes.first = memory.as_ptr();
@@ -166,30 +161,43 @@ pub fn wait_for_readers(guard: &Guard) {
     }
 }
 
-/// Writes out what all lanes hold, where the log is written and not mapped.
-pub fn flush_all(guard: &Guard) {
-    let lanes = LANES.lock(guard);
-    let _switching = sink::SWITCHING.lock(guard);
-    let mut lane = lanes.first;
-    while !lane.is_null() {
-        // SAFETY: lanes are never freed, and we hold the lock.
-        unsafe {
-            Writer::flush(&raw const (*lane).writer, guard);
-            lane = (*lane).next;
+impl Lanes {
+    const NONE: Lanes = Lanes { first: core::ptr::null_mut(), probe: core::ptr::null_mut(), n_lanes: 0, n_threads: 0 };
+
+    fn each(&self, mut act: impl FnMut(*mut Lane)) {
+        let mut lane = self.first;
+        while !lane.is_null() {
+            act(lane);
+            // SAFETY: lanes are never freed, and `next` does not change after a lane was linked.
+            lane = unsafe { (*lane).next };
         }
     }
+}
+
+/// Writes out what all lanes hold, where the log is written and not mapped.
+pub fn flush_all(guard: &Guard, log: &Log) {
+    // SAFETY: lanes are never freed.
+    LANES.lock(guard).each(|lane| unsafe { Writer::flush(&raw const (*lane).writer, guard, log) });
+}
+
+/// Takes the log, which has ended, from all lanes; see [`lifecycle::end`].
+pub fn end_log(guard: &Guard) {
+    LANES.lock(guard).each(|lane| {
+        // SAFETY: lanes are never freed; what is changed of another thread's lane are an atomic, and memory under a lock.
+        unsafe {
+            let stacks = &(*lane).stacks;
+            stacks.end_log();
+            Writer::disown(&raw const (*lane).writer, guard);
+        }
+    });
 }
 
 /// In a child of fork: see [`crate::lifecycle::in_child_of_hook`]. There is only this thread, so locks do not matter.
 pub fn disown_all() {
     // SAFETY: one thread; lanes are never freed.
     unsafe {
-        let mut lane = LANES.of_only_thread().first;
-        while !lane.is_null() {
-            (*lane).writer.disown();
-            lane = (*lane).next;
-        }
-        crate::meta::META.of_only_thread().disown();
+        LANES.of_only_thread().each(|lane| (*lane).writer.disown_in_child());
+        crate::meta::META.of_only_thread().disown_in_child();
     }
 }
 

@@ -1,16 +1,36 @@
-//! Whether we record: not yet, yes, or no more. Start, end, and what a fork, an exec and an exit mean.
+//! Whether we record: not yet, yes, or not any more. Start, end, and what a fork, an exec and an exit mean.
 //!
 //! ```text
-//!            first hook or constructor,                fork (in the child), disk full,
+//!            first hook or constructor,                fork (in the child), `end`, disk full,
 //!            log named in the environment              strict seccomp, failed self-check, …
 //!   idle ───────────────────────────────▶ recording ─────────────────────────────────────▶ off
 //!     └──────────────────────────────────────────────────────────────────────────────────▶ off
 //!            no log named, or it is not ours
+//!                                         recording ◀───────────────────────────────────── off
+//!                                                      `begin`, with another log
 //! ```
 //!
 //! *Recording* is a word in a page that the kernel wipes in children of fork (`MADV_WIPEONFORK`), raw `clone`
 //! included: a child finds *off* before it could write anything. A child of vfork shares memory and thread with its
 //! waiting parent, so what it records is true of the parent.
+//!
+//! # When a log ends while other threads record
+//! They are not stopped, and none is waited for but those that are just going from block to block. A thread may have
+//! seen *recording* before, and write its event at any time later, even when another log has begun. That does no harm:
+//!
+//! * *To the file.* Where the windows and the first page of the log were there is private memory now, so the event goes
+//!   nowhere, and whoever is outside may pack the file and cut it off. Which windows a lane has changes under its lock
+//!   only. `end` says *off* and then takes the lock of each: who has it before opens a window that `end` finds, who gets
+//!   it afterwards sees *off* (or another log) and opens none. So the descriptor can be closed as well.
+//! * *To the order of events.* The first page, as it is then, has a word of turns that is nobody's and that nobody gets.
+//!   So the thread's next event takes the way of a full window or a lost turn, and there is asked which log it is
+//!   about. That costs the usual way nothing.
+//! * *To what was introduced.* Before `begin` says *recording*, code objects and modules have no numbers any more, and
+//!   each lane was told that its stacks have none (`Stacks::end_log`). A thread that was just looking one up gets the old
+//!   number, and then a node can't be introduced: a writer does that for the current log only, and only if that is the one
+//!   that it is about. An allocation with a stack that was found before is recorded without.
+//! * *To what is live.* Of a block that was handed out or given back in between the new log knows nothing, as of all that
+//!   is older; one that it knows was handed out later, so it can't be the one that such a thread is giving back.
 //!
 //! # Safety
 //! Dangerous: the word is reached through a pointer. It points to a static or to a page that is never unmapped.
@@ -24,9 +44,10 @@ use memtrace_format::{state, stop_reason};
 use crate::environment;
 use crate::guard::{self, Guard};
 use crate::install::got;
+use crate::sink::file::Log;
 use crate::sink::{self, Mode};
 use crate::{abi, caller, elf};
-use crate::{lane, meta, python, sys};
+use crate::{lane, meta, python, sys, unwind};
 
 static OFF: AtomicU32 = AtomicU32::new(0);
 static RECORDING: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const OFF).cast_mut());
@@ -110,51 +131,96 @@ pub fn start(environment: *mut *mut c_char) -> bool {
     begin(&guard, request.capture, request.options)
 }
 
-/// Records into the log at a path, which was made for this process. `false` when it can't be.
-pub fn begin(guard: &Guard, capture: &CStr, options: RecordOptions) -> bool {
-    if sink::header().is_some() || !sink::file::open(capture) {
+/// Records into the log at `path`, which was made for this process. `false` when it can't be, or something is recorded
+/// already. Other threads may be running.
+pub fn begin(guard: &Guard, path: &CStr, options: RecordOptions) -> bool {
+    if is_recording() {
         return false;
     }
-    let Some(header) = sink::header() else {
+    // It may have ended by itself.
+    end(guard);
+    let Some(log) = Log::open(path) else {
         return false;
     };
+    let header = log.header();
     if !matches!(header.state().load(Ordering::Acquire), state::CREATED | state::RECORDING) {
+        log.leave();
         return false;
     }
-    let Ok(page) = sys::map_anonymous(4096) else {
-        sink::file::stop(stop_reason::NO_MEMORY, sys::Errno(abi::ENOMEM));
+    let Some(word) = word_that_forks_wipe(log) else {
+        log.leave();
         return false;
     };
-    if let Err(errno) = sys::wipe_on_fork(page, 4096) {
-        sink::file::stop(stop_reason::OLD_KERNEL, errno);
-        return false;
-    }
     PID.store(sys::pid(), Ordering::Relaxed);
     OPTIONS.store(options.to_bits(), Ordering::Relaxed);
     IMAGE.store(header.n_images().fetch_add(1, Ordering::AcqRel), Ordering::Relaxed);
     header.state().store(state::RECORDING, Ordering::Release);
-    let word = page.cast::<AtomicU32>();
-    // SAFETY: the page is new and stays mapped.
-    unsafe { word.as_ref().store(1, Ordering::Relaxed) };
-    RECORDING.store(word.as_ptr(), Ordering::Release);
+    python::code::begin_log(guard);
+    unwind::begin_log(guard);
+    wants_native_stacks(options);
+    log.make_current();
+    word.store(1, Ordering::Release);
     meta::image(guard);
-    python::look_for_interpreter_at_start(guard);
-    let has_native_stacks = match options.native_stacks {
-        NativeStacks::Never => false,
-        NativeStacks::WithoutPython => !python::was_found(),
-        NativeStacks::Always => true,
-    };
-    caller::IS_NOTED.store(has_native_stacks, Ordering::Relaxed);
+    if python::was_found() {
+        python::introduce(guard);
+    } else {
+        python::look_for_interpreter_at_start(guard);
+        wants_native_stacks(options);
+    }
     // Last, so that the first call that comes here finds all as it will stay.
     got::patch_all(guard);
     true
 }
 
-/// Records no more. `false` when nothing was recorded.
-pub fn end(_: &Guard) -> bool {
-    let was_recording = is_recording();
+fn wants_native_stacks(options: RecordOptions) {
+    let are_wanted = match options.native_stacks {
+        NativeStacks::Never => false,
+        NativeStacks::WithoutPython => !python::was_found(),
+        NativeStacks::Always => true,
+    };
+    caller::IS_NOTED.store(are_wanted, Ordering::Relaxed);
+}
+
+/// The word of [`RECORDING`], which says *off*, in a page that the kernel wipes in children of fork.
+fn word_that_forks_wipe(log: &Log) -> Option<&'static AtomicU32> {
+    let word = RECORDING.load(Ordering::Acquire);
+    if !core::ptr::eq(word, &raw const OFF) {
+        // SAFETY: see the module's note.
+        return Some(unsafe { &*word });
+    }
+    let Ok(page) = sys::map_anonymous(4096) else {
+        log.stop(stop_reason::NO_MEMORY, sys::Errno(abi::ENOMEM));
+        return None;
+    };
+    if let Err(errno) = sys::wipe_on_fork(page, 4096) {
+        log.stop(stop_reason::OLD_KERNEL, errno);
+        return None;
+    }
+    let word = page.cast::<AtomicU32>();
+    RECORDING.store(word.as_ptr(), Ordering::Release);
+    // SAFETY: the page is new and stays mapped.
+    Some(unsafe { word.as_ref() })
+}
+
+/// Records no more, and lets go of the log: nothing of it is mapped or open afterwards. `false` when there is none.
+/// Other threads may be running; see the module's note.
+pub fn end(guard: &Guard) -> bool {
+    let Some(log) = sink::file::current() else {
+        return false;
+    };
+    if log.has_been_left() {
+        return false;
+    }
+    if is_recording() && log.mode() == Mode::Buffered {
+        flush_all(guard, log);
+    }
     switch_off();
-    was_recording
+    lane::end_log(guard);
+    meta::end_log(guard);
+    let header = log.header();
+    let _ = header.state().compare_exchange(state::RECORDING, state::STOPPED, Ordering::AcqRel, Ordering::Relaxed);
+    log.leave();
+    true
 }
 
 /// What `fork` returned; in a child that will return into a hook, the hook's windows become private memory: it still
@@ -162,7 +228,9 @@ pub fn end(_: &Guard) -> bool {
 pub fn in_child_of_hook(result: i32) -> i32 {
     if result == 0 && guard::is_held() {
         lane::disown_all();
-        sink::file::disown_header();
+        if let Some(log) = sink::file::current() {
+            log.disown_header();
+        }
     }
     result
 }
@@ -179,10 +247,142 @@ pub fn stop_for_seccomp() {
 /// The program is about to exit, or to be replaced: where the log is written and not mapped, writes out what is left.
 pub fn flush() {
     if is_recording()
-        && sink::file::mode() == Mode::Buffered
+        && let Some(log) = sink::file::current()
+        && log.mode() == Mode::Buffered
         && let Some(guard) = Guard::enter()
     {
-        lane::flush_all(&guard);
-        meta::flush(&guard);
+        flush_all(&guard, log);
+    }
+}
+
+fn flush_all(guard: &Guard, log: &Log) {
+    lane::flush_all(guard, log);
+    meta::flush(guard, log);
+}
+
+#[cfg(test)]
+mod tests {
+    use core::ffi::c_void;
+    use std::ffi::CString;
+    use std::fs::File;
+    use std::io::Write;
+    use std::os::unix::fs::FileExt;
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::thread;
+
+    use memtrace_format::decode::Decoder;
+    use memtrace_format::encode::Deltas;
+    use memtrace_format::turn::{Turn, TurnWord};
+    use memtrace_format::{AllocatorKind, BLOCK_ALIGN, BLOCK_MAGIC, HEADER_LEN, MAGIC, Record, VERSION, block_kind};
+
+    use super::*;
+    use crate::recorder;
+
+    const OPTIONS: RecordOptions = RecordOptions { python_allocators: false, native_stacks: NativeStacks::Never };
+    const N_LOGS: usize = 20;
+
+    fn create(path: &Path) -> File {
+        let mut header = [0u8; HEADER_LEN];
+        let mut put = |offset: usize, bytes: &[u8]| header[offset..offset + bytes.len()].copy_from_slice(bytes);
+        use core::mem::offset_of;
+        use memtrace_format::FileHeader;
+        put(offset_of!(FileHeader, magic), &MAGIC);
+        put(offset_of!(FileHeader, version), &VERSION.to_le_bytes());
+        put(offset_of!(FileHeader, header_len), &(HEADER_LEN as u32).to_le_bytes());
+        put(offset_of!(FileHeader, pid), &std::process::id().to_le_bytes());
+        put(offset_of!(FileHeader, next_offset), &(HEADER_LEN as u64).to_le_bytes());
+        put(offset_of!(FileHeader, turn), &TurnWord::START.0.to_le_bytes());
+        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
+        file.write_all(&header).unwrap();
+        file
+    }
+
+    /// Checks all blocks: each lane begins anew and introduces its thread. The number of allocations and frees.
+    fn check(bytes: &[u8]) -> u64 {
+        let (mut n_events, mut offset) = (0, HEADER_LEN);
+        let mut lanes = std::collections::HashMap::new();
+        while let Some(block) = bytes.get(offset..).filter(|rest| rest.len() >= BLOCK_ALIGN) {
+            let word = |at: usize| u32::from_le_bytes(block[at..at + 4].try_into().unwrap());
+            // A place that was taken when the log ended.
+            if block[..4] == [0; 4] {
+                offset += BLOCK_ALIGN;
+                continue;
+            }
+            assert_eq!(block[..4], BLOCK_MAGIC, "at {offset}");
+            let (kind, capacity, lane, sequence) = (block[4], word(8), word(12), word(16));
+            let first_turn = Turn::from_bits(u64::from_le_bytes(block[24..32].try_into().unwrap()));
+            let committed = word(40) as usize;
+            let next = lanes.insert((kind, lane), sequence + 1);
+            assert_eq!(next.unwrap_or(0), sequence, "lane {lane}");
+            let mut deltas = Deltas::at_block_start(first_turn, word(32));
+            let mut decoder = Decoder::new(&block[64..64 + committed], &mut deltas);
+            let mut is_first = kind == block_kind::EVENTS && sequence == 0;
+            while let Some(record) = decoder.next().unwrap() {
+                if is_first && !matches!(record, Record::Turn(_)) {
+                    assert!(matches!(record, Record::Thread(_)), "{record:?}");
+                    is_first = false;
+                }
+                n_events += matches!(record, Record::Alloc(_) | Record::Free(_)) as u64;
+            }
+            offset += capacity as usize;
+        }
+        n_events
+    }
+
+    /// Whoever is outside cuts the file off the moment a log has ended: a thread that still writes to it would die.
+    #[test]
+    fn logs_follow_each_other_while_threads_record() {
+        let folder = std::env::temp_dir();
+        let path = |number: usize| -> PathBuf {
+            folder.join(std::format!("memtrace-lifecycle-{}-{number}", std::process::id()))
+        };
+        let (is_over, n_recorded) = (AtomicBool::new(false), AtomicU64::new(0));
+        struct AtEnd<'a>(&'a AtomicBool);
+        impl Drop for AtEnd<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        thread::scope(|scope| {
+            let _at_end = AtEnd(&is_over);
+            for number in 0..3usize {
+                let (is_over, n_recorded) = (&is_over, &n_recorded);
+                scope.spawn(move || {
+                    let mut block = (number + 1) << 40;
+                    while !is_over.load(Ordering::Relaxed) {
+                        block += 64;
+                        let Some(guard) = enter() else { continue };
+                        recorder::allocated(&guard, AllocatorKind::Malloc, block as *mut c_void, 10);
+                        recorder::freeing(&guard, AllocatorKind::Free, block as *mut c_void);
+                        n_recorded.fetch_add(2, Ordering::Relaxed);
+                    }
+                });
+            }
+            let mut n_found = 0;
+            for number in 0..N_LOGS {
+                let file = create(&path(number));
+                let name = CString::new(path(number).to_str().unwrap()).unwrap();
+                let before = n_recorded.load(Ordering::Relaxed);
+                assert!(begin(&Guard::enter().unwrap(), &name, OPTIONS));
+                assert!(!begin(&Guard::enter().unwrap(), &name, OPTIONS), "two logs at once");
+                while n_recorded.load(Ordering::Relaxed) < before + 100_000 {
+                    thread::yield_now();
+                }
+                assert!(end(&Guard::enter().unwrap()));
+                assert!(!end(&Guard::enter().unwrap()), "ended twice");
+                let mut bytes = std::vec![0; file.metadata().unwrap().len() as usize];
+                file.read_exact_at(&mut bytes, 0).unwrap();
+                file.set_len(HEADER_LEN as u64).unwrap();
+                let found = check(&bytes);
+                assert!(found >= 90_000, "{found} events in log {number}");
+                n_found += found;
+                assert_eq!(file.metadata().unwrap().len(), HEADER_LEN as u64);
+                std::fs::remove_file(path(number)).unwrap();
+            }
+            // At each end a thread may be in the middle of two events.
+            let recorded = n_recorded.load(Ordering::Relaxed);
+            assert!(n_found <= recorded && recorded - n_found <= 10 * N_LOGS as u64, "{n_found} of {recorded}");
+        });
     }
 }

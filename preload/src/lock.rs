@@ -46,6 +46,11 @@ impl<T> Lock<T> {
         Locked { lock: self }
     }
 
+    /// Where the value is.
+    pub fn as_ptr(&self) -> *const T {
+        self.value.get()
+    }
+
     /// The value, whoever had it.
     ///
     /// # Safety
@@ -99,7 +104,7 @@ impl<T> Drop for Locked<'_, T> {
 /// After a `siglongjmp` out of memtrace.
 pub fn release_all_of_this_thread() {
     crate::lane::LANES.release_if_mine();
-    crate::meta::META.release_if_mine();
+    crate::meta::release_locks_if_mine();
     crate::python::code::SHORT_TABLE.release_if_mine();
     crate::unwind::MODULES.release_if_mine();
     crate::sink::release_locks_if_mine();

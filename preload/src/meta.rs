@@ -2,7 +2,7 @@
 //! anything refers to it.
 //!
 //! # Safety
-//! Dangerous: a writer is flushed through a pointer. Both of its locks are held meanwhile.
+//! Dangerous: a writer is flushed through a pointer. Its lock is held meanwhile.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -11,7 +11,7 @@ use memtrace_format::{Record, block_kind};
 
 use crate::guard::Guard;
 use crate::lock::Lock;
-use crate::sink::{self, Writer};
+use crate::sink::{self, Log, Writer};
 use crate::sys;
 use crate::turns::Word;
 
@@ -59,9 +59,21 @@ pub fn notice(guard: &Guard, code: u32, text: &[u8]) {
 }
 
 /// Writes out what there is, where the log is written and not mapped.
-pub fn flush(guard: &Guard) {
+pub fn flush(guard: &Guard, log: &Log) {
     let meta = META.lock(guard);
-    let _switching = sink::SWITCHING.lock(guard);
-    // SAFETY: we hold both locks.
-    unsafe { Writer::flush(&raw const *meta, guard) };
+    // SAFETY: we hold the lock.
+    unsafe { Writer::flush(&raw const *meta, guard, log) };
+}
+
+/// The log has ended.
+pub fn end_log(guard: &Guard) {
+    META.lock(guard).leave_log(guard);
+    N_NOTICES.store(0, Ordering::Relaxed);
+}
+
+/// After a `siglongjmp` out of memtrace.
+pub fn release_locks_if_mine() {
+    // SAFETY: the writer is static.
+    unsafe { Writer::release_lock_if_mine(META.as_ptr()) };
+    META.release_if_mine();
 }

@@ -52,6 +52,16 @@ impl Native {
         }
     }
 
+    /// Gives its memory back.
+    pub fn release(&mut self) {
+        self.memo.release();
+        self.nodes.release();
+        self.whats.release();
+        self.recent.forget();
+        self.entries.innermost.release();
+        self.entries.addresses.release();
+    }
+
     /// Another thread's stack lies elsewhere.
     pub fn begin_thread(&mut self) {
         self.own = 0..0;

@@ -24,7 +24,7 @@ pub fn allocated(guard: &Guard, kind: AllocatorKind, block: *mut c_void, size: u
     if let Some(lane) = lane::at_hand(guard)
         && !block.is_null()
         && !python::is_there()
-        && !lane.stacks.has_native()
+        && lane.stacks.are_pythons_alone()
     {
         lane.writer.alloc(guard, kind, block as u64, size as u64, 0);
     } else {
@@ -49,7 +49,7 @@ fn allocated_beside_python(guard: &Guard, kind: AllocatorKind, block: *mut c_voi
 fn allocated_with_native(guard: &Guard, kind: AllocatorKind, block: *mut c_void, size: usize) {
     if let Some(lane) = lane::at_hand(guard)
         && !block.is_null()
-        && lane.stacks.has_native()
+        && lane.stacks.have_native()
         && python::new_initialisation().is_none()
         && let Some(stack) = lane.stacks.both_at_hand(guard, &mut lane.writer, lane.caller)
     {
@@ -116,7 +116,7 @@ pub fn unmapping(guard: &Guard, address: *mut c_void, len: usize, is_remap: bool
     python::notice_end(guard);
     if let Some(lane) = lane::of_this_thread(guard) {
         lane.stacks.unmapped(address as usize);
-        if lane.stacks.has_native() {
+        if lane.stacks.have_native() {
             unwind::unmapped(guard, address as u64, len as u64);
         }
         lane.writer.record(guard, &Record::Munmap(Munmap { address: address as u64, len: len as u64, is_remap }));

@@ -4,7 +4,7 @@
 //! nodes, so that an event costs one look-up per *new* frame. Two frames are the same when code address and instruction
 //! are; a code address stands for the same code as long as no code object has died in between (`code::epoch`).
 
-use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering, compiler_fence};
 
 use memtrace_format::record::Node;
 
@@ -12,6 +12,7 @@ use crate::caller::Caller;
 use crate::environment;
 use crate::guard::Guard;
 use crate::heap::{Array, Plain, spread};
+use crate::lifecycle;
 use crate::native::Native;
 use crate::python::{self, Chain, Chunks, State, code};
 use crate::sink::Writer;
@@ -34,7 +35,18 @@ impl RawFrame {
     const ENTRY: RawFrame = RawFrame { code: 1, instruction: 0 };
 }
 
+/// What is recorded of a stack.
+mod kind {
+    pub const PYTHON: u8 = 0;
+    pub const PYTHON_AND_NATIVE: u8 = 1;
+    /// Nothing any more: the log that the nodes were introduced in has ended. Said by whoever ended it, while the thread
+    /// of the lane may be anywhere; so nothing is known to the next log.
+    pub const NOTHING: u8 = 2;
+}
+
 pub struct Stacks {
+    /// One of [`kind`].
+    kind: AtomicU8,
     pub chunks: Chunks,
     chain: Chain,
     /// The node of each frame of the chain, root first.
@@ -53,8 +65,9 @@ pub struct Stacks {
 }
 
 impl Stacks {
-    pub const fn new() -> Stacks {
+    pub const fn new(has_native: bool) -> Stacks {
         Stacks {
+            kind: AtomicU8::new(if has_native { kind::PYTHON_AND_NATIVE } else { kind::PYTHON }),
             chunks: Chunks::new(),
             chain: Chain::new(),
             nodes: Array::new(),
@@ -64,13 +77,39 @@ impl Stacks {
             tree: Tree::new(),
             is_reading: AtomicBool::new(false),
             self_check: Allowance::new(),
-            native: None,
+            native: if has_native { Some(Native::new()) } else { None },
         }
     }
 
-    /// Records native stacks from now on.
-    pub fn add_native(&mut self) {
-        self.native = Some(Native::new());
+    /// The log has ended. Called by any thread.
+    pub fn end_log(&self) {
+        self.kind.store(kind::NOTHING, Ordering::Release);
+    }
+
+    /// Begins anew when the log has ended meanwhile. What is found while there is no other one is introduced nowhere, so
+    /// that it does not matter when the next one begins.
+    fn see_to_log(&mut self) {
+        if self.kind.load(Ordering::Acquire) == kind::NOTHING {
+            self.begin_log();
+        }
+    }
+
+    #[cold]
+    fn begin_log(&mut self) {
+        let has_native = lifecycle::has_native_stacks();
+        // First: if this log ends as well before the rest is done, that is to be seen.
+        self.kind.store(if has_native { kind::PYTHON_AND_NATIVE } else { kind::PYTHON }, Ordering::Release);
+        // Of no epoch, so that every frame is looked up.
+        self.epoch = u64::MAX;
+        self.rings.nodes.release();
+        self.tree.release();
+        // While nothing was recorded, nobody said which mappings came and went.
+        self.chunks = Chunks::new();
+        self.chain.forget();
+        if let Some(native) = &mut self.native {
+            native.release();
+        }
+        self.native = if has_native { Some(Native::new()) } else { None };
     }
 
     /// The lane has a new thread.
@@ -80,9 +119,16 @@ impl Stacks {
         }
     }
 
+    /// Whether there are no native stacks, nor anything else to see to.
     #[inline(always)]
-    pub fn has_native(&self) -> bool {
-        self.native.is_some()
+    pub fn are_pythons_alone(&self) -> bool {
+        self.kind.load(Ordering::Relaxed) == kind::PYTHON
+    }
+
+    /// Whether there are native stacks, and nothing else to see to.
+    #[inline(always)]
+    pub fn have_native(&self) -> bool {
+        self.kind.load(Ordering::Relaxed) == kind::PYTHON_AND_NATIVE
     }
 
     /// Whether the lane's thread is just reading the interpreter's frames.
@@ -100,10 +146,7 @@ impl Stacks {
     /// [`Stacks::current`].
     #[inline(always)]
     pub fn at_hand(&mut self) -> Option<u32> {
-        if self.has_native() {
-            return None;
-        }
-        self.python_at_hand()
+        if self.are_pythons_alone() { self.python_at_hand() } else { None }
     }
 
     /// The same with the native stack, when that is wanted.
@@ -119,6 +162,8 @@ impl Stacks {
 
     /// The number of this thread's stack now, with its native one when that is wanted; 0 when it has none.
     pub fn current(&mut self, guard: &Guard, writer: &mut Writer, caller: Caller) -> u32 {
+        self.see_to_log();
+        writer.see_to_log(guard);
         let python = self.current_python(guard, writer);
         self.joined(guard, writer, caller, python).unwrap_or(python)
     }
@@ -394,6 +439,11 @@ unsafe impl Plain for Entry {}
 impl Tree {
     const fn new() -> Tree {
         Tree { entries: Array::new(), len: 0 }
+    }
+
+    fn release(&mut self) {
+        self.entries.release();
+        self.len = 0;
     }
 
     /// The node that a frame leads to from `parent`: `parent` itself when the frame has not begun. `None` when it is new

@@ -82,13 +82,17 @@ impl Turns {
         self.have(self.word);
     }
 
-    /// Takes the next turn for `lane`, or takes part in the shared one. `now` is the time stamp counter.
-    pub fn take(&mut self, word: &impl Word, lane: u32, now: u64) {
+    /// Takes the next turn for `lane`, or takes part in the shared one. `now` is the time stamp counter. `false` when the
+    /// log has ended.
+    pub fn take(&mut self, word: &impl Word, lane: u32, now: u64) -> bool {
         let mut seen = word.look();
         loop {
+            if seen == TurnWord::ENDED {
+                return false;
+            }
             if seen.is_shared() {
                 self.have(seen);
-                return;
+                return true;
             }
             let is_quick = now.wrapping_sub(self.last_taken) < QUICK_TICKS;
             let is_contended = is_quick && self.n_quick >= MAX_QUICK_TURNS;
@@ -98,7 +102,7 @@ impl Turns {
                     self.n_quick = if is_quick && !is_contended { self.n_quick + 1 } else { 0 };
                     self.last_taken = now;
                     self.have(next);
-                    return;
+                    return true;
                 }
                 Err(newer) => seen = newer,
             }
@@ -342,6 +346,16 @@ mod tests {
             word.store(TurnWord(word.load(Ordering::Relaxed)).sample().1.0, Ordering::Relaxed);
             assert!(!turns.is_ours(&word) && !turns.is_ours_alone(&word));
         }
+    }
+
+    #[test]
+    fn a_log_that_has_ended_gives_no_turns() {
+        let word = AtomicU64::new(TurnWord::START.0);
+        let mut turns = Turns::new();
+        assert!(turns.take(&word, 3, 10));
+        word.store(TurnWord::ENDED.0, Ordering::Release);
+        assert!(!turns.is_ours(&word) && !turns.take(&word, 3, 20) && !turns.is_ours(&word));
+        assert!(!Turns::new().take(&word, 4, 30));
     }
 
     #[test]

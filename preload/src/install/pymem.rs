@@ -110,8 +110,8 @@ pub fn adopt(guard: &Guard, object: Object, layout: Option<&Layout>) -> bool {
 
 /// What [`wrap`] came to.
 pub struct Wrapped {
-    /// The name of the allocator that hands out objects (`pymalloc`, `malloc_debug`, …) when it is a new one.
-    pub name: Option<&'static str>,
+    /// Whether the allocator that hands out objects (`pymalloc`, `malloc_debug`, …) is a new one: see [`Name::now`].
+    pub has_new_name: bool,
     /// Whether all domains are wrapped, as far as they ever will be.
     pub is_complete: bool,
 }
@@ -121,7 +121,7 @@ pub struct Wrapped {
 ///
 /// Below a debug allocator, and not above it: CPython must find its own on top, or it puts another one there.
 pub fn wrap(guard: &Guard, is_shared: bool) -> Wrapped {
-    let mut wrapped = Wrapped { name: None, is_complete: true };
+    let mut wrapped = Wrapped { has_new_name: false, is_complete: true };
     for domain in [RAW, MEM, OBJECT] {
         let Some((found, set)) = allocator_of(domain) else { break };
         let below = below_debug_allocator(&found);
@@ -144,7 +144,8 @@ pub fn wrap(guard: &Guard, is_shared: bool) -> Wrapped {
             None => unsafe { set(domain, &mut ours) },
         }
         if domain == OBJECT {
-            wrapped.name = Some(name_of(&inner, below.is_some()));
+            NAME.store(name_of(&inner, below.is_some()).0, Ordering::Relaxed);
+            wrapped.has_new_name = true;
         }
     }
     wrapped
@@ -225,17 +226,36 @@ fn allocator_of(domain: c_int) -> Option<(Allocator, Accessor)> {
 }
 
 /// CPython's own `_PyMem_GetCurrentAllocatorName` needs an initialised runtime from 3.12 on.
-fn name_of(allocator: &Allocator, is_debug: bool) -> &'static str {
+fn name_of(allocator: &Allocator, is_debug: bool) -> Name {
     let malloc = allocator.malloc as usize;
     let is = |first: &AtomicUsize| malloc == first.load(Ordering::Relaxed);
-    match (is(&FIRST_RAW_MALLOC), is(&FIRST_OBJECT_MALLOC), IS_MIMALLOC.load(Ordering::Relaxed), is_debug) {
-        (true, _, _, false) => "malloc",
-        (true, _, _, true) => "malloc_debug",
-        (_, true, false, false) => "pymalloc",
-        (_, true, false, true) => "pymalloc_debug",
-        (_, true, true, false) => "mimalloc",
-        (_, true, true, true) => "mimalloc_debug",
-        _ => "custom",
+    let kind = match (is(&FIRST_RAW_MALLOC), is(&FIRST_OBJECT_MALLOC), IS_MIMALLOC.load(Ordering::Relaxed)) {
+        (true, _, _) => 1,
+        (_, true, false) => 2,
+        (_, true, true) => 3,
+        _ => return Name(7),
+    };
+    Name(if is_debug { kind + 3 } else { kind })
+}
+
+/// What hands out objects.
+#[derive(Clone, Copy)]
+pub struct Name(usize);
+
+const NAMES: [&str; 8] =
+    ["", "malloc", "pymalloc", "mimalloc", "malloc_debug", "pymalloc_debug", "mimalloc_debug", "custom"];
+
+/// That of the last allocator that was wrapped.
+static NAME: AtomicUsize = AtomicUsize::new(0);
+
+impl Name {
+    /// The present one; without text before there is one.
+    pub fn now() -> Name {
+        Name(NAME.load(Ordering::Relaxed))
+    }
+
+    pub fn text(self) -> &'static str {
+        NAMES.get(self.0).copied().unwrap_or("")
     }
 }
 

@@ -163,6 +163,11 @@ impl Chain {
         n_kept.is_some()
     }
 
+    /// Nothing is remembered any more.
+    pub fn forget(&mut self) {
+        (self.depth, self.n_unchanged, self.floor) = (0, 0, Floor::UNKNOWN);
+    }
+
     /// To be told when the thread has given a mapping up: a chunk of its data stack may be gone.
     pub fn forget_floor(&mut self) {
         self.floor = Floor::UNKNOWN;

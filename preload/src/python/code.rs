@@ -81,6 +81,12 @@ pub fn visible_offset(layout: &Layout, frame: RawFrame, first_traceable: u32) ->
     has_begun.then(|| instruction.saturating_sub(start) as u32)
 }
 
+/// No code object is in the log that begins now. (Numbers go on: who has one of the old log must not find it in the new.)
+pub fn begin_log(guard: &Guard) {
+    let _meta = META.lock(guard);
+    TABLE.remove_all();
+}
+
 /// The next number of what frames refer to.
 pub fn next_number() -> u32 {
     TABLE.next_number()
@@ -192,7 +198,8 @@ unsafe fn bytes<'a>(layout: &Layout, object: usize) -> &'a [u8] {
 const MAX_TEXT: usize = 4 << 20;
 
 /// Room for one line table without columns. Tables that are longer still are written as they are.
-pub static SHORT_TABLE: Lock<[u8; 16 << 10]> = Lock::new([0; 16 << 10]);
+pub static SHORT_TABLE: Lock<[u8; SHORT_TABLE_LEN]> = Lock::new([0; SHORT_TABLE_LEN]);
+const SHORT_TABLE_LEN: usize = 16 << 10;
 
 /// The interpreter's own destructor of code objects.
 static REAL_DEALLOC: AtomicUsize = AtomicUsize::new(0);
@@ -336,6 +343,19 @@ impl Table {
             slot.address.store(DEAD, Ordering::Release);
             self.n_live.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Under the lock.
+    fn remove_all(&self) {
+        let (slots, capacity) = self.slots();
+        for index in 0..capacity {
+            // SAFETY: there are `capacity` slots.
+            let slot = unsafe { &*slots.add(index) };
+            if slot.address.load(Ordering::Relaxed) != 0 {
+                slot.address.store(DEAD, Ordering::Release);
+            }
+        }
+        self.n_live.store(0, Ordering::Relaxed);
     }
 
     /// Under the lock: the living into fresh slots, twice as many if more than a quarter lives.

@@ -307,10 +307,17 @@ fn wrap_allocators(guard: &Guard) {
     if !wrapped.is_complete && !interpreter().layout.is_free_threaded {
         SEEN_INITIALISATION.store(u64::MAX, Ordering::Relaxed);
     }
-    if let Some(allocator) = wrapped.name {
+    if wrapped.has_new_name {
+        introduce(guard);
+    }
+}
+
+/// Says which interpreter there is, if one was found.
+pub fn introduce(guard: &Guard) {
+    if was_found() {
         let version = VERSION.load(Ordering::Relaxed);
         let has_stacks = STACKS.load(Ordering::Relaxed) != NOT_READ;
-        meta::python(guard, Python { version, allocator: allocator.as_bytes(), has_stacks });
+        meta::python(guard, Python { version, allocator: pymem::Name::now().text().as_bytes(), has_stacks });
     }
 }
 

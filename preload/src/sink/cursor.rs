@@ -40,6 +40,13 @@ impl Cursor {
         Cursor { next, last: next.wrapping_add(last), block, turn: log.turn() }
     }
 
+    /// The word that says whose turn it is; `None` in no window.
+    #[inline(always)]
+    pub fn turn(&self) -> Option<&AtomicU64> {
+        // SAFETY: null, or in the first page of the window's log.
+        unsafe { self.turn.as_ref() }
+    }
+
     /// The word that says whose turn it is, when there is room for a hot record.
     #[inline(always)]
     pub fn hot_turn(&self) -> Option<&AtomicU64> {

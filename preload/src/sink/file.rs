@@ -1,4 +1,7 @@
-//! The file of the log: its first page, mapped for as long as the program runs, and windows of its blocks.
+//! The file of a log: its first page, mapped for as long as it is written, and windows of its blocks.
+//!
+//! A process writes one log at a time; when that has ended it may begin another one. What is known of a log is never
+//! given back, because a thread may still be in the middle of an event of it (`lifecycle::end`).
 //!
 //! # Safety
 //! Dangerous: a page of a shared mapping that the file system can't back raises SIGBUS; a descriptor number that the
@@ -7,12 +10,12 @@
 //! are compared before the file is grown; the limit is asked before. Windows are raw memory whose length is kept
 //! beside them. Callers get slices that end where the window ends.
 
-use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+use memtrace_format::turn::TurnWord;
 use memtrace_format::{
     BLOCK_HEADER_LEN, BlockHeader, FileHeader, HEADER_LEN, MAGIC, MAPPABLE_FILE_SYSTEMS, VERSION, block_state, clock,
     state, stop_reason,
@@ -40,31 +43,39 @@ pub enum Mode {
     Buffered,
 }
 
-struct Log {
-    path: UnsafeCell<[u8; MAX_PATH]>,
-    identity: UnsafeCell<FileStatus>,
+/// A log that this process writes, or has written.
+pub struct Log {
+    path: [u8; MAX_PATH],
+    identity: FileStatus,
+    /// Negative when there is none.
     fd: AtomicI32,
-    header: AtomicPtr<u8>,
-    is_buffered: AtomicU32,
-    uses_counter: AtomicU32,
+    /// The first page; private memory once the log has ended.
+    header: LogHeader,
+    mode: Mode,
+    uses_counter: bool,
 }
 
-// SAFETY: `path` and `identity` are written once, before recording starts; the rest is atomic.
-unsafe impl Sync for Log {}
+/// The log that is written, or was written last; null before there is one.
+static CURRENT: AtomicPtr<Log> = AtomicPtr::new(core::ptr::null_mut());
 
-static LOG: Log = Log {
-    path: UnsafeCell::new([0; MAX_PATH]),
-    identity: UnsafeCell::new(FileStatus { device: 0, inode: 0, mode: 0 }),
-    fd: AtomicI32::new(-1),
-    header: AtomicPtr::new(core::ptr::null_mut()),
-    is_buffered: AtomicU32::new(0),
-    uses_counter: AtomicU32::new(0),
-};
-
-/// Held while the log is opened again.
+/// Held while a log is opened again.
 pub static REOPENING: Lock<()> = Lock::new(());
 
-/// The first page of the log.
+/// The log that is written, or was written last; `None` before there is one.
+#[inline(always)]
+pub fn current() -> Option<&'static Log> {
+    // SAFETY: a log stays where it is, and but for its atomics as it is.
+    unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
+}
+
+/// The first page of the current log.
+#[inline(always)]
+pub fn header() -> Option<LogHeader> {
+    current().map(|log| log.header)
+}
+
+/// The first page of a log.
+#[derive(Clone, Copy)]
 pub struct LogHeader {
     start: *mut u8,
 }
@@ -128,90 +139,203 @@ impl LogHeader {
     pub fn releases_windows(&self) -> bool {
         self.u32(offset_of!(FileHeader, releases_windows)).load(Ordering::Relaxed) != 0
     }
+}
+
+impl Log {
+    /// Opens a log that was made for this process and maps its first page; it is not the current one yet.
+    pub fn open(path: &CStr) -> Option<&'static Log> {
+        let fd = sys::open_read_write(path).map(move_high).ok()?;
+        let log = Log::of(fd, path);
+        if log.is_none() {
+            sys::close(fd);
+        }
+        log
+    }
+
+    fn of(fd: i32, path: &CStr) -> Option<&'static Log> {
+        let identity = sys::status(fd).ok()?;
+        let is_mappable = sys::file_system(fd).is_ok_and(|magic| MAPPABLE_FILE_SYSTEMS.contains(&magic));
+        let memory = sys::map_anonymous(size_of::<Log>()).ok()?;
+        // SAFETY: the memory is new, page-aligned and long enough, stays for good, and zeroes are values of all fields.
+        let log = unsafe { memory.cast::<Log>().as_mut() };
+        let path = path.to_bytes_with_nul();
+        let start = match log.path.get_mut(..path.len()) {
+            Some(place) => {
+                place.copy_from_slice(path);
+                sys::map_file(fd, 0, HEADER_LEN).ok()
+            }
+            None => None,
+        };
+        // SAFETY: the mapping is a page long and the structure has no invalid values.
+        let fields = start.map(|start| unsafe { start.cast::<FileHeader>().read() });
+        let is_ours = |it: &FileHeader| it.magic == MAGIC && it.version == VERSION && it.pid == sys::pid();
+        let (Some(start), Some(fields)) = (start, fields.filter(is_ours)) else {
+            // SAFETY: nobody else knows the mappings.
+            unsafe {
+                start.iter().for_each(|start| sys::unmap(*start, HEADER_LEN));
+                sys::unmap(memory, size_of::<Log>());
+            }
+            return None;
+        };
+        log.identity = identity;
+        log.fd = AtomicI32::new(fd);
+        log.header = LogHeader { start: start.as_ptr() };
+        log.mode = if is_mappable { Mode::Mapped } else { Mode::Buffered };
+        log.uses_counter = fields.clock == clock::COUNTER;
+        Some(log)
+    }
+
+    /// Makes it the log that is written.
+    pub fn make_current(&'static self) {
+        CURRENT.store(core::ptr::from_ref(self).cast_mut(), Ordering::Release);
+    }
+
+    #[inline(always)]
+    pub fn is_current(&self) -> bool {
+        core::ptr::eq(self, CURRENT.load(Ordering::Acquire))
+    }
+
+    #[inline(always)]
+    pub fn header(&self) -> LogHeader {
+        self.header
+    }
+
+    /// How it is written.
+    #[inline(always)]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
 
     #[inline(always)]
     pub fn uses_counter(&self) -> bool {
-        LOG.uses_counter.load(Ordering::Relaxed) != 0
+        self.uses_counter
+    }
+
+    pub fn path(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.path).unwrap_or(c"")
+    }
+
+    /// Ends recording for good and says why in the log. (What happens to another log is none of the current one's
+    /// business.)
+    #[cold]
+    pub fn stop(&self, reason: u32, errno: Errno) {
+        let first = self.header.stop_reason();
+        if first.compare_exchange(stop_reason::NONE, reason, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.header.stop_errno().store(errno.0 as u32, Ordering::Relaxed);
+            self.header.state().store(state::STOPPED, Ordering::Release);
+        }
+        if self.is_current() {
+            lifecycle::switch_off();
+        }
+    }
+
+    /// Lets the file go. Threads that are still in the middle of an event find a page in which nobody gets a turn.
+    ///
+    /// No thread is between two blocks of this log, and none will be.
+    pub fn leave(&self) {
+        self.disown_header();
+        self.header.turn().store(TurnWord::ENDED.0, Ordering::Release);
+        let fd = self.fd.swap(-1, Ordering::AcqRel);
+        if fd >= 0 && self.is_its(fd) {
+            sys::close(fd);
+        }
+    }
+
+    /// Whether nothing of it is mapped or open any more.
+    pub fn has_been_left(&self) -> bool {
+        self.header.turn().load(Ordering::Acquire) == TurnWord::ENDED.0
+    }
+
+    /// Puts private memory in the first page's place.
+    pub fn disown_header(&self) {
+        if let Some(start) = NonNull::new(self.header.start) {
+            // SAFETY: the page stays readable and writable, and zeroes are values of all its fields.
+            unsafe { sys::replace_by_private(start, HEADER_LEN) };
+        }
+    }
+
+    fn is_its(&self, fd: i32) -> bool {
+        let expected = self.identity;
+        sys::status(fd).is_ok_and(|found| (found.device, found.inode) == (expected.device, expected.inode))
+    }
+
+    /// Its descriptor; opened again when the program has closed it.
+    fn descriptor(&self, guard: &Guard) -> Result<i32, Errno> {
+        let fd = self.fd.load(Ordering::Relaxed);
+        if fd >= 0 && self.is_its(fd) {
+            return Ok(fd);
+        }
+        let _reopening = REOPENING.lock(guard);
+        let fd = self.fd.load(Ordering::Relaxed);
+        if fd >= 0 && self.is_its(fd) {
+            return Ok(fd);
+        }
+        // The old number is not ours any more, whatever it names: it is not closed.
+        let fd = move_high(sys::open_read_write(self.path())?);
+        if !self.is_its(fd) {
+            sys::close(fd);
+            return Err(Errno(abi::ENOENT));
+        }
+        self.fd.store(fd, Ordering::Relaxed);
+        Ok(fd)
+    }
+
+    /// Takes its next `capacity` bytes and maps them. On failure recording ends.
+    pub fn open_block(&self, guard: &Guard, capacity: usize) -> Option<Window> {
+        let offset = self.header.next_offset().fetch_add(capacity as u64, Ordering::AcqRel);
+        if offset.saturating_add(capacity as u64) > sys::file_size_limit() {
+            self.stop(stop_reason::FILE_SIZE_LIMIT, Errno(abi::EFBIG));
+            return None;
+        }
+        let mapped = match self.mode {
+            Mode::Mapped => {
+                self.descriptor(guard).map_err(|errno| (stop_reason::DESCRIPTOR_LOST, errno)).and_then(|fd| {
+                    sys::allocate(fd, offset, capacity as u64).map_err(|errno| (write_failure(errno), errno))?;
+                    sys::map_file(fd, offset, capacity).map_err(|errno| (stop_reason::NO_MEMORY, errno))
+                })
+            }
+            Mode::Buffered => sys::map_anonymous(capacity).map_err(|errno| (stop_reason::NO_MEMORY, errno)),
+        };
+        match mapped {
+            // A child that was forked out of the middle of this has no block, and no log.
+            Ok(start) if !lifecycle::is_recording() => {
+                // SAFETY: nobody else knows the mapping.
+                unsafe { sys::unmap(start, capacity) };
+                None
+            }
+            Ok(start) => Some(Window { start, len: capacity, offset }),
+            Err((reason, errno)) => {
+                self.stop(reason, errno);
+                None
+            }
+        }
+    }
+
+    /// In buffered mode, writes the first `committed` bytes of a window's payload and its header out.
+    pub fn flush(&self, guard: &Guard, window: &Window, committed: usize) {
+        if self.mode == Mode::Mapped || !lifecycle::is_recording() || !self.is_current() {
+            return;
+        }
+        // SAFETY: the window is `len` bytes long.
+        let bytes = unsafe { core::slice::from_raw_parts(window.start.as_ptr(), window.len) };
+        let bytes = bytes.get(..BLOCK_HEADER_LEN + committed).unwrap_or(bytes);
+        if window.offset.saturating_add(bytes.len() as u64) > sys::file_size_limit() {
+            self.stop(stop_reason::FILE_SIZE_LIMIT, Errno(abi::EFBIG));
+            return;
+        }
+        if let Err(errno) = self.descriptor(guard).and_then(|fd| sys::write_at(fd, bytes, window.offset)) {
+            self.stop(write_failure(errno), errno);
+        }
     }
 }
 
-/// The log's first page; `None` before recording has started.
-#[inline(always)]
-pub fn header() -> Option<LogHeader> {
-    let start = LOG.header.load(Ordering::Acquire);
-    if start.is_null() { None } else { Some(LogHeader { start }) }
-}
-
-/// How this log is written.
-pub fn mode() -> Mode {
-    if LOG.is_buffered.load(Ordering::Relaxed) != 0 { Mode::Buffered } else { Mode::Mapped }
-}
-
-/// The path of the log.
-pub fn path() -> &'static CStr {
-    // SAFETY: written once before recording starts.
-    CStr::from_bytes_until_nul(unsafe { &*LOG.path.get() }).unwrap_or(c"")
-}
-
-/// Opens the log and maps its first page. Called once per image, before anything is recorded.
-pub fn open(path: &CStr) -> bool {
-    let bytes = path.to_bytes_with_nul();
-    // SAFETY: nobody reads it before recording starts.
-    let Some(place) = (unsafe { (*LOG.path.get()).get_mut(..bytes.len()) }) else {
-        return false;
-    };
-    place.copy_from_slice(bytes);
-    let Ok(fd) = sys::open_read_write(path).map(move_high) else {
-        return false;
-    };
-    let opened = identify(fd).and_then(|identity| {
-        let start = sys::map_file(fd, 0, HEADER_LEN).ok()?;
-        Some((identity, start))
-    });
-    let Some((identity, start)) = opened else {
-        sys::close(fd);
-        return false;
-    };
-    // SAFETY: the mapping is a page long and the structure has no invalid values.
-    let fields = unsafe { start.cast::<FileHeader>().read() };
-    if fields.magic != MAGIC || fields.version != VERSION || fields.pid != sys::pid() {
-        // SAFETY: nobody else knows the mapping.
-        unsafe { sys::unmap(start, HEADER_LEN) };
-        sys::close(fd);
-        return false;
-    }
-    // SAFETY: nobody reads it before recording starts.
-    unsafe { *LOG.identity.get() = identity };
-    let is_mappable = sys::file_system(fd).is_ok_and(|magic| MAPPABLE_FILE_SYSTEMS.contains(&magic));
-    LOG.is_buffered.store(!is_mappable as u32, Ordering::Relaxed);
-    LOG.uses_counter.store((fields.clock == clock::COUNTER) as u32, Ordering::Relaxed);
-    LOG.fd.store(fd, Ordering::Relaxed);
-    LOG.header.store(start.as_ptr(), Ordering::Release);
-    true
-}
-
-/// Ends recording for good and says why in the log.
+/// Ends recording for good and says why in the current log.
 #[cold]
 pub fn stop(reason: u32, errno: Errno) {
-    if let Some(header) = header()
-        && header.stop_reason().compare_exchange(stop_reason::NONE, reason, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    {
-        header.stop_errno().store(errno.0 as u32, Ordering::Relaxed);
-        header.state().store(state::STOPPED, Ordering::Release);
+    if let Some(log) = current() {
+        log.stop(reason, errno);
     }
     lifecycle::switch_off();
-}
-
-/// In a child of fork: puts private memory in the first page's place.
-pub fn disown_header() {
-    if let Some(start) = NonNull::new(LOG.header.load(Ordering::Acquire)) {
-        // SAFETY: the page stays readable and writable, and zeroes are values of all its fields.
-        unsafe { sys::replace_by_private(start, HEADER_LEN) };
-    }
-}
-
-fn identify(fd: i32) -> Option<FileStatus> {
-    sys::status(fd).ok()
 }
 
 /// Moves a descriptor out of the way of the program's own.
@@ -223,63 +347,6 @@ fn move_high(fd: i32) -> i32 {
         }
     }
     fd
-}
-
-fn is_log(fd: i32) -> bool {
-    // SAFETY: written once before recording starts.
-    let expected = unsafe { *LOG.identity.get() };
-    identify(fd).is_some_and(|found| (found.device, found.inode) == (expected.device, expected.inode))
-}
-
-/// The log's descriptor; opened again when the program has closed it.
-fn descriptor(guard: &Guard) -> Result<i32, Errno> {
-    let fd = LOG.fd.load(Ordering::Relaxed);
-    if fd >= 0 && is_log(fd) {
-        return Ok(fd);
-    }
-    let _reopening = REOPENING.lock(guard);
-    let fd = LOG.fd.load(Ordering::Relaxed);
-    if fd >= 0 && is_log(fd) {
-        return Ok(fd);
-    }
-    // The old number is not ours any more, whatever it names: it is not closed.
-    let fd = move_high(sys::open_read_write(path())?);
-    if !is_log(fd) {
-        sys::close(fd);
-        return Err(Errno(abi::ENOENT));
-    }
-    LOG.fd.store(fd, Ordering::Relaxed);
-    Ok(fd)
-}
-
-/// Takes the next `capacity` bytes of the log and maps them. On failure recording ends.
-pub fn open_block(guard: &Guard, capacity: usize) -> Option<Window> {
-    let header = header()?;
-    let offset = header.next_offset().fetch_add(capacity as u64, Ordering::AcqRel);
-    if offset.saturating_add(capacity as u64) > sys::file_size_limit() {
-        stop(stop_reason::FILE_SIZE_LIMIT, Errno(abi::EFBIG));
-        return None;
-    }
-    let mapped = match mode() {
-        Mode::Mapped => descriptor(guard).map_err(|errno| (stop_reason::DESCRIPTOR_LOST, errno)).and_then(|fd| {
-            sys::allocate(fd, offset, capacity as u64).map_err(|errno| (write_failure(errno), errno))?;
-            sys::map_file(fd, offset, capacity).map_err(|errno| (stop_reason::NO_MEMORY, errno))
-        }),
-        Mode::Buffered => sys::map_anonymous(capacity).map_err(|errno| (stop_reason::NO_MEMORY, errno)),
-    };
-    match mapped {
-        // A child that was forked out of the middle of this has no block, and no log.
-        Ok(start) if !lifecycle::is_recording() => {
-            // SAFETY: nobody else knows the mapping.
-            unsafe { sys::unmap(start, capacity) };
-            None
-        }
-        Ok(start) => Some(Window { start, len: capacity, offset }),
-        Err((reason, errno)) => {
-            stop(reason, errno);
-            None
-        }
-    }
 }
 
 fn write_failure(errno: Errno) -> u32 {
@@ -353,31 +420,14 @@ impl Window {
         unsafe { shared_u32(self.start.as_ptr().add(offset_of!(BlockHeader, state))) }
     }
 
-    /// In buffered mode, writes the first `committed` bytes of payload and the header out.
-    pub fn flush(&self, guard: &Guard, committed: usize) {
-        if mode() == Mode::Mapped || !lifecycle::is_recording() {
-            return;
-        }
-        // SAFETY: the window is `len` bytes long.
-        let bytes = unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.len) };
-        let bytes = bytes.get(..BLOCK_HEADER_LEN + committed).unwrap_or(bytes);
-        if self.offset.saturating_add(bytes.len() as u64) > sys::file_size_limit() {
-            stop(stop_reason::FILE_SIZE_LIMIT, Errno(abi::EFBIG));
-            return;
-        }
-        if let Err(errno) = descriptor(guard).and_then(|fd| sys::write_at(fd, bytes, self.offset)) {
-            stop(write_failure(errno), errno);
-        }
-    }
-
     /// Puts private memory in the window's place.
     pub fn disown(&self) {
         // SAFETY: the range is the window's own, and stays readable and writable.
         unsafe { sys::replace_by_private(self.start, self.len) };
     }
 
-    pub fn close(self, guard: &Guard, committed: usize) {
-        self.flush(guard, committed);
+    /// Gives its memory back.
+    pub fn unmap(self) {
         // SAFETY: the window goes out of use here.
         unsafe { sys::unmap(self.start, self.len) };
     }

@@ -2,25 +2,26 @@
 //! write into a file that is not the log.
 //!
 //! # Safety
-//! Dangerous: at the exit of a program, writers of threads that still run are flushed. Their windows change under a lock
-//! only, and how far a window is filled is an atomic in it.
+//! Dangerous: at the exit of a program, writers of threads that still run are flushed, and at the end of a log their
+//! windows are taken away. Which windows a writer has changes under its lock only; how far one is filled is an atomic in
+//! it; and where it was there is memory, of the file or not, until its writer gives that back.
 
 mod cursor;
 pub mod file;
 
-pub use file::{LogHeader, Mode, header};
+pub use file::{Log, LogHeader, Mode, header};
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use memtrace_format::encode::{self, Deltas, HOT_ROOM, Hot};
-use memtrace_format::record::{Alloc, Free, Munmap, Node};
+use memtrace_format::record::{Alloc, Free, Munmap, Node, Thread};
 use memtrace_format::turn::Turn;
-use memtrace_format::{AllocatorKind, BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, Record, block_state};
+use memtrace_format::{AllocatorKind, BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, Record, block_kind, block_state};
 
 use crate::guard::Guard;
 use crate::lock::Lock;
 use crate::turns::Turns;
-use crate::{clock, lifecycle};
+use crate::{clock, lane, lifecycle, sys};
 use cursor::Cursor;
 use file::Window;
 
@@ -37,9 +38,6 @@ const MAX_RECORD_LEN: usize = 64 * 1024 * 1024;
 
 static N_KEPT: AtomicU32 = AtomicU32::new(0);
 
-/// Held in [`Mode::Buffered`] while a writer goes from block to block.
-pub static SWITCHING: Lock<()> = Lock::new(());
-
 /// Writes the records of one lane. Used by one thread at a time.
 pub struct Writer {
     kind: u8,
@@ -49,15 +47,24 @@ pub struct Writer {
     sequence: u32,
     /// Stack nodes introduced so far.
     pub n_nodes: u32,
-    window: Option<Window>,
-    /// Windows that stay mapped, the present one perhaps among them.
-    kept: [Option<Window>; MAX_KEPT],
+    /// The log that all of this is about; another one than the current one when that is new.
+    log: Option<&'static Log>,
+    /// Held while the writer goes from block to block.
+    windows: Lock<Windows>,
     cursor: Cursor,
     /// Events in the block.
     n_events: u32,
     turns: Turns,
     deltas: Deltas,
     next_len: usize,
+}
+
+/// The parts of the log that a writer has mapped.
+struct Windows {
+    /// That of the block.
+    open: Option<Window>,
+    /// Windows that stay mapped, the open one perhaps among them. Places are filled from the front and stay filled.
+    kept: [Option<Window>; MAX_KEPT],
 }
 
 impl Writer {
@@ -68,8 +75,8 @@ impl Writer {
             thread: 0,
             sequence: 0,
             n_nodes: 0,
-            window: None,
-            kept: [None; MAX_KEPT],
+            log: None,
+            windows: Lock::new(Windows::NONE),
             cursor: Cursor::NOWHERE,
             n_events: 0,
             turns: Turns::new(),
@@ -92,7 +99,9 @@ impl Writer {
 
     #[inline(never)]
     fn alloc_otherwise(&mut self, guard: &Guard, kind: AllocatorKind, address: u64, size: u64, stack: u32) {
-        self.hot_otherwise(guard, Alloc { kind, address, size, stack }, true);
+        // A stack that was found while one log ended and another began is none of the new one's.
+        let stack_in = |writer: &Writer| if stack <= writer.n_nodes { stack } else { 0 };
+        self.hot_otherwise(guard, |writer| Alloc { kind, address, size, stack: stack_in(writer) }, true);
     }
 
     /// Writes a free.
@@ -108,7 +117,7 @@ impl Writer {
 
     #[inline(never)]
     fn free_otherwise(&mut self, guard: &Guard, kind: AllocatorKind, address: u64) {
-        self.hot_otherwise(guard, Free { kind, address }, false);
+        self.hot_otherwise(guard, |_| Free { kind, address }, false);
     }
 
     /// Whether there is room for a hot record, and the lane has the turn alone.
@@ -119,7 +128,7 @@ impl Writer {
 
     /// At the end of a block, when the turn must be taken, under a shared turn, or in a pause.
     #[inline(always)]
-    fn hot_otherwise(&mut self, guard: &Guard, record: impl Hot, hands_out: bool) {
+    fn hot_otherwise<R: Hot>(&mut self, guard: &Guard, record: impl FnOnce(&Writer) -> R, hands_out: bool) {
         let Some(now) = self.now(guard) else {
             return;
         };
@@ -130,6 +139,7 @@ impl Writer {
             return;
         }
         let now = self.deltas.turn.is_shared.then_some(now);
+        let record = record(self);
         // SAFETY: there was room, or there is a new block.
         unsafe { self.write_hot(now, record) };
     }
@@ -148,19 +158,23 @@ impl Writer {
     /// Sees to it that the lane has a turn; the ticks now, if the turn needs any. `None` when recording has ended.
     #[inline(always)]
     fn now(&mut self, guard: &Guard) -> Option<u64> {
-        let header = header()?;
-        if !self.turns.is_ours(header.turn()) && !self.take_turn(guard, &header) {
+        if !self.cursor.turn().is_some_and(|turn| self.turns.is_ours(turn)) && !self.take_turn(guard) {
             return None;
         }
-        Some(if self.deltas.turn.is_shared { clock::now(&header) } else { 0 })
+        Some(if self.deltas.turn.is_shared { clock::now(self.log?) } else { 0 })
     }
 
     /// `false` when it can't be written.
     #[cold]
     #[inline(never)]
-    fn take_turn(&mut self, guard: &Guard, header: &LogHeader) -> bool {
-        self.turns.take(header.turn(), self.lane, clock::cycles());
-        self.turns.pause(header.is_paused());
+    fn take_turn(&mut self, guard: &Guard) -> bool {
+        let Some(log) = self.see_to_log(guard) else {
+            return false;
+        };
+        if !self.turns.take(log.header().turn(), self.lane, clock::cycles()) {
+            return false;
+        }
+        self.turns.pause(log.header().is_paused());
         match encode::turn(self.cursor.room(), &mut self.deltas, self.turns.turn()) {
             Some(written) => {
                 self.cursor.commit(written);
@@ -171,9 +185,62 @@ impl Writer {
         }
     }
 
-    /// Introduces a stack node; its number, or 0 when it could not be written.
+    /// Whether what was introduced is known in the log that is written now.
+    #[inline(always)]
+    fn is_of_current_log(&self) -> bool {
+        self.log.is_some_and(Log::is_current)
+    }
+
+    /// Sees to it that the writer is about the current log. `None` when nothing is recorded.
+    pub fn see_to_log(&mut self, guard: &Guard) -> Option<&'static Log> {
+        let log = file::current()?;
+        if self.log.is_some_and(|own| core::ptr::eq(own, log)) {
+            return Some(log);
+        }
+        self.begin_log(guard, log);
+        Some(log)
+    }
+
+    /// Begins anew: nothing that was written is in this log.
+    #[cold]
+    fn begin_log(&mut self, guard: &Guard, log: &'static Log) {
+        self.leave_log(guard);
+        self.log = Some(log);
+        self.introduce(guard);
+    }
+
+    /// Forgets its log, which has ended.
+    pub fn leave_log(&mut self, guard: &Guard) {
+        self.cursor = Cursor::NOWHERE;
+        self.windows.lock(guard).release();
+        (self.log, self.sequence, self.n_nodes, self.n_events) = (None, 0, 0, 0);
+        (self.turns, self.next_len) = (Turns::new(), FIRST_BLOCK_LEN);
+        self.deltas = Deltas::at_block_start(self.turns.turn(), 0);
+    }
+
+    /// Another thread writes from now on.
+    pub fn begin_thread(&mut self, guard: &Guard, thread: u32) {
+        self.thread = thread;
+        if self.is_of_current_log() {
+            self.introduce(guard);
+        } else {
+            // Which introduces it.
+            self.see_to_log(guard);
+        }
+    }
+
+    /// Says who writes.
+    fn introduce(&mut self, guard: &Guard) {
+        if self.kind == block_kind::EVENTS {
+            let (thread, pthread) = (self.thread, lane::thread_pointer() as u64);
+            self.record(guard, &Record::Thread(Thread { thread, os_tid: sys::tid(), pthread }));
+        }
+    }
+
+    /// Introduces a stack node; its number, or 0 when it could not be written. Its parent and its code were introduced in
+    /// the log that this writer is about, so when that is not the current one any more there is nothing to introduce.
     pub fn node(&mut self, guard: &Guard, node: &Node) -> u32 {
-        if !self.write(guard, 0, &Record::Node(*node)) {
+        if !lifecycle::is_recording() || !self.is_of_current_log() || !self.write(guard, 0, &Record::Node(*node)) {
             return 0;
         }
         self.n_nodes += 1;
@@ -182,6 +249,9 @@ impl Writer {
 
     /// Writes any record, in a block of its own length if need be. `false` when it is lost.
     pub fn record(&mut self, guard: &Guard, record: &Record<'_>) -> bool {
+        if self.see_to_log(guard).is_none() {
+            return false;
+        }
         let now = if record.is_event() { self.now(guard) } else { Some(0) };
         let instead = if self.turns.is_paused() { in_a_pause(record) } else { None };
         now.is_some_and(|now| self.write(guard, now, instead.as_ref().unwrap_or(record)))
@@ -207,21 +277,23 @@ impl Writer {
     #[cold]
     #[inline(never)]
     fn next_block(&mut self, guard: &Guard, len: usize) -> bool {
-        if !lifecycle::is_recording() {
-            return false;
-        }
-        // A thread that exits flushes the lanes of all others.
-        let _switching = (file::mode() == Mode::Buffered).then(|| SWITCHING.lock(guard));
-        self.close(guard);
-        let capacity = self.next_len.max((len + BLOCK_HEADER_LEN).next_multiple_of(BLOCK_ALIGN));
-        let Some(log) = header() else {
+        let Some(log) = self.log else {
             return false;
         };
-        let Some(mut window) = self.released_window(capacity).or_else(|| file::open_block(guard, capacity)) else {
+        let mut windows = self.windows.lock(guard);
+        // Whoever ends a log asks for the lock afterwards: from here on it waits for us, or has ended it before.
+        if !lifecycle::is_recording() || !log.is_current() {
+            return false;
+        }
+        let committed = self.cursor.committed();
+        self.cursor = Cursor::NOWHERE;
+        windows.close(guard, log, committed, self.n_events);
+        let capacity = self.next_len.max((len + BLOCK_HEADER_LEN).next_multiple_of(BLOCK_ALIGN));
+        let Some(mut window) = windows.released(capacity).or_else(|| log.open_block(guard, capacity)) else {
             return false;
         };
         // Once a block, a lane that shares its turn tries whether it still must.
-        let turn = self.turns.end_sharing(log.turn(), self.lane).unwrap_or(self.turns.turn());
+        let turn = self.turns.end_sharing(log.header().turn(), self.lane).unwrap_or(self.turns.turn());
         let header = BlockHeader {
             kind: self.kind,
             image: lifecycle::image(),
@@ -238,41 +310,85 @@ impl Writer {
         self.n_events = 0;
         self.deltas = Deltas::at_block_start(turn, self.n_nodes);
         self.next_len = (self.next_len * 2).min(MAX_BLOCK_LEN);
-        self.cursor = Cursor::of(&mut window, &log);
-        self.window = Some(window);
+        self.cursor = Cursor::of(&mut window, &log.header());
+        windows.open = Some(window);
         // In a child that was forked out of the middle of this, the window is the parent's.
         lifecycle::is_recording()
     }
 
-    /// In a child of fork: what is written from now on is nobody's.
-    pub fn disown(&self) {
-        for window in self.kept.iter().chain([&self.window]).flatten() {
-            window.disown();
+    /// In [`Mode::Buffered`], writes out what the open block holds. The thread of the lane may go on writing.
+    ///
+    /// # Safety
+    /// `writer` is alive.
+    pub unsafe fn flush(writer: *const Writer, guard: &Guard, log: &Log) {
+        // SAFETY: which windows there are changes under the lock only; how far they are filled is an atomic in them.
+        let windows = unsafe { &(*writer).windows }.lock(guard);
+        if let Some(window) = &windows.open {
+            log.flush(guard, window, window.committed().load(Ordering::Acquire) as usize);
         }
     }
 
-    fn close(&mut self, guard: &Guard) {
-        let committed = self.cursor.committed();
-        self.cursor = Cursor::NOWHERE;
-        let Some(window) = self.window.take() else {
+    /// The log has ended: puts private memory where the windows are. The thread of the lane may be in the middle of an
+    /// event, and writes it there.
+    ///
+    /// # Safety
+    /// `writer` is alive.
+    pub unsafe fn disown(writer: *const Writer, guard: &Guard) {
+        // SAFETY: as in `flush`.
+        unsafe { &(*writer).windows }.lock(guard).disown();
+    }
+
+    /// The same in a child of fork, for the hook that it came out of: what is written from now on is nobody's.
+    ///
+    /// # Safety
+    /// There is one thread.
+    pub unsafe fn disown_in_child(&self) {
+        // SAFETY: as the caller says.
+        unsafe { self.windows.of_only_thread() }.disown();
+    }
+
+    /// After a `siglongjmp` out of memtrace.
+    ///
+    /// # Safety
+    /// `writer` is alive.
+    pub unsafe fn release_lock_if_mine(writer: *const Writer) {
+        // SAFETY: as the caller says.
+        unsafe { &(*writer).windows }.release_if_mine();
+    }
+}
+
+impl Windows {
+    const NONE: Windows = Windows { open: None, kept: [None; MAX_KEPT] };
+
+    /// All of them, the open one perhaps twice.
+    fn all(&self) -> impl Iterator<Item = &Window> {
+        self.kept.iter().chain([&self.open]).flatten()
+    }
+
+    fn disown(&self) {
+        self.all().for_each(Window::disown);
+    }
+
+    fn close(&mut self, guard: &Guard, log: &Log, committed: usize, n_events: u32) {
+        let Some(window) = self.open.take() else {
             return;
         };
-        window.n_events().store(self.n_events, Ordering::Relaxed);
-        if self.keep(window) {
+        window.n_events().store(n_events, Ordering::Relaxed);
+        if self.keep(log, window) {
             window.state().store(block_state::KEPT, Ordering::Release);
         } else {
             window.state().store(block_state::CLOSED, Ordering::Release);
-            window.close(guard, committed);
+            log.flush(guard, &window, committed);
+            window.unmap();
         }
     }
 
     /// `false` when the window is not to be used again: only those of full length are, and a few at a time.
-    fn keep(&mut self, window: Window) -> bool {
-        let is_packed = file::mode() == Mode::Mapped && header().is_some_and(|header| header.releases_windows());
+    fn keep(&mut self, log: &Log, window: Window) -> bool {
+        let is_packed = log.mode() == Mode::Mapped && log.header().releases_windows();
         if !is_packed || window.len() != MAX_BLOCK_LEN {
             return false;
         }
-        // Places are filled from the front and stay filled.
         let Some(place) = self.kept.iter_mut().find(|kept| kept.is_none_or(|kept| kept == window)) else {
             return false;
         };
@@ -286,20 +402,20 @@ impl Writer {
 
     /// One of the kept windows, if it is for a block of this length and the launcher is done with it. It stays among
     /// them, so that a child of fork disowns it from here on; one that was forked before has nothing to write.
-    fn released_window(&self, capacity: usize) -> Option<Window> {
+    fn released(&self, capacity: usize) -> Option<Window> {
         let released = self.kept.iter().flatten().find(|kept| kept.len() == capacity && kept.is_released());
         released.copied().filter(|_| lifecycle::is_recording())
     }
 
-    /// In [`Mode::Buffered`], writes out what the open block holds. The thread of the lane may go on writing.
-    ///
-    /// # Safety
-    /// `writer` is alive, and the caller holds [`SWITCHING`].
-    pub unsafe fn flush(writer: *const Writer, guard: &Guard) {
-        // SAFETY: the window only changes under the lock; how far it is filled is an atomic in it.
-        if let Some(window) = unsafe { &(*writer).window } {
-            window.flush(guard, window.committed().load(Ordering::Acquire) as usize);
+    /// Gives all of them back, once they are private memory.
+    fn release(&mut self) {
+        if let Some(open) = self.open.filter(|open| !self.kept.contains(&Some(*open))) {
+            open.unmap();
         }
+        let n_kept = self.kept.iter().flatten().count() as u32;
+        self.kept.iter().flatten().for_each(|kept| kept.unmap());
+        N_KEPT.fetch_sub(n_kept, Ordering::Relaxed);
+        *self = Windows::NONE;
     }
 }
 
@@ -315,7 +431,6 @@ fn in_a_pause(record: &Record<'_>) -> Option<Record<'static>> {
 
 /// After a `siglongjmp` out of memtrace.
 pub fn release_locks_if_mine() {
-    SWITCHING.release_if_mine();
     file::REOPENING.release_if_mine();
 }
 

@@ -43,6 +43,11 @@ pub fn reopen(guard: &Guard) {
     forget(&mut modules);
 }
 
+/// No module is in the log that begins now.
+pub fn begin_log(guard: &Guard) {
+    forget(&mut MODULES.lock(guard));
+}
+
 /// A range is about to be unmapped.
 pub fn unmapped(guard: &Guard, start: u64, len: u64) {
     let mut modules = MODULES.lock(guard);
