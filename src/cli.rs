@@ -37,6 +37,7 @@ Examples:
 pub enum Command {
     Run(RunArgs),
     Ctl(CtlArgs),
+    Live(LiveArgs),
     Flamegraph(FlamegraphArgs),
     Summary(SummaryArgs),
     Table(TableArgs),
@@ -194,6 +195,16 @@ Examples:
   memtrace ctl 4711 status
   memtrace ctl 4711 mark 'after the import'
   memtrace ctl $(pgrep -f app.py) pause";
+
+/// Watch a recording that goes on: what each function holds now, and what it has kept since a mark
+///
+/// The view reads the capture as it grows and may come and go: the recorded program does not notice.
+#[derive(Args, Debug)]
+pub struct LiveArgs {
+    /// The recorded process
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: u32,
+}
 
 /// Which allocations a report shows.
 #[derive(Args, Clone, Debug)]

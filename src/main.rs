@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Run(args) => commands::run::run(args),
         Command::Ctl(args) => commands::ctl::run(args),
+        Command::Live(args) => commands::live::run(args),
         Command::Flamegraph(args) => commands::flamegraph::run(args),
         Command::Summary(args) => commands::summary::run(args),
         Command::Table(args) => commands::table::run(args),

@@ -1,9 +1,11 @@
 //! What each function holds, alone and with everything it called.
 
+use std::collections::BTreeMap;
+
 use hashbrown::HashMap;
 
-use super::Tree;
-use crate::model::{Model, StringId};
+use super::{BySite, Row, Snapshot, Tree};
+use crate::model::{Model, StringId, ThreadKey};
 
 /// One function of one file; all its lines together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,4 +51,15 @@ pub fn by_function(model: &Model, tree: &Tree) -> Vec<Function> {
     functions.retain(|function| function.count > 0);
     functions.sort_by_key(|function| (std::cmp::Reverse(function.total_bytes), function.name));
     functions
+}
+
+/// The functions of each thread, in the order of the threads.
+pub fn by_thread(model: &Model, by_site: &BySite) -> Vec<(ThreadKey, Vec<Function>)> {
+    let mut threads: BTreeMap<ThreadKey, Vec<Row>> = BTreeMap::new();
+    for row in &by_site.rows {
+        let rows = threads.entry(row.site.thread).or_default();
+        rows.push(Row { stack: row.site.stack, bytes: row.bytes, count: row.count });
+    }
+    let functions = |rows| by_function(model, &Tree::new(model, &Snapshot::summed(rows, None)));
+    threads.into_iter().map(|(thread, rows)| (thread, functions(rows))).collect()
 }

@@ -10,10 +10,13 @@ mod progress;
 pub mod range;
 pub mod read;
 
+pub mod feed;
+
 pub mod bundle;
 pub mod ctl;
 pub mod diff;
 pub mod flamegraph;
+pub mod live;
 pub mod parse;
 pub mod run;
 pub mod stats;

@@ -42,7 +42,7 @@ impl Names {
     }
 
     /// What stands at an address of a module. Code in memory of no file, made at run time, has no other name.
-    fn of(&mut self, module: &NativeModule, address: u64) -> Vec<Named> {
+    pub fn of(&mut self, module: &NativeModule, address: u64) -> Vec<Named> {
         if module.path.is_empty() {
             let (function, file) = ("[anonymous code]".into(), "[anon]".into());
             return vec![Named { function, file, line: 0 }];

@@ -4,9 +4,11 @@
 mod screen;
 mod theme;
 
+pub mod live;
 pub mod tree;
 
 use std::io::{IsTerminal, stdin, stdout};
+use std::time::Duration;
 
 use crossterm::event::KeyEvent;
 use ratatui::{Frame, crossterm};
@@ -26,6 +28,14 @@ pub enum Effect {
 trait View {
     fn key(&mut self, key: KeyEvent) -> Effect;
     fn draw(&mut self, frame: &mut Frame, theme: &Theme);
+
+    /// After which time there is something new to show; never, when it is not said.
+    fn period(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Takes over what is new.
+    fn renew(&mut self) {}
 }
 
 /// Whether a view can be shown at all.
@@ -45,9 +55,13 @@ fn show(view: &mut dyn View) -> anyhow::Result<()> {
     let mut screen = Screen::open()?;
     loop {
         screen.draw(|frame| view.draw(frame, &theme))?;
-        let effect = match screen.next()? {
+        let effect = match screen.next(view.period())? {
             Input::Key(key) => view.key(key),
             Input::Redraw => Effect::Nothing,
+            Input::Nothing => {
+                view.renew();
+                Effect::Nothing
+            }
         };
         match effect {
             Effect::Nothing => {}

@@ -7,7 +7,7 @@ use std::io::{Write, stdin, stdout};
 use std::os::fd::AsFd;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use crossterm::cursor::Show;
@@ -34,6 +34,8 @@ pub enum Input {
     Key(KeyEvent),
     /// The size is another one, or the program was stopped and goes on.
     Redraw,
+    /// It did not come in time.
+    Nothing,
 }
 
 /// Signals that end the program.
@@ -59,8 +61,10 @@ impl Screen {
         Ok(())
     }
 
-    /// Waits for the next key or reason to draw. A signal that ends the program ends it here.
-    pub fn next(&mut self) -> Result<Input> {
+    /// Waits for the next key or reason to draw, `period` at most when there is one. A signal that ends the program ends
+    /// it here.
+    pub fn next(&mut self, period: Option<Duration>) -> Result<Input> {
+        let due = period.map(|period| Instant::now() + period);
         loop {
             while event::poll(Duration::ZERO).context("cannot read from the terminal")? {
                 match event::read().context("cannot read from the terminal")? {
@@ -82,7 +86,11 @@ impl Screen {
                 }
                 return Ok(Input::Redraw);
             }
-            self.wait()?;
+            let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Input::Nothing);
+            }
+            self.wait(left)?;
         }
     }
 
@@ -122,11 +130,13 @@ impl Screen {
         Ok(read.and_then(|signal| Signal::try_from(signal.ssi_signo as i32).ok()))
     }
 
-    fn wait(&self) -> Result<()> {
+    fn wait(&self, time: Option<Duration>) -> Result<()> {
         let stdin = stdin();
         let mut ready =
             [PollFd::new(stdin.as_fd(), PollFlags::POLLIN), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut ready, PollTimeout::NONE) {
+        // A millisecond too long, so that the time is over then.
+        let millis = time.map(|time| u16::try_from(time.as_millis() + 1).unwrap_or(u16::MAX));
+        match poll(&mut ready, millis.map_or(PollTimeout::NONE, PollTimeout::from)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot wait for keys"),
         }

@@ -1,5 +1,8 @@
 //! A program on a terminal of its own: what it shows is read as its user would see it, and keys are pressed.
 
+// Each user compiles its own copy of this file and uses a part of it.
+#![allow(dead_code)]
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::num::NonZero;
