@@ -100,6 +100,18 @@ pub struct RunArgs {
     /// Leave the capture uncompressed
     #[arg(long, overrides_with = "compress_on_exit")]
     pub no_compress: bool,
+    /// Show what each function holds while the program runs; q leaves the view, and the program goes on
+    #[arg(long, conflicts_with = "live_remote")]
+    pub live: bool,
+    /// Start the program when `memtrace live` watches it, in another terminal
+    #[arg(long)]
+    pub live_remote: bool,
+    /// The port for that [default: a free one]
+    #[arg(short = 'p', long, value_name = "N", requires = "live_remote", value_parser = clap::value_parser!(u16).range(1..))]
+    pub live_port: Option<u16>,
+    /// The socket of the view that is in front
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    pub behind_view: Option<PathBuf>,
     /// Write a flame graph of the peak to FILE when the program has ended
     #[arg(long, value_name = "FILE.html")]
     pub report: Option<PathBuf>,
@@ -201,9 +213,9 @@ Examples:
 /// The view reads the capture as it grows and may come and go: the recorded program does not notice.
 #[derive(Args, Debug)]
 pub struct LiveArgs {
-    /// The recorded process
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    pub pid: u32,
+    /// The recorded process, or the port of one that waits for a viewer
+    #[arg(value_name = "PID|PORT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub number: u32,
 }
 
 /// Which allocations a report shows.

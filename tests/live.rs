@@ -4,7 +4,8 @@ mod support;
 #[path = "support/tty.rs"]
 mod tty;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use memtrace::analysis::{Detail, Heap, MmapRule};
 use memtrace::capture::Capture;
 use memtrace::capture::follow::{Follower, Progress};
 use memtrace::model::{Event, Model};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::{Scratch, fixture, memtrace, pythons, text};
 use tty::Tty;
 
@@ -163,4 +166,113 @@ fn following_a_program_to_its_end_comes_to_what_reading_its_capture_does() {
     assert_eq!(fold.account().n_missed_frees, 0);
     assert_eq!(follower.model().process().facts.damage, []);
     assert_eq!(follower.model().process().facts.end, model.process().facts.end);
+}
+
+fn run_live(scratch: &Scratch, arguments: &[&str]) -> Command {
+    let mut command = memtrace();
+    command.arg("run").arg("-o").arg(scratch.join("capture.bin")).env_remove("NO_COLOR");
+    command.arg("--python").arg(&pythons().last().unwrap().path).args(arguments);
+    command
+}
+
+#[test]
+fn a_program_behind_its_view_keeps_its_output_its_keys_and_its_exit_code() {
+    const SCRIPT: &str = "\
+import sys
+kept = bytearray(60_000_000)
+print('\\x1b[1mfirst\\x1b[0m line', sys.stdin.isatty(), sys.stdout.isatty(), flush=True)
+answer = input('your name? ')
+print('hello', answer, flush=True)
+sys.exit(7)
+";
+    let scratch = Scratch::new("live-run");
+    let mut tty = Tty::start(run_live(&scratch, &["--live", "-c", SCRIPT]).arg("and").arg("arguments"), (24, 80));
+    tty.wait_for("the heap", |screen| screen.contains("Heap 6"));
+    tty.press("p");
+    tty.wait_for_text("first line True True");
+    tty.press("p");
+    tty.wait_for_text("Function");
+    tty.press("q");
+    // On the terminal itself now, as it was written.
+    tty.wait_for_text("your name? ");
+    assert!(!tty.contents().contains("Function"));
+    tty.press("Ada\r");
+    assert_eq!(tty.wait_for_end().code(), Some(7));
+    assert!(tty.is_given_back());
+    let screen = tty.contents();
+    assert!(screen.contains("hello Ada"), "{screen}");
+    assert!(screen.contains("memtrace: next: memtrace flamegraph"), "{screen}");
+    let stats = support::stats(&scratch.join("capture.bin"));
+    assert!(stats["metadata"]["peak_memory"].as_u64() > Some(60_000_000), "{stats}");
+}
+
+#[test]
+fn ctrl_c_in_the_view_interrupts_the_program_and_its_end_is_shown() {
+    let scratch = Scratch::new("live-interrupt");
+    let script = "import time\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    print('interrupted')\n    raise SystemExit(3)";
+    let mut tty = Tty::start(&mut run_live(&scratch, &["--live", "-q", "-c", script]), (24, 80));
+    tty.wait_for("a table", |screen| screen.contains("<module> at"));
+    tty.press("\x03");
+    tty.wait_for_text("ended with code 3");
+    tty.press("q");
+    assert_eq!(tty.wait_for_end().code(), Some(3));
+    assert!(tty.contents().contains("interrupted"), "{}", tty.contents());
+    assert!(tty.is_given_back());
+}
+
+#[test]
+fn what_cannot_run_behind_a_view_says_so_as_without_one() {
+    let scratch = Scratch::new("live-missing");
+    let mut tty =
+        Tty::start(memtrace().args(["run", "--live", "no-such-program"]).current_dir(scratch.path()), (24, 80));
+    assert_eq!(tty.wait_for_end().code(), Some(127));
+    assert!(tty.contents().contains("no-such-program"), "{}", tty.contents());
+    assert!(tty.is_given_back());
+    let output = memtrace().args(["run", "--live", "true"]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{}", text(&output));
+    assert!(text(&output).contains("--live needs a terminal"), "{}", text(&output));
+}
+
+#[test]
+fn a_program_waits_for_a_viewer_with_the_token_and_strangers_get_nothing() {
+    let scratch = Scratch::new("live-remote");
+    let script = "kept = bytearray(60_000_000)\nprint('started', flush=True)\ninput()";
+    let mut command = run_live(&scratch, &["--live-remote", "-c", script]);
+    let mut launcher = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = String::new();
+    let mut errors = BufReader::new(launcher.stderr.take().unwrap());
+    errors.read_line(&mut told).unwrap();
+    let port: u16 = told.trim_end().rsplit(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{told}"));
+    assert!(told.starts_with("memtrace: waiting for a viewer before the program starts: memtrace live "), "{told}");
+    for request in ["{\"request\":\"watch\"}\n", "{\"token\":\"00\",\"request\":\"watch\"}\n", "GET / HTTP/1.0\n\n"] {
+        let mut stranger = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        stranger.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let _ = stranger.read_to_end(&mut answer);
+        assert_eq!(answer, b"");
+    }
+    let mut tty = Tty::start(&mut live(port.into()), (24, 80));
+    let mut stdout = BufReader::new(launcher.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "started\n");
+    tty.wait_for("the heap", |screen| screen.contains("Heap 6"));
+    tty.press("q");
+    assert!(tty.wait_for_end().success());
+    drop(launcher.stdin.take());
+    // The end of its input is an error to the program, and its own.
+    assert_eq!(launcher.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn whoever_does_not_want_to_wait_for_a_viewer_leaves_nothing_behind() {
+    let scratch = Scratch::new("live-unwatched");
+    let mut command = run_live(&scratch, &["--live-remote", "-c", "pass"]);
+    let mut launcher = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = String::new();
+    BufReader::new(launcher.stderr.take().unwrap()).read_line(&mut told).unwrap();
+    assert!(told.contains("waiting for a viewer"), "{told}");
+    kill(Pid::from_raw(launcher.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(launcher.wait().unwrap().code(), Some(128 + 15));
+    assert!(!scratch.join("capture.bin").exists());
 }

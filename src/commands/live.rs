@@ -16,17 +16,27 @@ use crate::terminal;
 use crate::terminal::live::{Picture, Source};
 
 pub fn run(args: &LiveArgs) -> Result<ExitCode> {
-    let status = Client::connect(args.pid)?.status()?;
-    watch(&status.log)?;
+    check_terminal()?;
+    let by_port = u16::try_from(args.number).ok().map(Client::connect_port).transpose()?.flatten();
+    let mut client = match by_port {
+        Some(client) => client,
+        None => Client::connect(args.number)?,
+    };
+    watch(&client.watch()?.log)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Shows a log as it grows, and those of the processes that its program started, until the user has seen enough.
 pub fn watch(log: &Path) -> Result<()> {
+    check_terminal()?;
+    terminal::live::show(&mut Logs::new(log)?)
+}
+
+fn check_terminal() -> Result<()> {
     if !terminal::is_possible() {
         bail!("the live view needs a terminal; `memtrace ctl PID status --json` tells programs");
     }
-    terminal::live::show(&mut Logs::new(log)?)
+    Ok(())
 }
 
 /// The logs of a tree of processes.

@@ -10,6 +10,7 @@ mod progress;
 pub mod range;
 pub mod read;
 
+pub mod behind;
 pub mod feed;
 
 pub mod bundle;

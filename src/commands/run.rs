@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -16,16 +17,21 @@ use nix::unistd::{AccessFlags, Pid, access};
 use crate::capture::Capture;
 use crate::capture::info::{CaptureEnd, CaptureInfo, Exit};
 use crate::cli::{Cli, Command, RunArgs};
-use crate::commands::flamegraph;
 use crate::commands::load::warnings_of_one;
+use crate::commands::{behind, flamegraph};
+use crate::control::message::Request;
+use crate::control::server::Server;
 use crate::launch::log::{Compression, Finished, Log};
 use crate::launch::program::{NotRunnable, Program, Target};
-use crate::launch::signals::Signals;
+use crate::launch::signals::{Signals, Woken};
 use crate::launch::watch::{self, Ended};
 use crate::launch::{clock, recordable, shim, spawn};
 use crate::units::{bytes, count};
 
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    if args.live && args.behind_view.is_none() {
+        return behind::run();
+    }
     try_run(args).or_else(|error| {
         let not_runnable = error.downcast::<NotRunnable>()?;
         say(&not_runnable.message);
@@ -52,11 +58,28 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let pid = waiting.pid();
     let info = capture_info(&program, options);
     let mut log = Log::create(&for_pid(&log_path, pid), args.force, args.compression(), pid.as_raw() as u32, &info)?;
+    let mut server = Server::start(pid.as_raw() as u32);
+    if args.live_remote {
+        match wait_for_viewer(args, pid, &mut server, &signals, &log) {
+            Ok(None) => {}
+            Ok(Some(exit_code)) => {
+                log.discard();
+                return Ok(exit_code);
+            }
+            Err(error) => {
+                log.discard();
+                return Err(error);
+            }
+        }
+    }
     if let Err(error) = waiting.start(&program) {
         log.discard();
         return Err(error);
     }
-    let ended = watch::until_end(pid, &signals, Some(&mut log))?;
+    if let Some(view) = &args.behind_view {
+        behind::tell(view, log.path());
+    }
+    let ended = watch::until_end(pid, &signals, Some(&mut log), server)?;
     let path = log.path().to_owned();
     signals.forget();
     let mut is_enough = false;
@@ -81,8 +104,34 @@ fn run_unrecorded(program: &Program, obstacle: &str) -> anyhow::Result<ExitCode>
     let waiting = spawn::fork_waiting(program, &signals, |_| program.env.clone())?;
     let pid = waiting.pid();
     waiting.start(program)?;
-    let ended = watch::until_end(pid, &signals, None)?;
+    let ended = watch::until_end(pid, &signals, None, None)?;
     Ok(exit_code(ended.exit))
+}
+
+/// Says what to type, and returns when somebody has; with an exit code when the user does not want to wait any more.
+fn wait_for_viewer(
+    args: &RunArgs,
+    pid: Pid,
+    server: &mut Option<Server>,
+    signals: &Signals,
+    log: &Log,
+) -> anyhow::Result<Option<ExitCode>> {
+    let server = server.as_mut().context("there is no safe folder for the viewer's token")?;
+    let port = server.open_port(args.live_port.unwrap_or(0))?;
+    say(&format!("waiting for a viewer before the program starts: memtrace live {port}"));
+    let mut is_there = false;
+    while !is_there {
+        match signals.next_beside(server.descriptors(), Duration::from_secs(1)) {
+            Woken::Signal(received) if Signals::is_asking(received.number) => {
+                return Ok(Some(exit_code(Exit::Signal(received.number))));
+            }
+            _ => server.serve(&mut |request| {
+                is_there |= request == Request::Watch;
+                watch::answer_before_start(pid, log, &request)
+            }),
+        }
+    }
+    Ok(None)
 }
 
 fn target(args: &RunArgs) -> Target<'_> {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
-use super::message::{Answer, MAX_LINE_LEN, Request, Status};
+use super::message::{Answer, MAX_LINE_LEN, Request, Sent, Status};
 use super::place;
 
 /// A keeper that is stopped, or busy for this long, is not waited for.
@@ -17,9 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection to whoever keeps the log of a process.
 pub struct Client {
-    pid: u32,
-    stream: BufReader<UnixStream>,
+    /// Whom it asks about, for messages.
+    whom: String,
+    token: Option<String>,
+    stream: BufReader<Box<dyn Stream>>,
 }
+
+trait Stream: Read + Write {}
+
+impl Stream for UnixStream {}
+
+impl Stream for TcpStream {}
 
 impl Client {
     pub fn connect(pid: u32) -> Result<Client> {
@@ -27,16 +36,39 @@ impl Client {
             Some(stream) => {
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
-                Ok(Client { pid, stream: BufReader::new(stream) })
+                let stream: Box<dyn Stream> = Box::new(stream);
+                Ok(Client { whom: format!("process {pid}"), token: None, stream: BufReader::new(stream) })
             }
             None => bail!("{}", why_not(pid)),
         }
     }
 
+    /// By the port on which somebody waits for a viewer; `None` when there is none of this user's.
+    pub fn connect_port(port: u16) -> Result<Option<Client>> {
+        let Some(token) = place::possible_tokens(port).find_map(|path| fs::read_to_string(path).ok()) else {
+            return Ok(None);
+        };
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+        let stream = stream.with_context(|| format!("nobody waits on port {port} any more"))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let stream: Box<dyn Stream> = Box::new(stream);
+        Ok(Some(Client { whom: format!("port {port}"), token: Some(token), stream: BufReader::new(stream) }))
+    }
+
     pub fn status(&mut self) -> Result<Status> {
-        match self.ask(&Request::Status)? {
+        self.status_by(&Request::Status)
+    }
+
+    /// The same as a viewer, whom a program may wait for.
+    pub fn watch(&mut self) -> Result<Status> {
+        self.status_by(&Request::Watch)
+    }
+
+    fn status_by(&mut self, request: &Request) -> Result<Status> {
+        match self.ask(request)? {
             Answer::Status(status) => Ok(status),
-            other => bail!("the memtrace that records process {} is another version: it answers {other:?}", self.pid),
+            other => bail!("the memtrace behind {} is another version: it answers {other:?}", self.whom),
         }
     }
 
@@ -46,8 +78,9 @@ impl Client {
     }
 
     fn ask(&mut self, request: &Request) -> Result<Answer> {
-        let failed = || format!("the memtrace that records process {} does not answer", self.pid);
-        let mut line = serde_json::to_vec(request)?;
+        let failed = || format!("the memtrace behind {} does not answer", self.whom);
+        let sent = Sent { token: self.token.clone(), request: request.clone() };
+        let mut line = serde_json::to_vec(&sent)?;
         line.push(b'\n');
         self.stream.get_mut().write_all(&line).with_context(failed)?;
         let mut told = Vec::new();

@@ -11,6 +11,8 @@ pub const MAX_LINE_LEN: usize = 64 * 1024;
 #[serde(tag = "request", rename_all = "lowercase")]
 pub enum Request {
     Status,
+    /// The same, from a viewer: a program that waits for one starts then.
+    Watch,
     /// From here on allocations and mappings are left out.
     Pause,
     Resume,
@@ -18,6 +20,16 @@ pub enum Request {
     Mark {
         name: String,
     },
+}
+
+/// A request as it is sent: over a port, which any user of the machine can reach, with the token that only this one can
+/// read.
+#[derive(Serialize, Deserialize)]
+pub struct Sent {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    #[serde(flatten)]
+    pub request: Request,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

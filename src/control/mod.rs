@@ -6,7 +6,7 @@
 
 pub mod message;
 
-mod place;
+pub mod place;
 
 pub mod client;
 pub mod server;

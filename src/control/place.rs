@@ -19,6 +19,17 @@ pub fn possible(pid: u32) -> impl Iterator<Item = PathBuf> {
     folders().into_iter().filter(|folder| is_ours(folder)).map(move |folder| folder.join(format!("{pid}.sock")))
 }
 
+/// The file with the token of a port, in a folder that is there now.
+pub fn create_token(port: u16) -> Option<PathBuf> {
+    let folder = folders().into_iter().find(|folder| is_made(folder))?;
+    Some(folder.join(format!("{port}.token")))
+}
+
+/// The files that a port's token may be in.
+pub fn possible_tokens(port: u16) -> impl Iterator<Item = PathBuf> {
+    folders().into_iter().filter(|folder| is_ours(folder)).map(move |folder| folder.join(format!("{port}.token")))
+}
+
 fn folders() -> Vec<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     // It may be another user's, behind `sudo`.

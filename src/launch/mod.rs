@@ -13,6 +13,7 @@ pub mod clock;
 pub mod log;
 
 pub mod bystander;
+pub mod pty;
 pub mod signals;
 pub mod spawn;
 pub mod watch;

@@ -77,8 +77,13 @@ impl Signals {
 
     /// Whether somebody has asked us to end since.
     pub fn is_asked_to_end(&self) -> bool {
+        std::iter::from_fn(|| self.read()).any(|received| Signals::is_asking(received.number))
+    }
+
+    /// Whether it asks a program to end.
+    pub fn is_asking(number: i32) -> bool {
         const ASKING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
-        std::iter::from_fn(|| self.read()).any(|received| ASKING.contains(&received.number))
+        ASKING.contains(&number)
     }
 
     /// Waits for signals, up to `timeout`, and returns one of them; call again with no timeout for the others.

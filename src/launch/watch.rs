@@ -43,12 +43,12 @@ pub struct Ended {
 }
 
 /// Stays with the program until it ends, and reaps it.
-pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>) -> anyhow::Result<Ended> {
+///
+/// The server, if there is one, answers whoever asks about the recording.
+pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>, server: Option<Server>) -> anyhow::Result<Ended> {
     // When it fails, the program still runs as it should.
     let _ = spawn::leave_streams();
     let bystander = Bystander::start(signals);
-    // Unrecorded, there is nothing to ask about.
-    let server = log.is_some().then(|| Server::start(pid.as_raw() as u32)).flatten();
     let mut watch = Watch { pid, log, memory: Memory::open(pid), is_stopped: false, bystander, server };
     let start = Instant::now();
     let mut next_sample = start;
@@ -176,13 +176,27 @@ impl Watch<'_> {
     }
 }
 
+/// While somebody is waited for.
+pub fn answer_before_start(pid: Pid, log: &Log, request: &Request) -> Answer {
+    match request {
+        Request::Status | Request::Watch => Answer::Status(Status {
+            pid: pid.as_raw() as u32,
+            log: log.path().to_owned(),
+            paused: false,
+            rss_bytes: None,
+            peak_rss_bytes: 0,
+        }),
+        _ => Answer::Refused { reason: "the program has not started yet".into() },
+    }
+}
+
 fn answer(pid: Pid, log: &mut Log, memory: &mut Memory, request: Request) -> Answer {
     let done = |is_written: bool| match is_written {
         true => Answer::Done { changed: true },
         false => Answer::Refused { reason: "the capture can't be written any more".into() },
     };
     match request {
-        Request::Status => Answer::Status(Status {
+        Request::Status | Request::Watch => Answer::Status(Status {
             pid: pid.as_raw() as u32,
             log: log.path().to_owned(),
             paused: log.is_paused(),

@@ -50,6 +50,22 @@ pub fn size() -> Option<(usize, usize)> {
     size.filter(|&(columns, rows)| columns > 0 && rows > 0).map(|(columns, rows)| (columns.into(), rows.into()))
 }
 
+/// The terminal as it is for whoever reads every key, until it is dropped.
+pub struct Raw;
+
+impl Raw {
+    pub fn enter() -> Raw {
+        let _ = crossterm::terminal::enable_raw_mode();
+        Raw
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = crossterm::terminal::disable_raw_mode();
+    }
+}
+
 fn show(view: &mut dyn View) -> anyhow::Result<()> {
     let theme = Theme::of_environment();
     let mut screen = Screen::open()?;
