@@ -38,10 +38,13 @@ struct Shared {
 /// Between two looks at the log, at least and at most; in between, ten times as long as the look takes.
 const SHORTEST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(5);
-/// A step that has much to read is shown, and lets blocks move, after this time.
-const LONGEST_STEP: Duration = Duration::from_millis(200);
+/// A step that has much to read ends after this time, and lets the launcher move blocks for this long.
+const LONGEST_STEP: Duration = Duration::from_millis(60);
+const BETWEEN_STEPS: Duration = Duration::from_millis(15);
+/// Until everything is read, it is shown so often how far it is.
+const BETWEEN_PICTURES: Duration = Duration::from_millis(300);
 /// After so many of these in a row it is told that there is more to read.
-const WORTH_TELLING: u32 = 10;
+const WORTH_TELLING: u32 = 30;
 /// Rows that are told, the largest ones of each thread.
 const MAX_ROWS: usize = 2000;
 
@@ -134,7 +137,8 @@ impl Folds {
         for event in events {
             match event.action {
                 Action::Rss { mono_nanos, bytes } => {
-                    self.rss_bytes = bytes;
+                    // A process that has ended has none, and is seen so before it is gone.
+                    self.rss_bytes = if bytes > 0 { bytes } else { self.rss_bytes };
                     self.tick(model.process().clock.since_start(mono_nanos));
                 }
                 Action::Clock { mono_nanos } => self.tick(model.process().clock.since_start(mono_nanos)),
@@ -166,6 +170,7 @@ impl Reading {
     /// Until the log or whoever watches it has ended.
     fn run(mut self, shared: &Shared) {
         let mut n_behind = 0;
+        let mut next_picture = Instant::now();
         while !shared.is_over() {
             let begun = Instant::now();
             self.look_at_marks(shared);
@@ -176,9 +181,12 @@ impl Reading {
                 Err(error) => return shared.end(&error),
             };
             n_behind = if progress == Progress::Behind { n_behind + 1 } else { 0 };
-            shared.show(self.picture(progress, n_behind >= WORTH_TELLING));
+            if progress != Progress::Behind || Instant::now() >= next_picture {
+                shared.show(self.picture(progress, n_behind >= WORTH_TELLING));
+                next_picture = Instant::now() + BETWEEN_PICTURES;
+            }
             match progress {
-                Progress::Behind => {}
+                Progress::Behind => thread::sleep(BETWEEN_STEPS),
                 Progress::CaughtUp => thread::park_timeout((begun.elapsed() * 10).clamp(SHORTEST, LONGEST)),
                 // A mark can still be cleared.
                 Progress::Ended => thread::park_timeout(LONGEST),

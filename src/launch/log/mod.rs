@@ -59,6 +59,7 @@ pub enum Compression {
 pub enum Progress {
     /// There was nothing to do.
     Idle,
+    /// There may be more soon.
     CaughtUp,
     /// There is more.
     Behind,
@@ -252,9 +253,12 @@ impl Log {
     fn try_compact(&mut self) -> io::Result<Progress> {
         let len = self.len()?;
         self.compactor.look(&self.file, self.shared.next_offset().min(len))?;
-        // Under whoever reads the log nothing may move.
-        if !self.compactor.has_work() || self.file.try_lock().is_err() {
+        if !self.compactor.has_work() {
             return Ok(Progress::Idle);
+        }
+        // Under whoever reads the log nothing may move. Who watches it lets go of it again and again, for moments.
+        if self.file.try_lock().is_err() {
+            return Ok(Progress::CaughtUp);
         }
         let start = Instant::now();
         let mut stepped = Ok(());

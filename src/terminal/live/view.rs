@@ -139,9 +139,11 @@ fn draw_scope(state: &State, picture: &Picture, area: Rect, out: &mut Buffer, th
             n => format!("{n} threads together"),
         },
     };
-    spans.push(Span::styled(threads, theme.strong()));
+    if !threads.is_empty() {
+        spans.push(Span::styled(format!("{threads}  "), theme.strong()));
+    }
     if !state.word.is_empty() && state.mode != Mode::Typing {
-        spans.push(Span::styled(format!("  with “{}”: {}", state.word, state.n_rows()), theme.found()));
+        spans.push(Span::styled(format!("with “{}”: {}", state.word, state.n_rows()), theme.found()));
     }
     Line::from(spans).render(area, out);
 }
