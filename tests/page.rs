@@ -16,7 +16,7 @@ use std::process::Command;
 
 use log::Log;
 use memtrace_format::AllocatorKind;
-use memtrace_format::record::{Alloc, Clock, Module, Record, Rss, Thread, ThreadName};
+use memtrace_format::record::{Alloc, Clock, Mark, Module, Record, Rss, Thread, ThreadName, mark};
 use support::Scratch;
 use web::{chromium, modules, on_path};
 
@@ -34,6 +34,7 @@ fn the_page_can_be_read_and_used() {
     make(shop(), "empty.html", &["--leaks"]);
     make(deep(), "deep.html", &[]);
     make(busy(), "busy.html", &[]);
+    make(busy(), "marked.html", &["--from", "loaded <b>", "--to", "served"]);
     make(mixed(), "native.html", &[]);
     make(mixed(), "python.html", &["--no-native"]);
     let later = scratch.join("later.bin");
@@ -248,6 +249,16 @@ fn busy() -> Log {
         let (turn, mono_nanos) = (second * 1000, log.header.start_mono_nanos + second * 1_000_000_000);
         log.launcher(turn, Record::Clock(Clock { mono_nanos }));
         log.launcher(turn, Record::Rss(Rss { mono_nanos, bytes: 20_000_000 }));
+        let marked = match second {
+            2 => Some((mark::NAMED, "loaded <b>")),
+            6 => Some((mark::NAMED, "served")),
+            8 => Some((mark::PAUSED, "")),
+            9 => Some((mark::RESUMED, "")),
+            _ => None,
+        };
+        if let Some((what, name)) = marked {
+            log.launcher(turn, Record::Mark(Mark { mono_nanos, what, name: name.as_bytes() }));
+        }
     }
     let app = "/srv/app.py";
     let pandas = "/srv/env/lib/python3.11/site-packages/pandas/io.py";

@@ -135,3 +135,30 @@ await check(
   },
   busy,
 );
+
+await check(
+  "marks and pauses are flags on the time line",
+  async (page) => {
+    const flags = await page.evaluate(() =>
+      [...document.querySelectorAll("#plot .flag")].map((flag) => [flag.textContent, flag.title, parseFloat(flag.style.left) / flag.parentElement.clientWidth]),
+    );
+    assert.deepEqual(flags.map(([name]) => name), ["loaded <b>", "served", "paused", "resumed"]);
+    assert.match(flags[0][1], /^loaded <b> at 2/);
+    // Of ten seconds.
+    flags.forEach(([, , share], index) => assert.ok(Math.abs(share - [0.2, 0.6, 0.8, 0.9][index]) < 0.02, `${share}`));
+  },
+  busy,
+);
+
+await check(
+  "a page opens with the range between two marks",
+  async (page) => {
+    const [from, to] = await covering(page, 2, 6);
+    const range = await state(page);
+    assert.ok(Math.abs(range.from - from) <= 1 && Math.abs(range.to - to) <= 1, `${range.from} to ${range.to}`);
+    assert.deepEqual(await total(page), { bytes: 8_000_000 + 1_000_000, count: 2 });
+    await page.click("#tab-churn");
+    assert.equal(await has(page, "late"), false);
+  },
+  { file: "marked.html" },
+);
