@@ -45,7 +45,7 @@ pub fn run() -> Result<ExitCode> {
     let (mut child, screen) = pty::start(&mut same_command(&meeting.path)?, size)?;
     let output = Output::of(screen.try_clone()?);
     if let Some(log) = meeting.wait(&mut child)? {
-        let mut front = Front { logs: Logs::new(&log)?, screen: screen.try_clone()?, output: output.clone() };
+        let mut front = Front { logs: Logs::new(&log)?, screen: screen.try_clone()?, size, output: output.clone() };
         terminal::live::show(&mut front)?;
     }
     relay(&mut child, screen, &output).map(exit_code)
@@ -225,11 +225,14 @@ fn plain_lines(text: &str) -> Vec<String> {
 struct Front {
     logs: Logs,
     screen: File,
+    /// Of the screen, as the program knows it.
+    size: (usize, usize),
     output: Output,
 }
 
 impl Source for Front {
     fn pictures(&mut self) -> Vec<Arc<Picture>> {
+        keep_size(&self.screen, &mut self.size);
         self.logs.pictures()
     }
 
@@ -247,6 +250,14 @@ impl Source for Front {
     }
 }
 
+/// The program's terminal is as large as the user's.
+fn keep_size(screen: &File, size: &mut (usize, usize)) {
+    if let Some(now) = terminal::size().filter(|now| now != size) {
+        pty::resize(screen, now);
+        *size = now;
+    }
+}
+
 /// Without the view: what is typed goes to the program, what it writes to the terminal, until it has ended.
 fn relay(child: &mut Child, mut screen: File, output: &Output) -> Result<ExitStatus> {
     const PASSED_ON: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
@@ -256,10 +267,12 @@ fn relay(child: &mut Child, mut screen: File, output: &Output) -> Result<ExitSta
     let raw = terminal::Raw::enter();
     output.pass_on();
     let mut is_typing = true;
+    let mut size = (0, 0);
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
         }
+        keep_size(&screen, &mut size);
         let stdin = stdin();
         let mut ready =
             [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
