@@ -177,6 +177,7 @@ fn info() -> CaptureInfo {
         cwd: String::new(),
         python_allocators: false,
         script: None,
+        tracked: None,
     }
 }
 

@@ -129,7 +129,9 @@ impl<'m, 'n, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, 'n, T> {
                     (record::Node::NO_CODE, other) => Level::Joint(lane.nodes.get(other, model, native).recorded),
                     (code, offset) => model.level_at(lane.image, code, offset),
                 };
-                lane.nodes.push(native.extend(model, parent, level));
+                let n_outside = model.n_frames_outside(ThreadKey { image: lane.image, number: lane.thread });
+                let outside = native.extend_outside(parent, level, n_outside);
+                lane.nodes.push(outside.unwrap_or_else(|| native.extend(model, parent, level)));
                 return ControlFlow::Continue(());
             }
             Step::Damage(damage) => {

@@ -14,7 +14,7 @@ use zerocopy::FromBytes;
 use super::batch::Batch;
 use super::blocks::{self, Block};
 use super::events::Events;
-use super::info::{self, CaptureInfo};
+use super::info::CaptureInfo;
 use super::{ahead, count, metadata, range};
 use crate::model::facts::{Facts, RecordingState};
 use crate::model::native::NativeStacks;
@@ -295,7 +295,7 @@ fn facts(header: &FileHeader, behind: &[u8]) -> Facts {
     take_over(&mut facts, header);
     let described = behind.get(..header.info_len as usize);
     let whole = described.filter(|bytes| memtrace_format::crc32c(bytes) == header.info_crc);
-    match whole.and_then(info::from_bytes::<CaptureInfo>) {
+    match whole.and_then(CaptureInfo::from_bytes) {
         Some(info) => {
             facts.memtrace_version = info.memtrace_version;
             facts.command_line = info.command_line;
@@ -303,6 +303,7 @@ fn facts(header: &FileHeader, behind: &[u8]) -> Facts {
             facts.cwd = info.cwd;
             facts.script = info.script;
             facts.python_allocators = info.python_allocators;
+            facts.tracked = info.tracked;
         }
         None => {
             // Without the description, better count no arena twice.

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::facts::Tracked;
+
 /// How the capture came to be; stands behind the file header in postcard encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureInfo {
@@ -17,6 +19,23 @@ pub struct CaptureInfo {
     pub python_allocators: bool,
     /// Path of the user's script (or package's module) when one was named, to tell its frames from those of libraries.
     pub script: Option<String>,
+    /// Of a recording by the program itself. Stands behind the rest, which is all that older captures have.
+    #[serde(skip)]
+    pub tracked: Option<Tracked>,
+}
+
+impl CaptureInfo {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = to_bytes(self);
+        bytes.extend(self.tracked.iter().flat_map(to_bytes));
+        bytes
+    }
+
+    /// `None` when the bytes are no description.
+    pub fn from_bytes(bytes: &[u8]) -> Option<CaptureInfo> {
+        let (info, rest) = postcard::take_from_bytes::<CaptureInfo>(bytes).ok()?;
+        Some(CaptureInfo { tracked: from_bytes(rest), ..info })
+    }
 }
 
 /// How the capture ended; the payload of an end block in postcard encoding.

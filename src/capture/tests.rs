@@ -9,6 +9,7 @@ use memtrace_format::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Capture;
+use crate::model::facts::Tracked;
 use crate::model::{Action, Event, Model};
 use crate::testlog::Log;
 
@@ -72,6 +73,30 @@ fn lanes_are_merged_in_the_order_of_turns() {
         ["10 ImageStart", "10 alloc 1 []", "20 alloc 2 []", "30 free 0x2000", "30 alloc 3 []", "40 free 0x1000"];
     assert_eq!(shown(&model, &events), expected);
     assert!(model.process().facts.damage.is_empty());
+}
+
+#[test]
+fn frames_outside_of_what_a_tracker_recorded_are_not_shown() {
+    let mut log = Log::new();
+    log.info.tracked = Some(Tracked { file_format: 0, os_tid: 100, n_hidden_frames: 1 });
+    log.python();
+    log.code(1, "main", "app.py", 1);
+    log.code(2, "work", "app.py", 10);
+    for (lane, os_tid) in [(0, 100), (1, 101)] {
+        let at = 10 + u64::from(lane);
+        log.event(lane, at, Record::Thread(Thread { thread: lane + 1, os_tid, pthread: os_tid.into() }));
+        log.node(lane, 0, 1, 0);
+        log.node(lane, 1, 2, 0);
+        log.alloc(lane, at, 0x1000 * (u64::from(lane) + 1), 1, 2);
+        log.alloc(lane, at, 0x10000 * (u64::from(lane) + 1), 2, 1);
+    }
+    let (model, events) = read("outside", &log.bytes());
+    let lines: Vec<String> = shown(&model, &events).into_iter().filter(|line| line.contains("alloc")).collect();
+    // The thread that began the recording, in `main`; and another one.
+    let both = "work:app.py:10 main:app.py:1";
+    let expected =
+        ["10 alloc 1 [work:app.py:10]", "10 alloc 2 []", &format!("11 alloc 1 [{both}]"), "11 alloc 2 [main:app.py:1]"];
+    assert_eq!(lines, expected);
 }
 
 #[test]

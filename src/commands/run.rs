@@ -219,6 +219,7 @@ fn capture_info(program: &Program, options: RecordOptions) -> CaptureInfo {
         cwd: std::env::current_dir().unwrap_or_default().to_string_lossy().into_owned(),
         python_allocators: options.python_allocators,
         script: program.script.clone(),
+        tracked: None,
     }
 }
 

@@ -27,6 +27,9 @@ pub struct SharedHeader {
     ptr: NonNull<u8>,
 }
 
+// SAFETY: the mapping is the process's and not a thread's, and whoever has this value is its only user on our side.
+unsafe impl Send for SharedHeader {}
+
 impl SharedHeader {
     /// Maps the first page of a log.
     pub fn map(file: &File) -> io::Result<SharedHeader> {

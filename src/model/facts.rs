@@ -1,5 +1,7 @@
 //! What is known about a capture as a whole, for the heads of reports and the warnings on stderr.
 
+use serde::{Deserialize, Serialize};
+
 use super::event::MarkKind;
 
 /// Filled by `capture`; the parts that grow while records are read are complete when reading has ended.
@@ -15,6 +17,8 @@ pub struct Facts {
     pub script: Option<String>,
     /// Whether recording Python objects was asked for.
     pub python_allocators: bool,
+    /// What is special about the recording of a part of a program by itself.
+    pub tracked: Option<Tracked>,
     /// Whether there are native stacks.
     pub has_native_stacks: bool,
     pub pid: u32,
@@ -43,6 +47,17 @@ pub struct Facts {
 
 /// Marks that are kept, the first ones.
 const MAX_MARKS: usize = 10_000;
+
+/// What a `Tracker` of Python says about its recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracked {
+    /// memray's `FileFormat`.
+    pub file_format: u8,
+    /// The thread that has begun it, as the kernel numbers it.
+    pub os_tid: u32,
+    /// So many frames of that thread are outside of the recorded part: they are not shown.
+    pub n_hidden_frames: u32,
+}
 
 /// Places of damage that are listed one by one.
 pub const MAX_DAMAGE: usize = 1000;

@@ -22,7 +22,7 @@ pub struct Named {
 }
 
 /// The functions at an address of a module, the outermost first: what was inlined comes behind.
-pub type Namer<'a> = dyn FnMut(&NativeModule, u64) -> Vec<Named> + 'a;
+pub type Namer<'a> = dyn FnMut(&NativeModule, u64) -> Vec<Named> + Send + 'a;
 
 /// Pairs that are joined at most: only a damaged log has more. The stacks behind that show Python.
 const MAX_PAIRS: usize = 1 << 25;

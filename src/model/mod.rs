@@ -75,6 +75,14 @@ impl Model {
         &mut self.processes[0]
     }
 
+    /// How many Python frames at the root of a thread's stacks are outside of the part that a `Tracker` recorded.
+    #[inline]
+    pub fn n_frames_outside(&self, thread: ThreadKey) -> u32 {
+        let Process { facts, threads, .. } = self.process();
+        let tracked = facts.tracked.filter(|tracked| threads.get(thread).os_tid == tracked.os_tid);
+        tracked.map_or(0, |tracked| tracked.n_hidden_frames)
+    }
+
     /// All processes, in the order of the captures.
     pub fn processes(&self) -> &[Process] {
         &self.processes

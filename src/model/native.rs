@@ -26,16 +26,18 @@ pub struct NodeStack {
     pub shown: StackId,
     /// Among the recorded ones, if these are kept.
     pub recorded: StackId,
+    /// Frames at its root that belong to what is outside of the recording and are left out.
+    pub n_hidden: u32,
 }
 
 impl NodeStack {
-    pub const EMPTY: NodeStack = NodeStack { shown: StackId::EMPTY, recorded: StackId::EMPTY };
+    pub const EMPTY: NodeStack = NodeStack { shown: StackId::EMPTY, recorded: StackId::EMPTY, n_hidden: 0 };
 }
 
 impl NativeStacks<'_> {
     /// The stack with one more level.
     pub fn extend(&mut self, model: &mut Model, parent: NodeStack, level: Level) -> NodeStack {
-        let NodeStack { shown, recorded } = parent;
+        let NodeStack { shown, recorded, n_hidden } = parent;
         let keeps_recorded = !matches!(self, NativeStacks::LeftOut);
         let recorded = if keeps_recorded { model.native.extend(recorded, level) } else { recorded };
         let shown = match (self, level) {
@@ -50,7 +52,17 @@ impl NativeStacks<'_> {
         {
             model.native.cut.insert(shown);
         }
-        NodeStack { shown, recorded }
+        NodeStack { shown, recorded, n_hidden }
+    }
+
+    /// The stack with a level that is outside of what a `Tracker` recorded: with `None`, of what is in it.
+    pub fn extend_outside(&self, parent: NodeStack, level: Level, n_outside: u32) -> Option<NodeStack> {
+        let is_outside = parent.n_hidden < n_outside && parent.shown == StackId::EMPTY;
+        match level {
+            Level::Python(_) if is_outside => Some(NodeStack { n_hidden: parent.n_hidden + 1, ..parent }),
+            Level::Entry if is_outside => Some(parent),
+            _ => None,
+        }
     }
 
     /// The stack of events whose own stack is in a lost part of the log.
@@ -251,6 +263,32 @@ impl Model {
         let facts = &mut self.process_mut().facts;
         facts.n_stacks += n_stacks;
         facts.n_cut_stacks += n_cut;
+    }
+
+    /// The Python frames of a recorded stack, from the leaf to the root.
+    pub fn python_from_leaf(&self, stack: StackId) -> impl Iterator<Item = FrameId> + '_ {
+        let levels = self.native.stacks.from_leaf(stack).map(PackedLevel::level);
+        levels.filter_map(|level| if let Level::Python(frame) = level { Some(frame) } else { None })
+    }
+
+    /// The native stack that was recorded with a stack, the empty one if none was.
+    pub fn native_part(&self, stack: StackId) -> StackId {
+        if let Some(Level::Joint(native)) = self.native.level(stack) { native } else { StackId::EMPTY }
+    }
+
+    /// The recorded stack without its native one.
+    pub fn python_part(&self, stack: StackId) -> StackId {
+        if let Some(Level::Joint(_)) = self.native.level(stack) { self.native.parent(stack) } else { stack }
+    }
+
+    /// The calls of a native stack, from the leaf to the root: modules and addresses as their files count them.
+    pub fn native_from_leaf(&self, stack: StackId) -> impl Iterator<Item = (&NativeModule, u64)> + '_ {
+        let levels = self.native.stacks.from_leaf(stack).map(PackedLevel::level);
+        levels.filter_map(|level| {
+            let Level::Native(place) = level else { return None };
+            let place = self.native.places[place];
+            Some((&self.native.modules[place.module as usize], place.address))
+        })
     }
 
     /// All calls in native code, in the order of modules and addresses.

@@ -70,6 +70,7 @@ impl Log {
             cwd: "/srv".into(),
             python_allocators: true,
             script: Some("app.py".into()),
+            tracked: None,
         };
         Log {
             header,
@@ -215,7 +216,7 @@ impl Log {
     /// The file as it is on disk.
     pub fn bytes(&self) -> Vec<u8> {
         let mut header = self.header;
-        let info = info::to_bytes(&self.info);
+        let info = self.info.to_bytes();
         header.info_len = info.len() as u32;
         header.info_crc = crc32c(&info);
         header.next_offset = HEADER_LEN as u64 + self.blocks.len() as u64 * self.capacity as u64;

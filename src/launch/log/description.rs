@@ -2,7 +2,7 @@
 
 use memtrace_format::{FileHeader, HEADER_LEN};
 
-use crate::capture::info::{self, CaptureInfo};
+use crate::capture::info::CaptureInfo;
 
 /// The encoded description, shortened until it fits behind the file header: first the arguments, which can be
 /// megabytes, then whatever else is long.
@@ -11,7 +11,7 @@ pub fn fitting(info: &CaptureInfo) -> Vec<u8> {
     let mut info = info.clone();
     let mut longest = ROOM;
     loop {
-        let bytes = info::to_bytes(&info);
+        let bytes = info.to_bytes();
         if bytes.len() <= ROOM {
             return bytes;
         }
