@@ -34,6 +34,25 @@ fn modules_of_src_import_along_the_arrows() {
     check_arrows("src", SRC_ARROWS);
 }
 
+/// What the Python extension, a front of its own, takes from `src`.
+const PYTHON_MAY_IMPORT: &[&str] = &["analysis", "capture", "cli", "commands", "launch", "model", "report"];
+
+#[test]
+fn the_python_extension_imports_along_the_arrows() {
+    let mut found = Vec::new();
+    for file in rust_files("python/src") {
+        for (number, line) in code_lines(&file) {
+            // Its own modules are behind `crate::`.
+            for import in imports(&line.replace("crate::", "")) {
+                if SRC_ARROWS.iter().any(|(name, _)| *name == import) && !PYTHON_MAY_IMPORT.contains(&import.as_str()) {
+                    found.push(format!("{}:{number}: python → {import}", show(&file)));
+                }
+            }
+        }
+    }
+    assert_none(&found, "an import goes against the arrows of CONTRIBUTING.md");
+}
+
 #[test]
 fn analysis_touches_no_files_and_no_clock() {
     let mut found = Vec::new();
@@ -49,7 +68,7 @@ fn analysis_touches_no_files_and_no_clock() {
 
 #[test]
 fn every_rust_file_says_first_what_it_is() {
-    let found: Vec<String> = ["src", "preload", "format", "tests", "benches"]
+    let found: Vec<String> = ["src", "preload", "format", "python", "tests", "benches"]
         .iter()
         .flat_map(|folder| rust_files(folder))
         .filter(|file| !read(file).starts_with("//!"))
@@ -76,7 +95,7 @@ fn every_path_named_in_a_document_exists() {
 #[test]
 fn every_dependency_says_what_it_saves_us() {
     let mut found = Vec::new();
-    for manifest in ["Cargo.toml", "format/Cargo.toml", "preload/Cargo.toml"] {
+    for manifest in ["Cargo.toml", "format/Cargo.toml", "preload/Cargo.toml", "python/Cargo.toml"] {
         let text = read(&root().join(manifest));
         let mut is_dependencies = false;
         let mut before = "";
@@ -110,7 +129,7 @@ fn nothing_is_left_for_later_in_a_comment() {
 
 #[test]
 fn unsafe_has_an_address() {
-    let found: Vec<String> = ["src", "preload", "format"]
+    let found: Vec<String> = ["src", "preload", "format", "python"]
         .iter()
         .flat_map(|folder| rust_files(folder))
         .filter(|file| code_lines(file).any(|(_, line)| line.contains("unsafe {")))
@@ -204,7 +223,8 @@ fn named_paths(line: &str) -> Vec<&str> {
     in_backticks.chain(in_links).filter(is_ours).collect()
 }
 
-const TOP_FOLDERS: &[&str] = &["src", "preload", "format", "tests", "fixtures", "benches", "docs", ".ci", ".config"];
+const TOP_FOLDERS: &[&str] =
+    &["src", "preload", "format", "python", "tests", "fixtures", "benches", "docs", ".ci", ".config"];
 
 fn starts_an_entry(line: &str) -> bool {
     line.chars().next().is_some_and(|c| c.is_ascii_alphanumeric()) && line.contains('=')

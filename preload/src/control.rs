@@ -13,7 +13,7 @@ use core::ffi::{CStr, c_char, c_int};
 use memtrace_format::answer;
 use memtrace_format::options::RecordOptions;
 
-use crate::guard::Guard;
+use crate::guard::{self, Guard};
 use crate::{lifecycle, sys};
 
 /// Starts recording into the log at an absolute path, which was made for this process. `options` are
@@ -46,4 +46,10 @@ pub extern "C" fn memtrace_stop() -> c_int {
         return answer::BUSY;
     };
     if lifecycle::end(&guard) { answer::DONE } else { answer::NOT_RECORDING }
+}
+
+/// Nothing that the calling thread does from now on is recorded: it is ours.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn memtrace_ignore_thread() {
+    guard::ignore_thread();
 }

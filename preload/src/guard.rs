@@ -42,6 +42,8 @@ const ALLOCATOR: usize = 1;
 /// Set in `holder` in a hook of mappings.
 const MAPPING: usize = 2;
 const NOTES: usize = ALLOCATOR | MAPPING;
+/// In `holder` of a thread that is never recorded: no frame stands above it, so nobody takes it for left behind.
+const IGNORED: usize = usize::MAX;
 
 #[inline(always)]
 fn local() -> *const Local {
@@ -137,6 +139,9 @@ impl MappingGuard {
         // SAFETY: the thread's own storage.
         let holder = unsafe { &(*local).holder };
         let held = holder.get();
+        if held == IGNORED {
+            return None;
+        }
         let (guard, previous) = if held & ALLOCATOR == 0 || is_stale(held, stack_pointer()) {
             (Guard::enter()?, 0)
         } else {
@@ -166,6 +171,12 @@ impl Drop for MappingGuard {
         // SAFETY: the thread's own storage.
         unsafe { (*self.guard.local).holder.set(self.previous) }
     }
+}
+
+/// This thread counts as inside memtrace from now on, for ever.
+pub fn ignore_thread() {
+    // SAFETY: the thread's own storage.
+    unsafe { (*local()).holder.set(IGNORED) }
 }
 
 /// Whether this thread is inside memtrace.

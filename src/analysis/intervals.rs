@@ -34,6 +34,14 @@ pub struct Intervals {
     cohorts: Vec<Cohort>,
     /// By site: its cohort of the open bucket, if that is what stands there.
     latest: Vec<u32>,
+    /// Where buckets end, when that is not every so many nanoseconds.
+    samples: Option<Samples>,
+}
+
+/// Buckets end at samples of the resident set, the first and then every so many-th.
+struct Samples {
+    stride: usize,
+    n_seen: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +56,9 @@ pub(super) const LIMITS: Limits = Limits { buckets: 512, rows: 4 << 20 };
 const ROWS_OF_A_SITE: usize = 4;
 /// The launcher samples no more often, and so this is how well time is known.
 const SHORTEST_BUCKET_NANOS: u64 = 10_000_000;
+
+/// Segments have 16 bits, two to a bucket.
+pub const MAX_SAMPLED_BUCKETS: usize = 32_000;
 
 /// 146 years. A later time comes from a damaged capture.
 const LONGEST_NANOS: u64 = 1 << 62;
@@ -181,7 +192,21 @@ impl Intervals {
             open: Open::default(),
             cohorts: Vec::new(),
             latest: Vec::new(),
+            samples: None,
         }
+    }
+
+    /// With buckets that end at samples of the resident set, the first and then every `stride`-th of them, however many
+    /// there are: at most [`MAX_SAMPLED_BUCKETS`].
+    pub fn between_samples(rule: MmapRule, stride: usize) -> Intervals {
+        let limits = Limits { buckets: usize::MAX, rows: usize::MAX };
+        let mut intervals = Intervals::with_limits(rule, 0, limits);
+        intervals.samples = Some(Samples { stride: stride.max(1), n_seen: 0 });
+        // Such a bucket has no length.
+        intervals.done.bucket_nanos = 1;
+        intervals.open.has_begun = true;
+        intervals.open.until_turn = u64::MAX;
+        intervals
     }
 
     /// Takes events that follow each other; faster than one by one.
@@ -194,13 +219,18 @@ impl Intervals {
 
     #[inline]
     pub fn take(&mut self, model: &Model, event: &Event) {
-        if event.turn >= self.open.until_turn {
+        if event.turn >= self.open.until_turn && self.samples.is_none() {
             self.advance(model, event.turn);
         }
         let tag = match event.action {
             Action::Alloc { .. } | Action::Mmap { .. } | Action::Mremap { .. } => self.tag(event),
             Action::Rss { bytes, .. } => {
                 self.open.rss_bytes = self.open.rss_bytes.max(bytes);
+                if self.samples.as_mut().is_some_and(Samples::ends_bucket)
+                    && self.done.buckets.len() < MAX_SAMPLED_BUCKETS
+                {
+                    self.close(model);
+                }
                 return;
             }
             _ => Tag { cohort: 0, n_maxima: 0 },
@@ -237,8 +267,10 @@ impl Intervals {
 
     /// What it comes to. Call it once, after the last event.
     pub fn finish(mut self, model: &Model) -> Temporal {
-        self.begin(model);
-        self.close_until(model, on_time_line(self.offset_nanos, duration_nanos(model)));
+        if self.samples.is_none() {
+            self.begin(model);
+            self.close_until(model, on_time_line(self.offset_nanos, duration_nanos(model)));
+        }
         self.close(model);
         let Intervals { live, sites, mut done, n_maxima, cohorts, .. } = self;
         let rows = &mut done.rows;
@@ -381,6 +413,15 @@ impl Intervals {
         // What came before the peak has the number 0 now, and what came after it 1.
         self.n_maxima = vec![1; self.open.bucket as usize];
         self.latest.clear();
+    }
+}
+
+impl Samples {
+    /// Whether the sample that comes now ends a bucket.
+    fn ends_bucket(&mut self) -> bool {
+        let ends = self.n_seen.is_multiple_of(self.stride);
+        self.n_seen += 1;
+        ends
     }
 }
 

@@ -3,7 +3,7 @@
 
 pub mod load;
 mod names;
-mod native;
+pub mod native;
 mod output;
 pub mod pages;
 mod progress;

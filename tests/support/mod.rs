@@ -168,6 +168,17 @@ pub fn models() -> PathBuf {
     path
 }
 
+/// The interpreter of the virtual environment with the packages of `tests/package.txt`, which `tests/run` makes; `None`,
+/// and a word about it, when they could not be had.
+pub fn package_environment() -> Option<PathBuf> {
+    let path = test_environment().join("venv-package/bin/python");
+    let is_whole = path.exists() && !test_environment().join("venv-package/missing").exists();
+    if !is_whole {
+        eprintln!("not tested: {} has not all packages of tests/package.txt; tests/run installs them", path.display());
+    }
+    is_whole.then_some(path)
+}
+
 /// Where `tests/run` keeps what it has made outside the checkout.
 fn test_environment() -> PathBuf {
     env::var_os("MEMTRACE_TEST_ENV")
@@ -218,7 +229,7 @@ fn build_e2e_profile() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder holds tmp");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     run(Command::new(cargo)
-        .args(["build", "--quiet", "--workspace", "--profile", "e2e", "--target-dir"])
+        .args(["build", "--quiet", "--profile", "e2e", "--target-dir"])
         .arg(target)
         .current_dir(root()));
     target.join("e2e/memtrace")

@@ -1,7 +1,7 @@
 //! Totals, histogram and the largest allocators: as text, and as JSON with memray's keys, shapes and meaning.
 
 mod histogram;
-mod modules;
+pub mod modules;
 
 use std::cmp::Reverse;
 use std::io::{Result, Write};
@@ -85,11 +85,12 @@ struct Location {
     place: String,
 }
 
+/// A top-level module, and what it allocated.
 #[derive(Clone, Serialize)]
-struct Module {
-    module: String,
-    num_allocations: u64,
-    total_bytes: u64,
+pub struct Module {
+    pub module: String,
+    pub num_allocations: u64,
+    pub total_bytes: u64,
 }
 
 #[derive(Serialize)]

@@ -1,0 +1,36 @@
+"""Records every memory allocation of a Python program, and answers questions about them.
+
+The names, signatures and meanings are memray's: ``import memtrace as memray`` is what it takes to move.
+"""
+
+from ._destination import Destination, FileDestination, SocketDestination
+from ._enums import AllocatorType, FileFormat
+from ._log import set_log_level
+from ._memtrace import AllocationRecord, Interval, TemporalAllocationRecord, Tracker
+from ._metadata import Metadata
+from ._reader import FileReader, MemorySnapshot
+from ._stats import Stats, compute_statistics, dump_all_records
+from ._tracker import start, stop
+from ._version import __version__
+
+__all__ = [
+    "AllocationRecord",
+    "AllocatorType",
+    "Destination",
+    "FileDestination",
+    "FileFormat",
+    "FileReader",
+    "Interval",
+    "MemorySnapshot",
+    "Metadata",
+    "SocketDestination",
+    "Stats",
+    "TemporalAllocationRecord",
+    "Tracker",
+    "__version__",
+    "compute_statistics",
+    "dump_all_records",
+    "set_log_level",
+    "start",
+    "stop",
+]

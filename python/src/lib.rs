@@ -1,0 +1,50 @@
+//! The extension module `memtrace._memtrace`: captures as objects of Python, in memray's terms. The package around it
+//! (`python/memtrace`) has the signatures and the documentation.
+//!
+//! ```text
+//!   Capture ── pass      one reading when it is opened: heap at its highest and at the end, samples, numbers
+//!      │
+//!      └─ Records ── rows       events or sums, as columns of numbers
+//!            │         temporal   the same over time
+//!            │
+//!            ├─ AllocationRecord, TemporalAllocationRecord ── names    stacks as lists of tuples
+//!            └─ arrow           columns handed over without copying
+//!
+//!   Tracker ── recorder    the C functions of the library that lives in this process
+//!      └────── watcher     samples, compression, the end of the log
+//! ```
+//!
+//! Everything here may be called from any thread; reading lets the interpreter go on.
+
+#![deny(unsafe_code)]
+
+mod arrow;
+mod capture;
+mod error;
+mod names;
+mod pass;
+mod record;
+mod recorder;
+mod records;
+mod rows;
+mod statistics;
+mod temporal;
+mod tracker;
+mod watcher;
+
+use pyo3::prelude::*;
+
+/// What `memtrace` re-exports or builds on.
+#[pymodule(gil_used = false)]
+mod _memtrace {
+    #[pymodule_export]
+    use crate::capture::Capture;
+    #[pymodule_export]
+    use crate::capture::dump;
+    #[pymodule_export]
+    use crate::record::{AllocationRecord, Interval, TemporalAllocationRecord};
+    #[pymodule_export]
+    use crate::records::{Records, TemporalRecords};
+    #[pymodule_export]
+    use crate::tracker::{Tracker, after_fork_in_child};
+}

@@ -1,0 +1,133 @@
+//! Stacks as Python shows them: lists of function, file and line, the most recent call first.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use memtrace::cli::NativeArgs;
+use memtrace::commands::native::Names as Symbols;
+use memtrace::model::native::NativeModule;
+use memtrace::model::{Frame, Joiner, Model, StackId};
+
+use crate::rows::thread_of;
+
+/// `(function, file, line)`.
+pub type Element = (String, String, u32);
+
+/// The tables that stacks of records are numbers of. Answers from any thread.
+pub struct Names {
+    inner: Mutex<Inner>,
+    has_native: bool,
+}
+
+struct Inner {
+    model: Model,
+    symbols: Arc<Mutex<Symbols>>,
+    joiner: Joiner<'static>,
+}
+
+impl Names {
+    pub fn new(model: Model, capture: &memtrace::capture::Capture) -> Names {
+        let symbols = Arc::new(Mutex::new(Symbols::of_capture(capture, &NativeArgs::default())));
+        let asked = Arc::clone(&symbols);
+        let joiner = Joiner::new(Box::new(move |module, address| lock(&asked).of(module, address)));
+        let has_native = model.has_recorded_stacks();
+        Names { inner: Mutex::new(Inner { model, symbols, joiner }), has_native }
+    }
+
+    /// Looks something up in the tables.
+    pub fn with_model<T>(&self, look: impl FnOnce(&Model) -> T) -> T {
+        look(&lock(&self.inner).model)
+    }
+
+    /// The numbers of the Python stack and of the native one that a stack consists of.
+    pub fn parts(&self, stack: u32) -> (u32, u32) {
+        if !self.has_native {
+            return (stack, 0);
+        }
+        let inner = lock(&self.inner);
+        let stack = StackId::from_index(stack as usize);
+        (inner.model.python_part(stack).index() as u32, inner.model.native_part(stack).index() as u32)
+    }
+
+    /// The numbers of both parts of many stacks.
+    pub fn columns(&self, stacks: Vec<u32>) -> (Vec<u32>, Vec<u32>) {
+        if !self.has_native {
+            let none = vec![0; stacks.len()];
+            return (stacks, none);
+        }
+        let inner = lock(&self.inner);
+        let part = |stack: &u32| {
+            let stack = StackId::from_index(*stack as usize);
+            (inner.model.python_part(stack).index() as u32, inner.model.native_part(stack).index() as u32)
+        };
+        stacks.iter().map(part).unzip()
+    }
+
+    /// The name that a thread had last; empty when it had none.
+    pub fn thread(&self, tid: i64) -> String {
+        self.with_model(|model| {
+            let name = thread_of(tid).and_then(|thread| model.process().threads.get(thread).name);
+            name.map_or(String::new(), |name| model.text(name).to_string())
+        })
+    }
+
+    /// At most so many Python frames.
+    pub fn python(&self, stack: u32, max: usize) -> Vec<Element> {
+        let inner = lock(&self.inner);
+        let (model, stack) = (&inner.model, StackId::from_index(stack as usize));
+        if self.has_native {
+            return model.python_from_leaf(stack).take(max).map(|id| element(model, model.frame(id))).collect();
+        }
+        model.frames_from_leaf(stack).take(max).map(|frame| element(model, frame)).collect()
+    }
+
+    /// At most so many native frames.
+    pub fn native(&self, stack: u32, max: usize) -> Vec<Element> {
+        if !self.has_native {
+            return Vec::new();
+        }
+        let inner = lock(&self.inner);
+        let native = inner.model.native_part(StackId::from_index(stack as usize));
+        let mut symbols = lock(&inner.symbols);
+        let mut frames = Vec::new();
+        for (module, address) in inner.model.native_from_leaf(native) {
+            if frames.len() >= max {
+                break;
+            }
+            frames.extend(named(&mut symbols, module, address));
+        }
+        frames.truncate(max);
+        frames
+    }
+
+    /// At most so many frames of both, as reports show them.
+    pub fn hybrid(&self, stack: u32, max: usize) -> Vec<Element> {
+        if !self.has_native {
+            return self.python(stack, max);
+        }
+        let mut inner = lock(&self.inner);
+        let Inner { model, joiner, .. } = &mut *inner;
+        let joined = joiner.joined(model, StackId::from_index(stack as usize));
+        model.frames_from_leaf(joined).take(max).map(|frame| element(model, frame)).collect()
+    }
+}
+
+/// The functions at an address, the innermost first.
+fn named(symbols: &mut Symbols, module: &NativeModule, address: u64) -> impl Iterator<Item = Element> + use<> {
+    let named = symbols.of(module, address);
+    named.into_iter().rev().map(|named| (named.function, named.file, named.line))
+}
+
+pub fn element(model: &Model, frame: Frame) -> Element {
+    let function = model.text(frame.function);
+    // A Python function goes by its own name here, and not by the way to it.
+    let function = match frame.is_native {
+        true => function,
+        false => function.rsplit_once('.').map_or(function, |(_, name)| name),
+    };
+    (function.to_string(), model.text(frame.file).to_string(), frame.line)
+}
+
+/// What is behind a lock that nobody can have left half done: tables only grow.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

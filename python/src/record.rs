@@ -1,0 +1,311 @@
+//! Records as objects of Python: equal and hashed by the numbers that they have, and asked for stacks when these are
+//! wanted.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use memtrace_format::AllocatorKind;
+use pyo3::exceptions::{PyAssertionError, PyNotImplementedError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::names::{Element, Names};
+
+/// What one allocation, one free, or allocations that have much in common were.
+#[pyclass(frozen, module = "memtrace", skip_from_py_object)]
+pub struct AllocationRecord {
+    numbers: Numbers,
+    origin: Option<Origin>,
+}
+
+/// In the order of the tuple that records are made of and compared by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, FromPyObject)]
+pub struct Numbers(i64, u64, u64, i32, u64, u64, u64, u64);
+
+/// Where a record's stacks are found.
+#[derive(Clone)]
+pub struct Origin {
+    pub names: Arc<Names>,
+    /// With both parts of a stack.
+    pub stack: u32,
+}
+
+impl AllocationRecord {
+    pub fn new(row: crate::rows::Row, names: &Arc<Names>) -> AllocationRecord {
+        let (python, native) = names.parts(row.stack);
+        let numbers = Numbers(
+            row.tid,
+            row.address,
+            row.size,
+            row.allocator.into(),
+            python.into(),
+            row.n_allocations,
+            native.into(),
+            0,
+        );
+        AllocationRecord { numbers, origin: Some(Origin { names: Arc::clone(names), stack: row.stack }) }
+    }
+}
+
+#[pymethods]
+impl AllocationRecord {
+    #[new]
+    fn from_tuple(record: &Bound<'_, PyAny>) -> PyResult<AllocationRecord> {
+        Ok(AllocationRecord { numbers: numbers(record, 8)?, origin: None })
+    }
+
+    #[getter]
+    fn tid(&self) -> i64 {
+        self.numbers.0
+    }
+
+    #[getter]
+    fn address(&self) -> u64 {
+        self.numbers.1
+    }
+
+    #[getter]
+    fn size(&self) -> u64 {
+        self.numbers.2
+    }
+
+    #[getter]
+    fn allocator(&self) -> i32 {
+        self.numbers.3
+    }
+
+    #[getter]
+    fn stack_id(&self) -> u64 {
+        self.numbers.4
+    }
+
+    #[getter]
+    fn n_allocations(&self) -> u64 {
+        self.numbers.5
+    }
+
+    #[getter]
+    fn native_stack_id(&self) -> u64 {
+        self.numbers.6
+    }
+
+    #[getter]
+    fn native_segment_generation(&self) -> u64 {
+        self.numbers.7
+    }
+
+    #[getter]
+    fn thread_name(&self) -> PyResult<String> {
+        thread_name(self.numbers.0, &self.origin)
+    }
+
+    #[pyo3(signature = (max_stacks=None))]
+    fn stack_trace(&self, max_stacks: Option<usize>) -> PyResult<Vec<Element>> {
+        stack_of(&self.origin, self.numbers.3, max_stacks, Names::python)
+    }
+
+    #[pyo3(signature = (max_stacks=None))]
+    fn native_stack_trace(&self, max_stacks: Option<usize>) -> PyResult<Vec<Element>> {
+        stack_of(&self.origin, self.numbers.3, max_stacks, Names::native)
+    }
+
+    #[pyo3(signature = (max_stacks=None))]
+    fn hybrid_stack_trace(&self, max_stacks: Option<usize>) -> PyResult<Vec<Element>> {
+        stack_of(&self.origin, self.numbers.3, max_stacks, Names::hybrid)
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> Option<bool> {
+        other.cast::<AllocationRecord>().ok().map(|other| self.numbers == other.get().numbers)
+    }
+
+    fn __hash__(&self) -> u64 {
+        hash(&self.numbers)
+    }
+
+    fn __repr__(&self) -> String {
+        let Numbers(tid, address, size, allocator, _, n_allocations, ..) = self.numbers;
+        let sign = if tid < 0 { "-" } else { "" };
+        let size = if size == 0 { "N/A".to_string() } else { size_text(size) };
+        format!(
+            "AllocationRecord<tid={sign}{:#x}, address={address:#x}, size={size}, allocator={allocator}, \
+             allocations={n_allocations}>",
+            tid.unsigned_abs()
+        )
+    }
+}
+
+/// How much a site held, over time.
+#[pyclass(module = "memtrace", skip_from_py_object)]
+pub struct TemporalAllocationRecord {
+    numbers: TemporalNumbers,
+    origin: Option<Origin>,
+    /// A list of [`Interval`]s, which its user may replace.
+    #[pyo3(get, set)]
+    intervals: Py<PyAny>,
+}
+
+/// Thread, allocator, stack, native stack, and memray's number of a set of loaded libraries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TemporalNumbers(i64, i32, u64, u64, u64);
+
+impl TemporalAllocationRecord {
+    pub fn new(tid: i64, allocator: i32, origin: Origin, intervals: Py<PyAny>) -> TemporalAllocationRecord {
+        let (python, native) = origin.names.parts(origin.stack);
+        let numbers = TemporalNumbers(tid, allocator, python.into(), native.into(), 0);
+        TemporalAllocationRecord { numbers, origin: Some(origin), intervals }
+    }
+}
+
+#[pymethods]
+impl TemporalAllocationRecord {
+    #[new]
+    fn from_tuple(py: Python<'_>, record: &Bound<'_, PyAny>) -> PyResult<TemporalAllocationRecord> {
+        let (tid, allocator, stack, native_stack, generation) = record.extract().map_err(|_| wrong_tuple(5))?;
+        let numbers = TemporalNumbers(tid, allocator, stack, native_stack, generation);
+        let intervals = pyo3::types::PyList::empty(py).into_any().unbind();
+        Ok(TemporalAllocationRecord { numbers, origin: None, intervals })
+    }
+
+    #[getter]
+    fn tid(&self) -> i64 {
+        self.numbers.0
+    }
+
+    #[getter]
+    fn allocator(&self) -> i32 {
+        self.numbers.1
+    }
+
+    #[getter]
+    fn stack_id(&self) -> u64 {
+        self.numbers.2
+    }
+
+    #[getter]
+    fn native_stack_id(&self) -> u64 {
+        self.numbers.3
+    }
+
+    #[getter]
+    fn native_segment_generation(&self) -> u64 {
+        self.numbers.4
+    }
+
+    #[getter]
+    fn thread_name(&self) -> PyResult<String> {
+        thread_name(self.numbers.0, &self.origin)
+    }
+
+    #[pyo3(signature = (max_stacks=None))]
+    fn stack_trace(&self, max_stacks: Option<usize>) -> PyResult<Vec<Element>> {
+        stack_of(&self.origin, self.numbers.1, max_stacks, Names::python)
+    }
+
+    #[pyo3(signature = (max_stacks=None))]
+    fn native_stack_trace(&self, max_stacks: Option<usize>) -> PyResult<Vec<Element>> {
+        stack_of(&self.origin, self.numbers.1, max_stacks, Names::native)
+    }
+
+    #[pyo3(signature = (max_stacks=None))]
+    fn hybrid_stack_trace(&self, max_stacks: Option<usize>) -> PyResult<Vec<Element>> {
+        stack_of(&self.origin, self.numbers.1, max_stacks, Names::hybrid)
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
+        let Ok(other) = other.cast::<TemporalAllocationRecord>() else { return Ok(None) };
+        let py = other.py();
+        let other = other.borrow();
+        Ok(Some(self.numbers == other.numbers && self.intervals.bind(py).eq(other.intervals.bind(py))?))
+    }
+
+    fn __hash__(&self) -> u64 {
+        hash(&self.numbers)
+    }
+}
+
+/// How much there was from one snapshot up to another.
+#[pyclass(module = "memtrace", eq, get_all, set_all, skip_from_py_object)]
+#[derive(Clone, PartialEq, Eq)]
+pub struct Interval {
+    allocated_before_snapshot: usize,
+    deallocated_before_snapshot: Option<usize>,
+    n_allocations: u64,
+    n_bytes: u64,
+}
+
+#[pymethods]
+impl Interval {
+    #[new]
+    #[pyo3(signature = (allocated_before_snapshot, deallocated_before_snapshot, n_allocations, n_bytes))]
+    pub fn new(
+        allocated_before_snapshot: usize,
+        deallocated_before_snapshot: Option<usize>,
+        n_allocations: u64,
+        n_bytes: u64,
+    ) -> Interval {
+        Interval { allocated_before_snapshot, deallocated_before_snapshot, n_allocations, n_bytes }
+    }
+
+    fn __repr__(&self) -> String {
+        let until = self.deallocated_before_snapshot.map_or("None".to_string(), |snapshot| snapshot.to_string());
+        format!(
+            "Interval(allocated_before_snapshot={}, deallocated_before_snapshot={until}, n_allocations={}, n_bytes={})",
+            self.allocated_before_snapshot, self.n_allocations, self.n_bytes
+        )
+    }
+}
+
+fn numbers(record: &Bound<'_, PyAny>, n: usize) -> PyResult<Numbers> {
+    let is_tuple = record.cast::<PyTuple>().is_ok_and(|tuple| tuple.len() == n);
+    if !is_tuple {
+        return Err(wrong_tuple(n));
+    }
+    record.extract().map_err(|_| wrong_tuple(n))
+}
+
+fn wrong_tuple(n: usize) -> PyErr {
+    PyTypeError::new_err(format!("a record is made of a tuple of {n} integers"))
+}
+
+fn thread_name(tid: i64, origin: &Option<Origin>) -> PyResult<String> {
+    if tid == -1 {
+        return Ok("merged thread".to_string());
+    }
+    let origin = origin.as_ref().ok_or_else(|| no_reader("thread name"))?;
+    Ok(origin.names.thread(tid))
+}
+
+fn stack_of(
+    origin: &Option<Origin>,
+    allocator: i32,
+    max: Option<usize>,
+    find: impl FnOnce(&Names, u32, usize) -> Vec<Element>,
+) -> PyResult<Vec<Element>> {
+    if [AllocatorKind::Free, AllocatorKind::Munmap].iter().any(|kind| *kind as i32 == allocator) {
+        return Err(PyNotImplementedError::new_err("Stack traces for deallocations aren't captured."));
+    }
+    let origin = origin.as_ref().ok_or_else(|| no_reader("stack trace"))?;
+    Ok(find(&origin.names, origin.stack, max.unwrap_or(usize::MAX)))
+}
+
+fn no_reader(what: &str) -> PyErr {
+    PyAssertionError::new_err(format!("Cannot get {what} without reader."))
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// As memray writes sizes: `5.001kB`.
+fn size_text(size: u64) -> String {
+    let mut size = size as f64;
+    for unit in ["", "k", "M", "G", "T", "P", "E"] {
+        if size < 1000.0 {
+            return format!("{size:5.3}{unit}B");
+        }
+        size /= 1000.0;
+    }
+    format!("{size:5.3}ZB")
+}

@@ -1,0 +1,91 @@
+//! The recorder's library in this process: found, or loaded now, and its C functions.
+//!
+//! # Safety
+//! Dangerous: calls functions by addresses that the loader gives for names. We rely on the names being the recorder's
+//! alone, which no other library has, and on their types being those of `preload/src/control.rs`. Callers get functions
+//! that can be called at any time: what the recorder can't do it answers with a number.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::mem::transmute;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use memtrace_format::answer;
+
+type Start = unsafe extern "C" fn(*const c_char, u32) -> c_int;
+type Stop = extern "C" fn() -> c_int;
+type IgnoreThread = extern "C" fn();
+
+/// The functions of a library that is never unloaded.
+#[derive(Clone, Copy)]
+pub struct Recorder {
+    start: Start,
+    stop: Stop,
+    ignore_thread: IgnoreThread,
+}
+
+impl Recorder {
+    /// The one that the program was started with, or the library at `path`.
+    pub fn load(path: &Path) -> Result<Recorder> {
+        if let Some(recorder) = Recorder::find(libc::RTLD_DEFAULT) {
+            return Ok(recorder);
+        }
+        let name =
+            CString::new(path.as_os_str().as_encoded_bytes()).context("the path of the package has a zero byte")?;
+        // SAFETY: a library of ours, whose constructor does nothing when it is loaded late.
+        let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
+        if library.is_null() {
+            bail!("cannot load the recorder: {}", last_error());
+        }
+        Recorder::find(library).with_context(|| format!("{} is not the recorder of this package", path.display()))
+    }
+
+    fn find(library: *mut c_void) -> Option<Recorder> {
+        let [start, stop, ignore_thread] =
+            [c"memtrace_start", c"memtrace_stop", c"memtrace_ignore_thread"].map(|name| address(library, name));
+        // SAFETY: the functions have these types.
+        unsafe {
+            Some(Recorder {
+                start: transmute::<*mut c_void, Start>(start?),
+                stop: transmute::<*mut c_void, Stop>(stop?),
+                ignore_thread: transmute::<*mut c_void, IgnoreThread>(ignore_thread?),
+            })
+        }
+    }
+
+    /// Starts recording into a log that was made for this process; the answer is one of [`answer`].
+    pub fn start(&self, log: &CStr, options: u32) -> i32 {
+        // SAFETY: a C string, which is read before the function returns.
+        unsafe { (self.start)(log.as_ptr(), options) }
+    }
+
+    /// Ends the recording.
+    pub fn stop(&self) {
+        while (self.stop)() == answer::BUSY {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Nothing that this thread does from now on is recorded. To be called by a thread's first function.
+    pub fn ignore_thread(&self) {
+        (self.ignore_thread)();
+    }
+}
+
+fn address(library: *mut c_void, name: &CStr) -> Option<*mut c_void> {
+    // SAFETY: a look-up, by a handle that stays good or by one of the loader's constants.
+    let address = unsafe { libc::dlsym(library, name.as_ptr()) };
+    (!address.is_null()).then_some(address)
+}
+
+fn last_error() -> String {
+    // SAFETY: asked right after a failure, by the thread that failed: a C string until its next call.
+    let message = unsafe { libc::dlerror() };
+    if message.is_null() {
+        return "the loader gave no reason".to_string();
+    }
+    // SAFETY: as above.
+    unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned()
+}

@@ -1,0 +1,337 @@
+//! `Tracker`: records this process for as long as a `with` lasts.
+//!
+//! From the moment when the recorder starts, nothing here allocates until it has stopped: an empty `with` is an empty
+//! capture.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use memtrace::capture::info::CaptureInfo;
+use memtrace::launch::log::{Compression, Log};
+use memtrace::model::facts::Tracked;
+use memtrace_format::answer;
+use memtrace_format::options::{NativeStacks, RecordOptions};
+use nix::unistd::{getpid, gettid};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+
+use crate::error::{os_error, runtime_error};
+use crate::recorder::Recorder;
+use crate::watcher::Watcher;
+
+/// Whether one of them is active in this process.
+static IS_ACTIVE: AtomicBool = AtomicBool::new(false);
+
+#[pyclass(frozen, subclass, module = "memtrace", skip_from_py_object)]
+pub struct Tracker {
+    options: RecordOptions,
+    interval: Duration,
+    /// Absolute.
+    path: PathBuf,
+    is_discarded: bool,
+    info: CaptureInfo,
+    compression: Compression,
+    /// Whose log it is: a forked child has no part in it.
+    pid: u32,
+    stage: Mutex<Stage>,
+}
+
+enum Stage {
+    /// The file is there, and empty.
+    New,
+    Active(Watcher, Recorder),
+    Over,
+}
+
+#[pymethods]
+impl Tracker {
+    #[new]
+    #[pyo3(signature = (file_name=None, *, destination=None, native_traces=false, memory_interval_ms=10,
+        follow_fork=false, trace_python_allocators=false, track_object_lifetimes=false, file_format=None))]
+    #[expect(clippy::too_many_arguments, reason = "memray's signature")]
+    fn new(
+        py: Python<'_>,
+        file_name: Option<Bound<'_, PyAny>>,
+        destination: Option<Bound<'_, PyAny>>,
+        native_traces: bool,
+        memory_interval_ms: u32,
+        follow_fork: bool,
+        trace_python_allocators: bool,
+        track_object_lifetimes: bool,
+        file_format: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Tracker> {
+        if track_object_lifetimes {
+            return Err(PyRuntimeError::new_err("memtrace does not track the lifetimes of objects yet"));
+        }
+        let destination = match (file_name, destination) {
+            (Some(path), None) => Destination { path: path.extract()?, is_forced: false, compresses: true },
+            (None, Some(destination)) => Destination::of(&destination)?,
+            _ => {
+                let message = "Exactly one of 'file_name' or 'destination' argument must be specified";
+                return Err(PyTypeError::new_err(message));
+            }
+        };
+        if follow_fork {
+            return Err(PyRuntimeError::new_err("memtrace does not follow forks of a Tracker yet"));
+        }
+        let file_format = file_format.map_or(Ok(0), |format| format.extract::<u8>())?;
+        if file_format > 1 {
+            return Err(PyRuntimeError::new_err("Invalid file format enumerator"));
+        }
+        let native_stacks = if native_traces { NativeStacks::Always } else { NativeStacks::Never };
+        let options = RecordOptions { python_allocators: trace_python_allocators, native_stacks };
+        let is_discarded = is_null_device(&destination.path);
+        let path = match is_discarded {
+            true => std::env::temp_dir().join(format!("memtrace-discarded-{}-{}.bin", getpid(), unique())),
+            false => std::path::absolute(&destination.path)?,
+        };
+        let compression = match destination.compresses && !is_discarded {
+            true => Compression::WhileRunning,
+            false => Compression::Never,
+        };
+        let pid = getpid().as_raw() as u32;
+        let info = info(py, &options, file_format)?;
+        reserve(&path, destination.is_forced)?;
+        Ok(Tracker {
+            options,
+            interval: Duration::from_millis(memory_interval_ms.max(1).into()),
+            path,
+            is_discarded,
+            info,
+            compression,
+            pid,
+            stage: Mutex::new(Stage::New),
+        })
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().begin(slf.py())?;
+        Ok(slf)
+    }
+
+    #[pyo3(signature = (exc_type=None, exc_value=None, exc_traceback=None))]
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        exc_type: Option<Py<PyAny>>,
+        exc_value: Option<Py<PyAny>>,
+        exc_traceback: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        // An exception passes through.
+        let _ = (exc_type, exc_value, exc_traceback);
+        self.end(py)
+    }
+
+    /// Leaves out what is allocated from now on. What is given back is recorded still.
+    fn pause(&self) -> PyResult<()> {
+        self.write("pause", |log| log.pause(true))
+    }
+
+    /// Records allocations again.
+    fn resume(&self) -> PyResult<()> {
+        self.write("resume", |log| log.pause(false))
+    }
+
+    /// Gives this moment a name, which reports show.
+    fn mark(&self, name: &str) -> PyResult<()> {
+        self.write("mark", |log| log.mark(name))
+    }
+
+    /// What of the objects that were made during tracking was there when it ended. Not known so far.
+    fn get_surviving_objects(&self) -> PyResult<()> {
+        Err(PyRuntimeError::new_err("track_object_lifetimes=True was not provided at Tracker construction"))
+    }
+}
+
+impl Tracker {
+    fn begin(&self, py: Python<'_>) -> PyResult<()> {
+        let recorder = Recorder::load(&library(py)?).map_err(runtime_error)?;
+        let mut stage = self.stage();
+        if IS_ACTIVE.swap(true, Ordering::AcqRel) {
+            let message = "No more than one Tracker instance can be active at the same time";
+            return Err(PyRuntimeError::new_err(message));
+        }
+        let begun = self.begin_alone(py, &mut stage, recorder);
+        if begun.is_err() {
+            IS_ACTIVE.store(false, Ordering::Release);
+        }
+        begun
+    }
+
+    fn begin_alone(&self, py: Python<'_>, stage: &mut Stage, recorder: Recorder) -> PyResult<()> {
+        let Stage::New = stage else {
+            return Err(PyRuntimeError::new_err("Attempting to use stale output handle"));
+        };
+        *stage = Stage::Over;
+        let mut info = self.info.clone();
+        if let Some(tracked) = &mut info.tracked {
+            (tracked.os_tid, tracked.n_hidden_frames) = (gettid().as_raw() as u32, n_frames_outside(py));
+        }
+        let log = Log::create(&self.path, true, self.compression, self.pid, &info).map_err(os_error)?;
+        let path = CString::new(self.path.as_os_str().as_bytes())?;
+        let watcher = Watcher::start(log, recorder, self.interval).map_err(runtime_error)?;
+        *stage = Stage::Active(watcher, recorder);
+        let (answer, errno) = answer::parts(recorder.start(&path, self.options.to_bits()));
+        if answer == answer::DONE {
+            return Ok(());
+        }
+        if let Stage::Active(watcher, _) = std::mem::replace(stage, Stage::Over) {
+            let _ = watcher.finish();
+        }
+        let _ = std::fs::remove_file(&self.path);
+        Err(match answer {
+            answer::RECORDING => {
+                PyRuntimeError::new_err("this process is recorded already, by `memtrace run` or `memtrace attach`")
+            }
+            answer::NO_LOG => PyOSError::new_err((errno, format!("cannot record into {}", self.path.display()))),
+            _ => PyRuntimeError::new_err(format!("the recorder does not start (answer {answer})")),
+        })
+    }
+
+    fn end(&self, py: Python<'_>) -> PyResult<()> {
+        let mut stage = self.stage();
+        let Stage::Active(_, recorder) = &*stage else { return Ok(()) };
+        let recorder = *recorder;
+        // The recorder of a forked child has noticed the fork, and the log is its parent's.
+        if getpid().as_raw() as u32 != self.pid {
+            std::mem::forget(std::mem::replace(&mut *stage, Stage::Over));
+            IS_ACTIVE.store(false, Ordering::Release);
+            return Ok(());
+        }
+        recorder.stop();
+        let Stage::Active(watcher, _) = std::mem::replace(&mut *stage, Stage::Over) else { return Ok(()) };
+        drop(stage);
+        let finished = py.detach(|| watcher.finish());
+        if self.is_discarded {
+            let _ = std::fs::remove_file(&self.path);
+        }
+        IS_ACTIVE.store(false, Ordering::Release);
+        finished.map_err(os_error)
+    }
+
+    fn write(&self, what: &str, write: impl FnOnce(&mut Log) -> bool) -> PyResult<()> {
+        match &*self.stage() {
+            Stage::Active(watcher, _) if watcher.with_log(write) => Ok(()),
+            Stage::Active(..) => Err(PyOSError::new_err(format!("cannot {what}: the capture can't be written to"))),
+            _ => Err(PyRuntimeError::new_err(format!("cannot {what}: this Tracker is not active"))),
+        }
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        // Never entered: there is nothing in it.
+        if let Ok(Stage::New) = self.stage.get_mut() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// In a forked child no tracker is active.
+#[pyfunction]
+pub fn after_fork_in_child() {
+    IS_ACTIVE.store(false, Ordering::Release);
+}
+
+/// What a `FileDestination` says.
+struct Destination {
+    path: PathBuf,
+    is_forced: bool,
+    compresses: bool,
+}
+
+impl Destination {
+    fn of(destination: &Bound<'_, PyAny>) -> PyResult<Destination> {
+        let kinds = destination.py().import("memtrace._destination")?;
+        if destination.is_instance(&kinds.getattr("SocketDestination")?)? {
+            return Err(PyRuntimeError::new_err("memtrace has no socket destination yet"));
+        }
+        if !destination.is_instance(&kinds.getattr("FileDestination")?)? {
+            return Err(PyTypeError::new_err("destination must be a SocketDestination or FileDestination"));
+        }
+        Ok(Destination {
+            path: destination.getattr("path")?.extract()?,
+            is_forced: destination.getattr("overwrite")?.extract()?,
+            compresses: destination.getattr("compress_on_exit")?.extract()?,
+        })
+    }
+}
+
+/// Makes an empty file that nobody else has, so that a wrong path is noticed at once.
+fn reserve(path: &Path, is_forced: bool) -> PyResult<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    match is_forced {
+        true => options.create(true).truncate(true),
+        false => options.create_new(true),
+    };
+    let shown = path.display();
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(PyOSError::new_err(format!(
+            "Output file {shown} already exists. memtrace can overwrite it with the overwrite=True API argument."
+        ))),
+        Err(error) => {
+            let reason = io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(0)).to_string();
+            let reason = reason.split(" (os error").next().unwrap_or_default();
+            Err(PyOSError::new_err(format!("Could not create output file {shown}: {reason}")))
+        }
+    }
+}
+
+/// The recorder, which lies beside the package.
+fn library(py: Python<'_>) -> PyResult<PathBuf> {
+    let package: PathBuf = py.import("memtrace")?.getattr("__file__")?.extract()?;
+    Ok(package.with_file_name("libmemtrace_preload.so"))
+}
+
+fn info(py: Python<'_>, options: &RecordOptions, file_format: u8) -> PyResult<CaptureInfo> {
+    let arguments: Vec<String> = py.import("sys")?.getattr("argv").and_then(|it| it.extract()).unwrap_or_default();
+    let executable: String = py.import("sys")?.getattr("executable").and_then(|it| it.extract()).unwrap_or_default();
+    let cwd = std::env::current_dir().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(CaptureInfo {
+        memtrace_version: env!("CARGO_PKG_VERSION").to_string(),
+        argv: std::iter::once(executable).chain(arguments.iter().cloned()).collect(),
+        script: arguments.first().filter(|script| script.ends_with(".py")).cloned(),
+        command_line: arguments,
+        cwd,
+        python_allocators: options.python_allocators,
+        tracked: Some(Tracked { file_format, os_tid: 0, n_hidden_frames: 0 }),
+    })
+}
+
+/// Frames of this thread outside of the one that the `with` stands in.
+fn n_frames_outside(py: Python<'_>) -> u32 {
+    let innermost = py.import("sys").and_then(|sys| sys.call_method1("_getframe", (0,)));
+    let Ok(mut frame) = innermost else { return 0 };
+    let mut n_outside = 0;
+    while let Ok(outer) = frame.getattr("f_back")
+        && !outer.is_none()
+    {
+        n_outside += 1;
+        frame = outer;
+    }
+    n_outside
+}
+
+fn is_null_device(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino())).ok();
+    device(path).is_some_and(|this| Some(this) == device(Path::new("/dev/null")))
+}
+
+fn unique() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

@@ -1,0 +1,312 @@
+"""`Tracker`: a process that records itself, without having been started for it."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import unittest
+
+
+import captures
+from captures import EXTRA, MANY, ONE, find, stack, sums_of
+
+from memtrace import FileReader
+
+
+IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+def run(code: str, *arguments: str, status: int = 0) -> str:
+    """What a program prints that is started for itself: a process has but one recorder."""
+    program = "import memtrace, os, sys\nfrom memtrace import FileDestination, FileFormat, FileReader, Tracker\n"
+    if IS_FREE_THREADED:
+        # Objects lie in memory that mimalloc has taken at once.
+        program += "import functools\nTracker = functools.partial(Tracker, trace_python_allocators=True)\n"
+    program += textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if done.returncode != status:
+        raise AssertionError(done.stderr.decode() + done.stdout.decode())
+    return done.stdout.decode()
+
+
+_n_captures = 0
+
+
+def fresh() -> str:
+    """The path of a capture that is not there yet."""
+    global _n_captures
+    _n_captures += 1
+    return captures.scratch(f"tracked{_n_captures}.bin")
+
+
+class Recording(unittest.TestCase):
+    def test_what_is_allocated_in_the_with_is_recorded(self) -> None:
+        capture = fresh()
+        run(
+            f"""
+            def make(n):
+                return bytearray(n)
+            before = make({MANY})
+            with Tracker(sys.argv[1]):
+                inside = make({ONE})
+                del before
+            after = make({MANY})
+            """,
+            capture,
+        )
+        with FileReader(capture) as reader:
+            records = list(reader.get_allocation_records())
+            self.assertEqual(reader.warnings, [])
+            self.assertEqual(reader.metadata.trace_python_allocators, IS_FREE_THREADED)
+        self.assertEqual(find(records, MANY), [])
+        [made] = find(records, ONE)
+        self.assertEqual(stack(made), ("make", "<module>"))
+        self.assertEqual(made.tid, reader.metadata.main_thread_id)
+
+    def test_an_empty_with_is_an_empty_capture(self) -> None:
+        for options in ("", ", trace_python_allocators=True", ", native_traces=True"):
+            capture = fresh()
+            run(f"with Tracker(sys.argv[1]{options}): pass", capture)
+            with FileReader(capture) as reader:
+                shown = [(it, it.stack_trace()) for it in reader.get_allocation_records() if it.allocator not in (1, 5)]
+            self.assertEqual(shown, [], options)
+
+    def test_frames_outside_of_the_with_are_hidden(self) -> None:
+        capture = fresh()
+        run(
+            f"""
+            def outermost():
+                return outer()
+            def outer():
+                with Tracker(sys.argv[1]):
+                    return inner()
+            def inner():
+                return bytearray({ONE})
+            outermost()
+            """,
+            capture,
+        )
+        with FileReader(capture) as reader:
+            [made] = find(reader.get_allocation_records(), ONE)
+        self.assertEqual(stack(made), ("inner", "outer"))
+
+    def test_threads_that_were_there_before_are_recorded(self) -> None:
+        capture = fresh()
+        run(
+            f"""
+            import threading
+            go, done = threading.Event(), threading.Event()
+            def work():
+                go.wait()
+                global kept
+                kept = bytearray({ONE})
+                done.set()
+            threading.Thread(target=work).start()
+            with Tracker(sys.argv[1]):
+                go.set()
+                done.wait()
+            """,
+            capture,
+        )
+        with FileReader(capture) as reader:
+            [made] = find(reader.get_allocation_records(), ONE)
+            self.assertNotEqual(made.tid, reader.metadata.main_thread_id)
+        self.assertEqual(stack(made)[:2], ("work", "run"))
+        self.assertEqual(stack(made)[-1], "_bootstrap")
+
+    def test_python_objects_are_recorded_when_they_are_wanted(self) -> None:
+        capture = fresh()
+        run(
+            """
+            with Tracker(sys.argv[1], trace_python_allocators=True):
+                kept = [object() for _ in range(1000)]
+            """,
+            capture,
+        )
+        with FileReader(capture) as reader:
+            self.assertTrue(reader.metadata.trace_python_allocators)
+            objects = [it for it in reader.get_leaked_allocation_records() if it.n_allocations >= 1000]
+        self.assertEqual(len(objects), 1)
+
+    def test_snapshots_are_taken(self) -> None:
+        capture = fresh()
+        code = "import time\nwith Tracker(sys.argv[1], memory_interval_ms=5):\n    time.sleep(0.1)"
+        run(code, capture)
+        with FileReader(capture) as reader:
+            snapshots = list(reader.get_memory_snapshots())
+        self.assertGreater(len(snapshots), 3)
+        self.assertTrue(all(it.rss > 1_000_000 for it in snapshots))
+
+    def test_an_exception_passes_through(self) -> None:
+        capture = fresh()
+        printed = run(
+            """
+            try:
+                with Tracker(sys.argv[1]):
+                    raise KeyError("mine")
+            except KeyError as error:
+                print(repr(error))
+            """,
+            capture,
+        )
+        self.assertEqual(printed, "KeyError('mine')\n")
+        FileReader(capture).close()
+
+    def test_one_recording_comes_after_the_other(self) -> None:
+        first, second = fresh(), fresh()
+        run(
+            f"""
+            def make(n):
+                return bytearray(n)
+            kept = []
+            for path, n in ((sys.argv[1], {MANY}), (sys.argv[2], {ONE})):
+                with Tracker(path):
+                    kept.append(make(n))
+            """,
+            first,
+            second,
+        )
+        for capture, size in ((first, MANY), (second, ONE)):
+            with FileReader(capture) as reader:
+                [made] = [it for it in reader.get_allocation_records() if it.size >= MANY]
+                self.assertEqual(made.size, size + EXTRA)
+                self.assertEqual(stack(made), ("make", "<module>"))
+
+    def test_start_and_stop_do_the_same(self) -> None:
+        capture = fresh()
+        start = f"memtrace.start(sys.argv[1], trace_python_allocators={IS_FREE_THREADED})"
+        run(f"{start}\nkept = bytearray({ONE})\nmemtrace.stop()", capture)
+        with FileReader(capture) as reader:
+            self.assertEqual(len(find(reader.get_allocation_records(), ONE)), 1)
+        run("memtrace.stop()", status=1)
+
+    def test_pauses_leave_out_what_is_allocated(self) -> None:
+        capture = fresh()
+        run(
+            f"""
+            with Tracker(sys.argv[1]) as tracker:
+                first = bytearray({ONE})
+                tracker.pause()
+                second = bytearray({MANY})
+                tracker.resume()
+                tracker.mark("later")
+                third = bytearray({ONE})
+            """,
+            capture,
+        )
+        with FileReader(capture) as reader:
+            records = list(reader.get_allocation_records())
+        self.assertEqual((len(find(records, ONE)), len(find(records, MANY))), (2, 0))
+
+    def test_aggregated_captures_answer_what_they_can(self) -> None:
+        capture = fresh()
+        run(
+            f"with Tracker(sys.argv[1], file_format=FileFormat.AGGREGATED_ALLOCATIONS): kept = bytearray({ONE})",
+            capture,
+        )
+        with FileReader(capture) as reader:
+            self.assertEqual(reader.metadata.file_format.name, "AGGREGATED_ALLOCATIONS")
+            self.assertEqual(len(sums_of(reader.get_high_watermark_allocation_records(), ONE)), 1)
+            for ask in (
+                reader.get_allocation_records,
+                reader.get_temporary_allocation_records,
+                reader.get_temporal_allocation_records,
+                reader.get_temporal_high_water_mark_allocation_records,
+            ):
+                with self.assertRaises(NotImplementedError):
+                    list(ask())
+
+    def test_a_forked_child_leaves_the_capture_alone(self) -> None:
+        capture = fresh()
+        run(
+            f"""
+            with Tracker(sys.argv[1]):
+                child = os.fork()
+                kept = bytearray({MANY} if child == 0 else {ONE})
+            if child:
+                sys.exit(os.waitpid(child, 0)[1])
+            """,
+            capture,
+        )
+        with FileReader(capture) as reader:
+            records = list(reader.get_allocation_records())
+            self.assertEqual(reader.warnings, [])
+        self.assertEqual((len(find(records, ONE)), len(find(records, MANY))), (1, 0))
+
+    def test_files_are_compressed_unless_they_should_not_be(self) -> None:
+        small, large = fresh(), fresh()
+        code = """
+            with Tracker(destination=FileDestination(sys.argv[1], compress_on_exit=sys.argv[2] == "yes")):
+                kept = [bytearray(1000) for _ in range(30000)]
+            """
+        run(code, small, "yes")
+        run(code, large, "no")
+        self.assertLess(os.path.getsize(small), os.path.getsize(large) // 2)
+
+    def test_the_null_device_takes_everything(self) -> None:
+        run(f"with Tracker(os.devnull): kept = bytearray({ONE})")
+
+
+class Mistakes(unittest.TestCase):
+    def check(self, code: str, expected: str, *arguments: str) -> None:
+        code = f"try:\n    {code}\nexcept Exception as error:\n    print(type(error).__name__, error)"
+        self.assertRegex(run(code, *arguments), expected)
+
+    def test_they_raise_what_memray_raises(self) -> None:
+        self.check("Tracker()", "TypeError Exactly one of 'file_name' or 'destination'")
+        self.check("Tracker('a', destination=FileDestination('b'))", "TypeError Exactly one")
+        self.check("Tracker(destination='x')", "TypeError destination must be")
+        self.check("Tracker(3)", "TypeError")
+        self.check("Tracker('a', 1)", "TypeError")
+        self.check("Tracker('/nonexistent/a.bin')", "OSError Could not create output file .*No such file")
+        self.check("Tracker('a', memory_interval_ms=-1)", "OverflowError")
+        self.check("Tracker('a', file_format=7)", "RuntimeError Invalid file format")
+        self.check("Tracker('a', track_object_lifetimes=True)", "RuntimeError")
+
+    def test_a_file_that_is_there_is_kept(self) -> None:
+        capture = fresh()
+        with open(capture, "w") as file:
+            file.write("mine")
+        self.check("Tracker(sys.argv[1])", "OSError Output file .* already exists", capture)
+        with open(capture) as file:
+            self.assertEqual(file.read(), "mine")
+        run("with Tracker(destination=FileDestination(sys.argv[1], overwrite=True)): pass", capture)
+        FileReader(capture).close()
+
+    def test_there_is_one_at_a_time(self) -> None:
+        printed = run(
+            """
+            with Tracker(sys.argv[1]):
+                try:
+                    with Tracker(sys.argv[2]): pass
+                except RuntimeError as error:
+                    print(error)
+            """,
+            fresh(),
+            fresh(),
+        )
+        self.assertEqual(printed, "No more than one Tracker instance can be active at the same time\n")
+
+    def test_none_is_used_twice(self) -> None:
+        printed = run(
+            """
+            tracker = Tracker(sys.argv[1])
+            with tracker: pass
+            try:
+                with tracker: pass
+            except RuntimeError as error:
+                print(error)
+            """,
+            fresh(),
+        )
+        self.assertEqual(printed, "Attempting to use stale output handle\n")
+
+    def test_one_that_was_never_entered_leaves_nothing(self) -> None:
+        capture = fresh()
+        run("Tracker(sys.argv[1])", capture)
+        self.assertFalse(os.path.exists(capture))
+
+
+if __name__ == "__main__":
+    unittest.main()
