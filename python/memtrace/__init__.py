@@ -3,6 +3,8 @@
 The names, signatures and meanings are memray's: ``import memtrace as memray`` is what it takes to move.
 """
 
+from typing import Any
+
 from ._destination import Destination, FileDestination, SocketDestination
 from ._enums import AllocatorType, FileFormat
 from ._log import set_log_level
@@ -12,6 +14,13 @@ from ._reader import FileReader, MemorySnapshot
 from ._stats import Stats, compute_statistics, dump_all_records
 from ._tracker import start, stop
 from ._version import __version__
+
+def load_ipython_extension(ipython: Any) -> None:
+    """Called by ``%load_ext memtrace``: adds ``%%memtrace_flamegraph`` and ``%memtrace``."""
+    from ._ipython import load_ipython_extension
+
+    load_ipython_extension(ipython)
+
 
 __all__ = [
     "AllocationRecord",
@@ -30,6 +39,7 @@ __all__ = [
     "__version__",
     "compute_statistics",
     "dump_all_records",
+    "load_ipython_extension",
     "set_log_level",
     "start",
     "stop",
