@@ -213,7 +213,7 @@ class Limits(Suite):
         self.assertEqual(told.count("allocated here"), 10)
         self.assertRegex(told, r"\.\.\.and \d+ more with")
         self.assertGreaterEqual(self.check(1, "-vv").count("allocated here"), 15)
-        self.assertEqual(self.check(1, "-q").count("allocated here"), 0)
+        self.assertNotIn("memtrace", self.check(1, "-q"))
         self.assertEqual(self.check(1, "-vv", "-o", "verbosity_memray=-1").count("allocated here"), 0)
         for option in ("--stacks=2", "--memtrace-stacks=2"):
             self.assertRegex(self.check(1, option), r"allocated here:\n +grow:.*\n +grow:.*\n +\.\.\.\n")

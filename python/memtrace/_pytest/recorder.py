@@ -129,8 +129,8 @@ class Recorder:
         measured = self._measured.pop(item.nodeid, None)
         if measured is not None:
             setattr(report, MEASURED, measured)
-        if call.excinfo is not None and isinstance(call.excinfo.value, LimitExceeded):
-            report.sections.append(call.excinfo.value.section or ("memtrace", ""))
+        if call.excinfo is not None and isinstance(call.excinfo.value, LimitExceeded) and call.excinfo.value.section:
+            report.sections.append(call.excinfo.value.section)
 
     @pytest.hookimpl(hookwrapper=True, trylast=True)
     def pytest_report_teststatus(self, report: Any) -> Generator[None, Any, None]:
