@@ -3,7 +3,8 @@
 //!
 //! # Safety
 //! Dangerous: the path is a pointer of the caller's. The calling thread may be anywhere where it could call `dlopen`: it
-//! holds no lock of the loader's or of the allocator's.
+//! holds no lock of the loader's or of the allocator's. It may be inside an allocator that we have wrapped, when that
+//! asks the allocator below.
 
 // Exported, and unit tests have no exports.
 #![cfg_attr(test, allow(dead_code))]
@@ -13,7 +14,7 @@ use core::ffi::{CStr, c_char, c_int};
 use memtrace_format::answer;
 use memtrace_format::options::RecordOptions;
 
-use crate::guard::{self, Guard};
+use crate::guard::{self, MappingGuard};
 use crate::{lifecycle, sys};
 
 /// Starts recording into the log at an absolute path, which was made for this process. `options` are
@@ -26,7 +27,7 @@ pub unsafe extern "C" fn memtrace_start(log: *const c_char, options: u32) -> c_i
     if lifecycle::is_recording() {
         return answer::RECORDING;
     }
-    let Some(guard) = Guard::enter() else {
+    let Some(guard) = MappingGuard::enter() else {
         return answer::BUSY;
     };
     // SAFETY: as the caller says.
@@ -42,7 +43,7 @@ pub unsafe extern "C" fn memtrace_start(log: *const c_char, options: u32) -> c_i
 /// Ends the recording. Hooks stay where they are and do nothing.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn memtrace_stop() -> c_int {
-    let Some(guard) = Guard::enter() else {
+    let Some(guard) = MappingGuard::enter() else {
         return answer::BUSY;
     };
     if lifecycle::end(&guard) { answer::DONE } else { answer::NOT_RECORDING }

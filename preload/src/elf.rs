@@ -226,6 +226,9 @@ pub fn main_stack_end() -> usize {
 }
 
 impl Object {
+    /// Without symbols.
+    pub const NONE: Object = Object { base: 0, dynamic: ptr::null() };
+
     /// Whether this is our library.
     pub fn is_us(&self) -> bool {
         ptr::eq(self.dynamic, &raw const OUR_DYNAMIC)

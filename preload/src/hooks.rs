@@ -10,9 +10,10 @@ use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use memtrace_format::AllocatorKind as Kind;
 
 use crate::abi;
+use crate::guard::{Guard, MappingGuard};
 use crate::lifecycle::{self, enter};
 use crate::real::{self, Real};
-use crate::{guard::MappingGuard, install, note_caller, recorder};
+use crate::{install, note_caller, recorder};
 
 type Pointer = *mut c_void;
 
@@ -85,10 +86,15 @@ table! {
     c"pthread_setname_np" pthread_setname_np, PTHREAD_SETNAME_NP;
 }
 
+#[inline(always)]
+fn allocate(kind: Kind, size: usize, real: impl FnOnce() -> Pointer) -> Pointer {
+    allocate_under(enter(), kind, size, real)
+}
+
 /// The real allocation under the guard, then the record.
 #[inline(always)]
-pub fn allocate(kind: Kind, size: usize, real: impl FnOnce() -> Pointer) -> Pointer {
-    let Some(guard) = enter() else {
+pub fn allocate_under(guard: Option<Guard>, kind: Kind, size: usize, real: impl FnOnce() -> Pointer) -> Pointer {
+    let Some(guard) = guard else {
         return real();
     };
     let block = guard.in_allocator(real);

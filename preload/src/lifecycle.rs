@@ -51,6 +51,8 @@ use crate::{lane, meta, python, sys, unwind};
 
 static OFF: AtomicU32 = AtomicU32::new(0);
 static RECORDING: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const OFF).cast_mut());
+/// The same word, or one that says *off* when Python's allocators are wrapped and not to be recorded.
+static RECORDING_OBJECTS: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const OFF).cast_mut());
 static WAS_TRIED: AtomicU32 = AtomicU32::new(0);
 static OPTIONS: AtomicU32 = AtomicU32::new(0);
 static IMAGE: AtomicU32 = AtomicU32::new(0);
@@ -66,6 +68,14 @@ pub fn is_recording() -> bool {
 #[inline(always)]
 pub fn enter() -> Option<Guard> {
     if is_recording_or_starts() { Guard::enter() } else { None }
+}
+
+/// The way into the wrappers of Python's allocators.
+#[inline(always)]
+pub fn enter_for_objects() -> Option<Guard> {
+    // SAFETY: see the module's note.
+    let is_recording = unsafe { (*RECORDING_OBJECTS.load(Ordering::Relaxed)).load(Ordering::Relaxed) != 0 };
+    if is_recording { Guard::enter() } else { None }
 }
 
 #[inline(always)]
@@ -158,11 +168,16 @@ pub fn begin(guard: &Guard, path: &CStr, options: RecordOptions) -> bool {
     python::code::begin_log(guard);
     unwind::begin_log(guard);
     wants_native_stacks(options);
+    let objects = if options.python_allocators { &raw const *word } else { &raw const OFF };
+    RECORDING_OBJECTS.store(objects.cast_mut(), Ordering::Relaxed);
     log.make_current();
     word.store(1, Ordering::Release);
     meta::image(guard);
     if python::was_found() {
         python::introduce(guard);
+        if options.python_allocators {
+            python::adopt_allocators(guard);
+        }
     } else {
         python::look_for_interpreter_at_start(guard);
         wants_native_stacks(options);

@@ -23,8 +23,8 @@ use memtrace_format::record::notice;
 
 use crate::elf::Object;
 use crate::guard::Guard;
-use crate::hooks::allocate;
-use crate::lifecycle::enter;
+use crate::hooks::allocate_under;
+use crate::lifecycle::enter_for_objects as enter;
 use crate::python::offsets::Layout;
 use crate::{meta, note_caller, recorder, sys};
 
@@ -85,6 +85,11 @@ type Accessor = unsafe extern "C" fn(c_int, *mut Allocator);
 static FIRST_RAW_MALLOC: AtomicUsize = AtomicUsize::new(0);
 static FIRST_OBJECT_MALLOC: AtomicUsize = AtomicUsize::new(0);
 static IS_MIMALLOC: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`adopt`] was called.
+pub fn is_adopted() -> bool {
+    GET_ALLOCATOR.load(Ordering::Acquire) != 0
+}
 
 /// Wraps the domains of a newly found interpreter. `false` when they can't be.
 pub fn adopt(guard: &Guard, object: Object, layout: Option<&Layout>) -> bool {
@@ -323,7 +328,9 @@ macro_rules! wrappers {
                 let (slot, ctx) = $find;
                 let inner = slot.inner();
                 // SAFETY: the interpreter's own arguments, here and below.
-                allocate(Kind::PymallocMalloc, slot.requested(size), || unsafe { (inner.malloc)(ctx, size) })
+                allocate_under(enter(), Kind::PymallocMalloc, slot.requested(size), || unsafe {
+                    (inner.malloc)(ctx, size)
+                })
             }
 
             #[unsafe(naked)]
@@ -336,7 +343,7 @@ macro_rules! wrappers {
                 let inner = slot.inner();
                 let requested = slot.requested(count.wrapping_mul(size));
                 // SAFETY: as in `malloc`.
-                allocate(Kind::PymallocCalloc, requested, || unsafe { (inner.calloc)(ctx, count, size) })
+                allocate_under(enter(), Kind::PymallocCalloc, requested, || unsafe { (inner.calloc)(ctx, count, size) })
             }
 
             #[unsafe(naked)]

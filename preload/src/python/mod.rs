@@ -37,6 +37,7 @@ use offsets::{Layout, Refusal};
 
 /// What recording needs of an interpreter. Written once, before `HAS_INTERPRETER` is set.
 struct Interpreter {
+    object: Object,
     layout: Layout,
     runtime: usize,
     /// `PyGILState_GetThisThreadState`
@@ -53,6 +54,7 @@ struct Adopted(UnsafeCell<Interpreter>);
 unsafe impl Sync for Adopted {}
 
 static INTERPRETER: Adopted = Adopted(UnsafeCell::new(Interpreter {
+    object: Object::NONE,
     layout: offsets::NONE,
     runtime: 0,
     this_thread_state: 0,
@@ -321,6 +323,14 @@ pub fn introduce(guard: &Guard) {
     }
 }
 
+/// Sees to it that the allocators are wrapped, also when an earlier recording had no use for that.
+pub fn adopt_allocators(guard: &Guard) {
+    let interpreter = interpreter();
+    if is_there() && (pymem::is_adopted() || pymem::adopt(guard, interpreter.object, Some(&interpreter.layout))) {
+        wrap_allocators(guard);
+    }
+}
+
 /// What the runtime's finalising thread state has become since the last look.
 #[inline(always)]
 pub fn new_finalizing() -> Option<usize> {
@@ -435,6 +445,7 @@ fn adopt(guard: &Guard, found: &Found) {
 fn use_layout(found: &Found, layout: Layout, code_type: usize) -> bool {
     let symbol = |name: &CStr| found.symbol(name).unwrap_or(0);
     let interpreter = Interpreter {
+        object: found.object,
         layout,
         runtime: found.runtime,
         this_thread_state: symbol(c"PyGILState_GetThisThreadState"),
