@@ -6,14 +6,17 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use memtrace_format::options::NativeStacks;
+use memtrace_format::options::{NativeStacks, RecordOptions};
 
 use crate::launch::log::Compression;
 
 /// Exit code of `run` when memtrace itself fails, as `env` and `timeout` have it.
 pub const RUN_FAILURE: u8 = 125;
+/// Exit code of `attach` and `detach` when they can't.
+pub const ATTACH_FAILURE: u8 = 1;
 /// Exit code of the other commands for a wrong command line or a failure.
 pub const FAILURE: u8 = 2;
 
@@ -38,6 +41,8 @@ pub enum Command {
     Run(RunArgs),
     Ctl(CtlArgs),
     Live(LiveArgs),
+    Attach(AttachArgs),
+    Detach(DetachArgs),
     Flamegraph(FlamegraphArgs),
     Summary(SummaryArgs),
     Table(TableArgs),
@@ -54,6 +59,7 @@ impl Command {
     pub fn failure(&self) -> ExitCode {
         match self {
             Command::Run(_) => RUN_FAILURE.into(),
+            Command::Attach(_) | Command::Detach(_) => ATTACH_FAILURE.into(),
             _ => FAILURE.into(),
         }
     }
@@ -82,24 +88,8 @@ pub struct RunArgs {
     /// The interpreter for scripts, modules and code [default: $VIRTUAL_ENV/bin/python, else python3 on PATH]
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
-    /// Record every Python object, not only what reaches malloc [default]
-    #[arg(long, overrides_with = "no_python_allocators")]
-    pub python_allocators: bool,
-    /// Record only what reaches malloc and mmap: faster, but small objects show up as arenas
-    #[arg(long, overrides_with = "python_allocators")]
-    pub no_python_allocators: bool,
-    /// Record the native stack of every event as well: C, C++, Rust and Cython [default: where there is no Python]
-    #[arg(long, overrides_with = "no_native")]
-    pub native: bool,
-    /// Never record native stacks
-    #[arg(long, overrides_with = "native")]
-    pub no_native: bool,
-    /// Compress the capture when the program has ended, and not while it runs
-    #[arg(long, overrides_with = "no_compress")]
-    pub compress_on_exit: bool,
-    /// Leave the capture uncompressed
-    #[arg(long, overrides_with = "compress_on_exit")]
-    pub no_compress: bool,
+    #[command(flatten)]
+    pub recording: RecordingArgs,
     /// Show what each function holds while the program runs; q leaves the view, and the program goes on
     #[arg(long, conflicts_with = "live_remote")]
     pub live: bool,
@@ -146,7 +136,75 @@ Examples:
   memtrace run pytest -x tests             a command that is found on PATH
   memtrace run --no-python-allocators -- ./server --threads 8";
 
-impl RunArgs {
+/// Record a process that is running already
+///
+/// Nothing has to be installed in the process, and no debugger. It is held up for a few milliseconds while the recorder
+/// is loaded into it, and recorded from then on: what it allocated before is unknown, but what allocates from now on has
+/// its whole stack. It runs on when the recording ends: after --duration, on Ctrl-C, or by memtrace detach.
+#[derive(Args, Debug)]
+#[command(after_help = ATTACH_EXAMPLES)]
+pub struct AttachArgs {
+    /// The process
+    pub pid: i32,
+    /// Write the capture to FILE; %p stands for the process id. Without it, on a terminal, watch the recording while it
+    /// goes on [default: memtrace-<name>.<pid>.bin]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite existing files
+    #[arg(short, long)]
+    pub force: bool,
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say for how long the process was held up
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Record for so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub duration: Option<Duration>,
+    #[command(flatten)]
+    pub recording: RecordingArgs,
+}
+
+const ATTACH_EXAMPLES: &str = "\
+Examples:
+  memtrace attach 4711                     until Ctrl-C
+  memtrace attach --duration 60 -o server.bin $(pgrep -o gunicorn)
+  memtrace flamegraph --leaks server.bin   what was allocated meanwhile and is still there";
+
+/// End what attach has started in a process
+///
+/// The recorder stays in the process and does nothing; the process can be attached to again.
+#[derive(Args, Debug)]
+pub struct DetachArgs {
+    /// The process
+    pub pid: i32,
+}
+
+/// What is recorded of each event, and how it is kept.
+#[derive(Args, Clone, Debug)]
+pub struct RecordingArgs {
+    /// Record every Python object, not only what reaches malloc [default]
+    #[arg(long, overrides_with = "no_python_allocators")]
+    pub python_allocators: bool,
+    /// Record only what reaches malloc and mmap: faster, but small objects show up as arenas
+    #[arg(long, overrides_with = "python_allocators")]
+    pub no_python_allocators: bool,
+    /// Record the native stack of every event as well: C, C++, Rust and Cython [default: where there is no Python]
+    #[arg(long, overrides_with = "no_native")]
+    pub native: bool,
+    /// Never record native stacks
+    #[arg(long, overrides_with = "native")]
+    pub no_native: bool,
+    /// Compress the capture when the program has ended, and not while it runs
+    #[arg(long, overrides_with = "no_compress")]
+    pub compress_on_exit: bool,
+    /// Leave the capture uncompressed
+    #[arg(long, overrides_with = "compress_on_exit")]
+    pub no_compress: bool,
+}
+
+impl RecordingArgs {
     /// When the capture is compressed.
     pub fn compression(&self) -> Compression {
         match (self.compress_on_exit, self.no_compress) {
@@ -156,19 +214,21 @@ impl RunArgs {
         }
     }
 
-    /// Whether native stacks are recorded.
-    pub fn native_stacks(&self) -> NativeStacks {
-        match (self.native, self.no_native) {
+    /// What the recorder is asked for.
+    pub fn options(&self) -> RecordOptions {
+        let native_stacks = match (self.native, self.no_native) {
             (false, false) => NativeStacks::WithoutPython,
             (true, _) => NativeStacks::Always,
             (false, true) => NativeStacks::Never,
-        }
+        };
+        RecordOptions { python_allocators: !self.no_python_allocators, native_stacks }
     }
+}
 
-    /// Whether Python objects are recorded one by one.
-    pub fn records_python_allocators(&self) -> bool {
-        !self.no_python_allocators
-    }
+/// A number of seconds above 0.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| "a number of seconds".into())
 }
 
 /// Ask about a recording that goes on, pause it, resume it, or mark a moment in it
@@ -764,14 +824,14 @@ mod tests {
 
     #[test]
     fn the_last_of_two_contrary_flags_wins() {
-        assert!(run_args("x").records_python_allocators());
-        assert!(!run_args("--python-allocators --no-python-allocators x").records_python_allocators());
-        assert!(run_args("--no-python-allocators --python-allocators x").records_python_allocators());
-        assert_eq!(run_args("x").native_stacks(), NativeStacks::WithoutPython);
-        assert_eq!(run_args("--native --no-native x").native_stacks(), NativeStacks::Never);
-        assert_eq!(run_args("--no-native --native x").native_stacks(), NativeStacks::Always);
-        assert_eq!(run_args("x").compression(), Compression::WhileRunning);
-        assert_eq!(run_args("--compress-on-exit --no-compress x").compression(), Compression::Never);
-        assert_eq!(run_args("--no-compress --compress-on-exit x").compression(), Compression::AtEnd);
+        assert!(run_args("x").recording.options().python_allocators);
+        assert!(!run_args("--python-allocators --no-python-allocators x").recording.options().python_allocators);
+        assert!(run_args("--no-python-allocators --python-allocators x").recording.options().python_allocators);
+        assert_eq!(run_args("x").recording.options().native_stacks, NativeStacks::WithoutPython);
+        assert_eq!(run_args("--native --no-native x").recording.options().native_stacks, NativeStacks::Never);
+        assert_eq!(run_args("--no-native --native x").recording.options().native_stacks, NativeStacks::Always);
+        assert_eq!(run_args("x").recording.compression(), Compression::WhileRunning);
+        assert_eq!(run_args("--compress-on-exit --no-compress x").recording.compression(), Compression::Never);
+        assert_eq!(run_args("--no-compress --compress-on-exit x").recording.compression(), Compression::AtEnd);
     }
 }

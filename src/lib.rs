@@ -6,6 +6,8 @@ pub mod commands;
 pub mod control;
 pub mod launch;
 
+pub mod attach;
+
 pub mod analysis;
 pub mod capture;
 pub mod model;

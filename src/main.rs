@@ -20,6 +20,8 @@ fn main() -> ExitCode {
     };
     let result = match &cli.command {
         Command::Run(args) => commands::run::run(args),
+        Command::Attach(args) => commands::attach::attach(args),
+        Command::Detach(args) => commands::attach::detach(args),
         Command::Ctl(args) => commands::ctl::run(args),
         Command::Live(args) => commands::live::run(args),
         Command::Flamegraph(args) => commands::flamegraph::run(args),

@@ -14,9 +14,13 @@ const SRC_ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli", "commands"]),
     ("lib", &[]),
     ("cli", &["launch", "capture", "units"]),
+    ("attach", &["launch"]),
     (
         "commands",
-        &["cli", "control", "launch", "terminal", "report", "analysis", "symbols", "capture", "model", "units"],
+        &[
+            "cli", "attach", "control", "launch", "terminal", "report", "analysis", "symbols", "capture", "model",
+            "units",
+        ],
     ),
     ("launch", &["capture", "control"]),
     ("control", &[]),

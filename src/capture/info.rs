@@ -55,6 +55,8 @@ pub struct CaptureEnd {
 pub enum Exit {
     Code(i32),
     Signal(i32),
+    /// It runs on, or ended without our seeing how: we were not its parent.
+    Unknown,
 }
 
 /// Encodes a description.

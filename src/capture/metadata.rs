@@ -72,6 +72,7 @@ pub fn read_end(file: &File, block: &Block) -> Option<End> {
     let (exit_code, signal) = match end.exit {
         Exit::Code(code) => (Some(code), None),
         Exit::Signal(signal) => (None, Some(signal)),
+        Exit::Unknown => (None, None),
     };
     Some(End {
         unix_nanos: end.unix_nanos,

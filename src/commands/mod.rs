@@ -13,6 +13,7 @@ pub mod read;
 pub mod behind;
 pub mod feed;
 
+pub mod attach;
 pub mod bundle;
 pub mod ctl;
 pub mod diff;

@@ -50,14 +50,14 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let shim = shim::find()?;
     let log_path = log_path(args, &program)?;
     let signals = Signals::take_over()?;
-    let options =
-        RecordOptions { python_allocators: args.records_python_allocators(), native_stacks: args.native_stacks() };
+    let options = args.recording.options();
     let waiting = spawn::fork_waiting(&program, &signals, |pid| {
         recording_environment(&program.env, &shim, &for_pid(&log_path, pid), options)
     })?;
     let pid = waiting.pid();
     let info = capture_info(&program, options);
-    let mut log = Log::create(&for_pid(&log_path, pid), args.force, args.compression(), pid.as_raw() as u32, &info)?;
+    let mut log =
+        Log::create(&for_pid(&log_path, pid), args.force, args.recording.compression(), pid.as_raw() as u32, &info)?;
     let mut server = Server::start(pid.as_raw() as u32);
     if args.live_remote {
         match wait_for_viewer(args, pid, &mut server, &signals, &log) {
@@ -160,7 +160,7 @@ fn log_path(args: &RunArgs, program: &Program) -> anyhow::Result<PathBuf> {
     Ok(absolute)
 }
 
-fn for_pid(path: &Path, pid: Pid) -> PathBuf {
+pub(super) fn for_pid(path: &Path, pid: Pid) -> PathBuf {
     let pid = pid.to_string();
     let mut out = Vec::new();
     let mut rest = path.as_os_str().as_bytes();
@@ -237,6 +237,7 @@ fn exit_code(exit: Exit) -> ExitCode {
     let code = match exit {
         Exit::Code(code) => code,
         Exit::Signal(signal) => 128 + signal,
+        Exit::Unknown => 0,
     };
     ExitCode::from(code as u8)
 }
@@ -257,7 +258,7 @@ fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> any
     if finished.header.state == state::CREATED {
         say("nothing was recorded: the program did not load the recorder");
     } else if facts.python().is_none() {
-        let stacks = match args.native_stacks() {
+        let stacks = match args.recording.options().native_stacks {
             NativeStacks::Never => "without stacks",
             NativeStacks::WithoutPython | NativeStacks::Always => "with native stacks",
         };
@@ -265,7 +266,7 @@ fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> any
     }
     let shown = relative(path);
     let events = count(finished.n_events);
-    let size = match args.compression() {
+    let size = match args.recording.compression() {
         Compression::Never => bytes(finished.len),
         _ => format!("{}, compressed from {}", bytes(finished.len), bytes(finished.raw_len)),
     };
@@ -290,12 +291,12 @@ fn draw(capture: &Path, report: &Path, is_forced: bool) -> anyhow::Result<()> {
 }
 
 /// As short as it can be typed in this folder.
-fn relative(path: &Path) -> String {
+pub(super) fn relative(path: &Path) -> String {
     let folder = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(folder).unwrap_or(path).display().to_string()
 }
 
 /// A message on stderr. When nobody can read it, that is no reason to fail.
-fn say(message: &str) {
+pub(super) fn say(message: &str) {
     let _ = writeln!(std::io::stderr(), "memtrace: {message}");
 }

@@ -20,6 +20,8 @@ pub enum Request {
     Mark {
         name: String,
     },
+    /// Ends the recording of a process that was attached to.
+    Detach,
 }
 
 /// A request as it is sent: over a port, which any user of the machine can reach, with the token that only this one can

@@ -17,3 +17,5 @@ pub mod pty;
 pub mod signals;
 pub mod spawn;
 pub mod watch;
+
+pub mod running;

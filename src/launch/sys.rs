@@ -1,5 +1,5 @@
 //! The few calls that have no safe form elsewhere, with one: a shared mapping of the log's header, `wait4`,
-//! extended attributes, real-time signals.
+//! extended attributes, real-time signals, descriptors of processes.
 //!
 //! # Safety
 //!
@@ -12,7 +12,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr::NonNull;
@@ -120,6 +120,14 @@ pub fn reap(pid: i32) -> io::Result<(ExitStatus, u64)> {
 pub fn send_signal(pid: i32, signal: i32) {
     // SAFETY: no memory is involved. The pid is not reused before the child is reaped.
     unsafe { libc::kill(pid, signal) };
+}
+
+/// A descriptor for a process (Linux 5.3).
+pub fn open_process(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers, and returns a new descriptor for us or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    // SAFETY: as above.
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }) }
 }
 
 /// Has the kernel end this process when its parent ends.

@@ -190,7 +190,7 @@ pub fn answer_before_start(pid: Pid, log: &Log, request: &Request) -> Answer {
     }
 }
 
-fn answer(pid: Pid, log: &mut Log, memory: &mut Memory, request: Request) -> Answer {
+pub(super) fn answer(pid: Pid, log: &mut Log, memory: &mut Memory, request: Request) -> Answer {
     let done = |is_written: bool| match is_written {
         true => Answer::Done { changed: true },
         false => Answer::Refused { reason: "the capture can't be written any more".into() },
@@ -213,27 +213,31 @@ fn answer(pid: Pid, log: &mut Log, memory: &mut Memory, request: Request) -> Ans
             Answer::Refused { reason: format!("the name of a mark has 1 to {longest} bytes, this one {}", name.len()) }
         }
         Request::Mark { name } => done(log.mark(&name)),
+        Request::Detach => {
+            let reason = "it was started by memtrace run, and is recorded until it ends".into();
+            Answer::Refused { reason }
+        }
     }
 }
 
 /// The program's memory as the kernel counts it.
-struct Memory {
+pub struct Memory {
     statm: Option<File>,
     page_bytes: u64,
     /// The most that was seen.
-    peak_bytes: u64,
+    pub peak_bytes: u64,
     n_samples: u64,
     pid: Pid,
 }
 
 impl Memory {
-    fn open(pid: Pid) -> Memory {
+    pub fn open(pid: Pid) -> Memory {
         let page_bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
         let statm = File::open(format!("/proc/{pid}/statm")).ok();
         Memory { statm, page_bytes, peak_bytes: 0, n_samples: 0, pid }
     }
 
-    fn resident_bytes(&mut self) -> Option<u64> {
+    pub fn resident_bytes(&mut self) -> Option<u64> {
         let mut buf = [0; 128];
         let len = self.statm.as_ref()?.read_at(&mut buf, 0).ok()?;
         let pages = std::str::from_utf8(&buf[..len]).ok()?.split(' ').nth(1)?.parse::<u64>().ok()?;

@@ -1,0 +1,60 @@
+//! Descriptors of ours in another process, whatever its root folder, its user and its namespaces: it makes a pair of
+//! sockets, we take a copy of one of them, and send through it. Called on a borrowed thread.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use anyhow::{Context, bail, ensure};
+use nix::unistd::Pid;
+
+use super::inject::Borrowed;
+use super::sys;
+use crate::launch::running::Running;
+
+/// Length of a control message with two descriptors, `CMSG_SPACE(8)`; its header has 16 bytes.
+const CONTROL_LEN: usize = 24;
+const CONTROL_HEADER: u64 = 16;
+
+/// The numbers of copies of two descriptors in the process. They are closed on exec.
+pub fn send(thread: &mut Borrowed<'_, '_>, pid: Pid, descriptors: [BorrowedFd<'_>; 2]) -> anyhow::Result<[i32; 2]> {
+    let function = |name: &str| thread.function(name).with_context(|| format!("the process has no {name}"));
+    let (socketpair, recvmsg, close) = (function("socketpair")?, function("recvmsg")?, function("close")?);
+    let pair = thread.put(&[0; 8])?;
+    let kind = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as u64;
+    if thread.call(socketpair, &[libc::AF_UNIX as u64, kind, 0, pair])? as i32 != 0 {
+        bail!("the process can't make a socket");
+    }
+    let pair: [u8; 8] = thread.memory().read(pair)?;
+    let pair = [&pair[..4], &pair[4..]].map(|bytes| i32::from_le_bytes(bytes.try_into().expect("four bytes")));
+    let received = receive(thread, pid, descriptors, pair, recvmsg);
+    for fd in pair {
+        thread.call(close, &[fd as u64])?;
+    }
+    received
+}
+
+fn receive(
+    thread: &mut Borrowed<'_, '_>,
+    pid: Pid,
+    descriptors: [BorrowedFd<'_>; 2],
+    pair: [i32; 2],
+    recvmsg: u64,
+) -> anyhow::Result<[i32; 2]> {
+    let process = Running::open(pid).context("cannot open the process")?;
+    let socket = sys::copy_descriptor(process.fd().as_fd(), pair[0])
+        .context("cannot hand files over to the process, which takes Linux 5.6")?;
+    sys::send_descriptors(socket.as_fd(), &descriptors.map(|fd| fd.as_raw_fd()))?;
+    let control = thread.put(&[0; CONTROL_LEN])?;
+    let payload = thread.put(&[0; 8])?;
+    let vector = thread.put(&words([payload, 1]))?;
+    // `struct msghdr`: name and its length, the vector and its length, control and its length, flags.
+    let message = thread.put(&words([0, 0, vector, 1, control, CONTROL_LEN as u64, 0]))?;
+    let flags = (libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) as u64;
+    let len = thread.call(recvmsg, &[pair[1] as u64, message, flags])?;
+    ensure!(len == 1, "the process could not take the files that it was handed");
+    let numbers: [u8; 8] = thread.memory().read(control + CONTROL_HEADER)?;
+    Ok([&numbers[..4], &numbers[4..]].map(|bytes| i32::from_le_bytes(bytes.try_into().expect("four bytes"))))
+}
+
+fn words<const N: usize>(words: [u64; N]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}

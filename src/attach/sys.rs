@@ -1,0 +1,147 @@
+//! The calls of ptrace and of descriptors in other processes that have no safe form elsewhere.
+//!
+//! # Safety
+//!
+//! Pointers handed to the kernel point to locals or to borrowed buffers of the stated length and are not kept by it. What
+//! is written into the traced process is for the callers to answer for.
+
+#![allow(unsafe_code)]
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use nix::unistd::Pid;
+
+/// A change of a traced thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    pub tid: Pid,
+    status: i32,
+}
+
+/// What has become of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is no more.
+    Ended,
+    /// It stands before a signal that it is to get.
+    Signal(i32),
+    /// It stands because of a `PTRACE_EVENT_*` other than the next.
+    Event(i32),
+    /// It stands because it was told to, or is new; or with its whole process because of a stopping signal.
+    Stopped { with_process: bool },
+}
+
+impl Change {
+    pub fn state(self) -> State {
+        if !libc::WIFSTOPPED(self.status) {
+            return State::Ended;
+        }
+        let signal = libc::WSTOPSIG(self.status);
+        match self.status >> 16 {
+            0 => State::Signal(signal),
+            libc::PTRACE_EVENT_STOP => State::Stopped { with_process: signal != libc::SIGTRAP },
+            event => State::Event(event),
+        }
+    }
+}
+
+/// The next change of a traced thread, if there is one. (nix's form knows no real-time signals.)
+pub fn next_change() -> Option<Change> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one number.
+    let tid = unsafe { libc::waitpid(-1, &mut status, libc::__WALL | libc::WNOHANG) };
+    (tid > 0).then(|| Change { tid: Pid::from_raw(tid), status })
+}
+
+/// Lets a thread of a stopped process stand as it would without us.
+pub fn listen(tid: Pid) {
+    ptrace(libc::PTRACE_LISTEN, tid, 0, 0).ok();
+}
+
+/// Lets a thread go on with a signal, or without.
+pub fn go_on(tid: Pid, signal: i32) -> io::Result<()> {
+    ptrace(libc::PTRACE_CONT, tid, 0, signal as usize)
+}
+
+pub fn signal_mask(tid: Pid) -> io::Result<u64> {
+    let mut mask = 0u64;
+    ptrace(libc::PTRACE_GETSIGMASK, tid, size_of::<u64>(), &raw mut mask as usize)?;
+    Ok(mask)
+}
+
+pub fn set_signal_mask(tid: Pid, mask: u64) -> io::Result<()> {
+    ptrace(libc::PTRACE_SETSIGMASK, tid, size_of::<u64>(), &raw const mask as usize)
+}
+
+/// Instructions of a filter of system calls: operation, jumps, operand.
+pub type Instruction = (u16, u8, u8, u32);
+
+/// A filter of a stopped thread, the newest first; `None` when there are no more. Takes CAP_SYS_ADMIN.
+pub fn seccomp_filter(tid: Pid, index: usize) -> io::Result<Option<Vec<Instruction>>> {
+    /// `linux/ptrace.h`, which nothing binds.
+    const GET_FILTER: libc::c_uint = 0x420c;
+    // SAFETY: without a buffer the kernel only tells the number of instructions.
+    let len = unsafe { libc::ptrace(GET_FILTER, tid.as_raw(), index, 0) };
+    if len < 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ENOENT) { Ok(None) } else { Err(error) };
+    }
+    let mut filter = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; len as usize];
+    ptrace_read(GET_FILTER, tid, index, filter.as_mut_ptr() as usize)?;
+    Ok(Some(filter.iter().map(|it| (it.code, it.jt, it.jf, it.k)).collect()))
+}
+
+/// `linux/elf.h`
+const NT_X86_XSTATE: usize = 0x202;
+
+/// Floating-point and vector registers, whatever this processor has of them.
+pub fn extended_state(tid: Pid) -> io::Result<Vec<u8>> {
+    let mut state = vec![0u8; 16 * 1024];
+    let mut place = libc::iovec { iov_base: state.as_mut_ptr().cast(), iov_len: state.len() };
+    ptrace(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, &raw mut place as usize)?;
+    state.truncate(place.iov_len);
+    Ok(state)
+}
+
+pub fn set_extended_state(tid: Pid, state: &[u8]) -> io::Result<()> {
+    let place = libc::iovec { iov_base: state.as_ptr().cast_mut().cast(), iov_len: state.len() };
+    ptrace(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, &raw const place as usize)
+}
+
+/// As [`ptrace`], of requests that return a count.
+fn ptrace_read(request: libc::c_uint, tid: Pid, address: usize, data: usize) -> io::Result<()> {
+    // SAFETY: the caller passes a buffer of the length that the kernel has just told.
+    if unsafe { libc::ptrace(request, tid.as_raw(), address, data) } < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn ptrace(request: libc::c_uint, tid: Pid, address: usize, data: usize) -> io::Result<()> {
+    // SAFETY: each caller above passes what its request takes.
+    match unsafe { libc::ptrace(request, tid.as_raw(), address, data) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// A copy of a descriptor of another process (Linux 5.6).
+pub fn copy_descriptor(process: BorrowedFd<'_>, fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers, returns a new descriptor.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })
+}
+
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel has just made it for us.
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }) }
+}
+
+/// Sends descriptors through a socket.
+pub fn send_descriptors(socket: BorrowedFd<'_>, descriptors: &[i32]) -> io::Result<()> {
+    let (payload, rights) = ([IoSlice::new(b"x")], [ControlMessage::ScmRights(descriptors)]);
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), &payload, &rights, MsgFlags::empty(), None)?;
+    Ok(())
+}

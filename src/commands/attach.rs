@@ -1,0 +1,186 @@
+//! `memtrace attach` and `memtrace detach`: has a running process record itself, stays beside it, and puts the log in
+//! order. The process is not our child and must not notice when we end.
+
+use std::env;
+use std::ops::ControlFlow;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use super::run::{for_pid, relative, say};
+use crate::attach::process::Process;
+use crate::attach::{self, Start};
+use crate::capture::Capture;
+use crate::capture::info::{CaptureEnd, CaptureInfo, Exit};
+use crate::cli::{AttachArgs, DetachArgs};
+use crate::commands::live;
+use crate::commands::load::warnings_of_one;
+use crate::control::client::Client;
+use crate::control::message::Request;
+use crate::control::server::Server;
+use crate::launch::log::{Compression, Finished, Log};
+use crate::launch::running::{Running, Until};
+use crate::launch::signals::Signals;
+use crate::launch::{clock, shim};
+use crate::terminal;
+use crate::units::{bytes, count};
+
+pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
+    let process = Process::find(args.pid)?;
+    if args.output.is_none() && !args.quiet && terminal::is_possible() {
+        return attach_behind_view(args, &process);
+    }
+    let running = Running::open(process.pid).with_context(|| format!("cannot watch process {}", process.pid))?;
+    let shim = shim::find()?;
+    let path = log_path(args, &process)?;
+    let options = args.recording.options();
+    let info = CaptureInfo {
+        memtrace_version: env!("CARGO_PKG_VERSION").into(),
+        command_line: process.command_line.clone(),
+        argv: process.command_line.clone(),
+        cwd: process.cwd.clone(),
+        python_allocators: options.python_allocators,
+        script: None,
+        tracked: None,
+    };
+    let mut log = Log::create(&path, args.force, args.recording.compression(), process.inner_pid, &info)?;
+    let signals = Signals::take_over()?;
+    // Before anything is recorded: whoever wants to end that asks here.
+    let mut server = Server::start(process.pid.as_raw() as u32);
+    let held_up = match attach::start(&process, &Start { shim: &shim, log: &path, options }) {
+        Ok(held_up) => held_up,
+        Err(error) => {
+            log.discard();
+            return Err(error);
+        }
+    };
+    if args.verbose {
+        say(&format!(
+            "the recorder is in process {} ({}), which was held up for {}",
+            process.pid,
+            process.name,
+            shown(held_up)
+        ));
+    } else if !args.quiet {
+        say(&format!("recording process {} ({}); Ctrl-C ends it", process.pid, process.name));
+    }
+    let watched = running.watch(&signals, &mut log, &mut server, args.duration);
+    let stopped = if watched.until == Until::ItsEnd { Ok(false) } else { attach::stop(&process) };
+    drop(server);
+    signals.forget();
+    let end = CaptureEnd {
+        unix_nanos: clock::unix_nanos(),
+        mono_nanos: clock::mono_nanos(),
+        exit: Exit::Unknown,
+        peak_rss_bytes: watched.peak_rss_bytes,
+    };
+    if let Err(error) = stopped
+        && !running.has_ended()
+    {
+        return Err(error.context(format!("{} is still being written", path.display())));
+    }
+    let mut is_enough = false;
+    let finished = log.finish(&end, || {
+        is_enough |= signals.is_asked_to_end();
+        is_enough
+    })?;
+    signals.release();
+    close(args, &path, &finished, &end, watched.until)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Without a file to write to, what is recorded is looked at while it is: by this process, and another one records.
+fn attach_behind_view(args: &AttachArgs, process: &Process) -> anyhow::Result<ExitCode> {
+    let path = log_path(args, process)?;
+    let pid = process.pid.as_raw() as u32;
+    let mut keeper = Command::new(env::current_exe()?);
+    keeper.args(env::args_os().skip(1)).arg("--output").arg(&path).process_group(0);
+    let mut keeper = keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    while keeper.try_wait()?.is_none() && Client::connect(pid).is_err() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let is_recording = keeper.try_wait()?.is_none();
+    let seen = if is_recording { live::watch(&path) } else { Ok(()) };
+    if let Ok(mut client) = Client::connect(pid) {
+        client.request(&Request::Detach)?;
+    }
+    let output = keeper.wait_with_output()?;
+    // The first line of a success tells how to end it.
+    let said = String::from_utf8_lossy(&output.stderr);
+    said.lines().skip(usize::from(is_recording)).for_each(|line| eprintln!("{line}"));
+    seen?;
+    Ok(ExitCode::from(output.status.code().unwrap_or(1) as u8))
+}
+
+/// How long `detach` waits for the other memtrace, which has to borrow a thread of the process.
+const LONGEST_DETACH: Duration = Duration::from_secs(60);
+
+/// Asks whoever records the process to end, and waits for that; if there is nobody any more, ends the recording itself.
+pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
+    let process = Process::find(args.pid)?;
+    let pid = process.pid.as_raw() as u32;
+    let Ok(mut keeper) = Client::connect(pid) else {
+        // Whoever ended us in the middle would end the process, too.
+        let _signals = Signals::take_over()?;
+        if !attach::stop(&process)? {
+            bail!("process {pid} ({}) is not being recorded", process.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    keeper.request(&Request::Detach)?;
+    let start = Instant::now();
+    while start.elapsed() < LONGEST_DETACH {
+        if Client::connect(pid).is_err() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    bail!("memtrace is still busy detaching from process {pid}")
+}
+
+fn log_path(args: &AttachArgs, process: &Process) -> anyhow::Result<PathBuf> {
+    let path = match &args.output {
+        Some(path) => path.clone(),
+        None => PathBuf::from(format!("memtrace-{}.%p.bin", process.name.replace(['/', '%', ' '], "_"))),
+    };
+    let failed = || format!("cannot create {}", path.display());
+    let absolute = std::path::absolute(&path).with_context(failed)?;
+    if absolute.is_dir() {
+        bail!("{}: it is a folder", failed());
+    }
+    Ok(for_pid(&absolute, process.pid))
+}
+
+/// The closing lines.
+fn close(args: &AttachArgs, path: &Path, finished: &Finished, end: &CaptureEnd, until: Until) -> anyhow::Result<()> {
+    let facts = Capture::open(path)?.read_while(|_| {}, |_, _| ControlFlow::Break(()))?.process().facts.clone();
+    if args.quiet {
+        facts.stop_reason.iter().for_each(|sentence| say(sentence));
+        return Ok(());
+    }
+    for sentence in warnings_of_one(&facts) {
+        say(&sentence);
+    }
+    let shown = relative(path);
+    let size = match args.recording.compression() {
+        Compression::Never => bytes(finished.len),
+        _ => format!("{}, compressed from {}", bytes(finished.len), bytes(finished.raw_len)),
+    };
+    let state = if until == Until::ItsEnd { "has ended" } else { "runs on" };
+    say(&format!(
+        "{} events in {shown} ({size}), peak RSS {}; process {} {state}",
+        count(finished.n_events),
+        bytes(end.peak_rss_bytes),
+        args.pid
+    ));
+    say(&format!("next: memtrace flamegraph --leaks {shown}"));
+    Ok(())
+}
+
+fn shown(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}

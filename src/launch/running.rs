@@ -1,0 +1,98 @@
+//! Beside a process that is not our child: samples its memory, compresses its log and answers whoever asks about it, until
+//! it ends, or until somebody asks us to. Called by `commands::attach`. Nothing is sent to the process here.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
+
+use crate::control::message::{Answer, Request};
+use crate::control::server::Server;
+use crate::launch::log::{Log, Progress};
+use crate::launch::signals::{Signals, Woken};
+use crate::launch::sys;
+use crate::launch::watch::{self, Memory};
+
+/// Between two samples.
+const SAMPLE: Duration = Duration::from_millis(100);
+/// Between two looks for blocks to compress, for signals, and for the end.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A process by a descriptor: its number may be another's once it has ended.
+pub struct Running {
+    pid: Pid,
+    fd: OwnedFd,
+}
+
+/// What ended the watching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    ItsEnd,
+    /// The time was over, or somebody asked.
+    Asked,
+}
+
+pub struct Watched {
+    pub until: Until,
+    pub peak_rss_bytes: u64,
+}
+
+impl Running {
+    pub fn open(pid: Pid) -> io::Result<Running> {
+        Ok(Running { pid, fd: sys::open_process(pid.as_raw())? })
+    }
+
+    pub fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Stays beside the process.
+    pub fn watch(
+        &self,
+        signals: &Signals,
+        log: &mut Log,
+        server: &mut Option<Server>,
+        duration: Option<Duration>,
+    ) -> Watched {
+        let mut memory = Memory::open(self.pid);
+        let start = Instant::now();
+        let mut next_sample = start;
+        let mut is_asked = false;
+        let until = loop {
+            let now = Instant::now();
+            if now >= next_sample {
+                log.sample(memory.resident_bytes());
+                next_sample = now + SAMPLE;
+            }
+            let timeout = if log.compact() == Progress::Behind { Duration::ZERO } else { LOOK };
+            match signals.next_beside(server.iter().flat_map(Server::descriptors), timeout) {
+                Woken::Signal(received) => is_asked |= Signals::is_asking(received.number),
+                Woken::Other | Woken::Nothing => {}
+            }
+            if let Some(server) = server {
+                server.serve(&mut |request| match request {
+                    Request::Detach => {
+                        is_asked = true;
+                        Answer::Done { changed: true }
+                    }
+                    other => watch::answer(self.pid, log, &mut memory, other),
+                });
+            }
+            if self.has_ended() {
+                break Until::ItsEnd;
+            }
+            if is_asked || duration.is_some_and(|duration| start.elapsed() >= duration) {
+                break Until::Asked;
+            }
+        };
+        log.sample(memory.resident_bytes());
+        Watched { until, peak_rss_bytes: memory.peak_bytes }
+    }
+}

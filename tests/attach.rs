@@ -1,0 +1,351 @@
+//! `memtrace attach` and `memtrace detach`: processes that were started without memtrace, what is recorded of them, and
+//! that they go on as if nothing had been.
+//!
+//! The short tests attach a few times; the long tier a hundred times to each kind of process.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::{Python, Scratch, fixture, memtrace, pythons, stats, text};
+
+/// A process that is not memtrace's child; killed at the end.
+struct Target {
+    process: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Target {
+    fn start(command: &mut Command) -> Target {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdin = process.stdin.take();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        Target { process, stdin, stdout }
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_string()
+    }
+
+    fn tell(&mut self) {
+        self.stdin.as_mut().unwrap().write_all(b"x\n").unwrap();
+    }
+
+    /// Processor time so far, in ticks.
+    fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// Whether it goes on doing what it does all the time.
+    fn assert_goes_on(&mut self) {
+        let (before, start) = (self.ticks(), Instant::now());
+        while self.ticks() < before + 3 {
+            let ended = self.process.try_wait().unwrap();
+            assert_eq!(ended, None, "the process has ended");
+            assert!(start.elapsed() < Duration::from_secs(30), "the process hangs");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A fixture, built.
+fn build(scratch: &Scratch, name: &str, flags: &[&str]) -> PathBuf {
+    let program = scratch.join(name.trim_end_matches(".c"));
+    let source = fixture("attach").join(name);
+    support::run(Command::new("gcc").args(["-O1", "-g", "-pthread", "-o"]).arg(&program).arg(source).args(flags));
+    program
+}
+
+fn busy_python(python: &Python, n_threads: u32) -> Target {
+    let mut command = Command::new(&python.path);
+    let mut target = Target::start(command.arg(fixture("attach/busy.py")).arg(n_threads.to_string()));
+    assert_eq!(target.line(), "ready");
+    target
+}
+
+fn attach(pid: u32, capture: &Path, arguments: &[&str]) -> Output {
+    memtrace().args(["attach", &pid.to_string(), "-f", "-o"]).arg(capture).args(arguments).output().unwrap()
+}
+
+fn must_attach(pid: u32, capture: &Path, arguments: &[&str]) -> String {
+    let output = attach(pid, capture, arguments);
+    assert!(output.status.success(), "{}", text(&output));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn n_allocations(capture: &Path) -> u64 {
+    stats(capture)["total_num_allocations"].as_u64().unwrap()
+}
+
+fn attach_to_new_c_processes(n_times: u32) {
+    let scratch = Scratch::new("attach-c");
+    let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
+    for n_threads in [1, 3] {
+        for _ in 0..n_times {
+            let mut target = Target::start(Command::new(&program).arg(n_threads.to_string()));
+            must_attach(target.pid(), &capture, &["--duration", "0.05"]);
+            assert!(n_allocations(&capture) > 100);
+            target.assert_goes_on();
+        }
+    }
+}
+
+fn attach_to_new_python_processes(n_times: u32) {
+    let scratch = Scratch::new("attach-python");
+    let capture = scratch.join("capture.bin");
+    for python in pythons() {
+        for n_threads in [1, 3] {
+            for _ in 0..n_times {
+                let mut target = busy_python(python, n_threads);
+                must_attach(target.pid(), &capture, &["--duration", "0.1"]);
+                let output = support::run(memtrace().arg("table").arg(&capture).args(["--json"]));
+                let table = String::from_utf8(output.stdout).unwrap();
+                assert!(table.contains("take") && table.contains("busy.py"), "{} {table}", python.minor);
+                target.assert_goes_on();
+            }
+        }
+    }
+}
+
+#[test]
+fn busy_c_processes_are_recorded_and_go_on() {
+    attach_to_new_c_processes(3);
+}
+
+#[test]
+fn busy_python_processes_are_recorded_and_go_on() {
+    attach_to_new_python_processes(1);
+}
+
+#[test]
+#[ignore = "long tier"]
+fn a_hundred_busy_c_processes_are_recorded_and_go_on() {
+    attach_to_new_c_processes(100);
+}
+
+#[test]
+#[ignore = "long tier"]
+fn a_hundred_busy_python_processes_are_recorded_and_go_on() {
+    attach_to_new_python_processes(100);
+}
+
+#[test]
+fn a_process_that_waits_in_a_system_call_goes_on_waiting() {
+    let scratch = Scratch::new("attach-waiting");
+    let program = build(&scratch, "waiting.c", &[]);
+    for (call, expected) in [
+        ("read", "read 1 Success"),
+        ("poll", "poll 1 Success"),
+        ("epoll", "epoll 1 Success"),
+        ("accept", "accept 1 Success"),
+        ("condition", "condition 0 Success"),
+        ("nanosleep", "nanosleep 0 Success"),
+        ("pause", "pause -1 Interrupted system call"),
+    ] {
+        let capture = scratch.join(&format!("{call}.bin"));
+        let mut target = Target::start(Command::new(&program).arg(call));
+        assert_eq!(target.line(), "ready");
+        let port = if call == "accept" { target.line() } else { String::new() };
+        let mut memtrace = memtrace()
+            .args(["attach", "-v", "-o"])
+            .arg(&capture)
+            .arg(target.pid().to_string())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        let mut stderr = BufReader::new(memtrace.stderr.take().unwrap());
+        stderr.read_line(&mut said).unwrap();
+        assert!(said.contains("held up for"), "{call}: {said}");
+        match call {
+            "accept" => drop(TcpStream::connect(format!("127.0.0.1:{port}")).unwrap()),
+            "pause" => drop(support::run(Command::new("kill").args(["-USR1", &target.pid().to_string()]))),
+            "nanosleep" => {}
+            _ => target.tell(),
+        }
+        assert_eq!(target.line(), expected);
+        assert_eq!(target.line(), "done");
+        support::run(support::memtrace().arg("detach").arg(target.pid().to_string()));
+        assert!(memtrace.wait().unwrap().success());
+        assert_eq!(target.process.try_wait().unwrap(), None);
+        let leaks = support::run(support::memtrace().arg("summary").arg(&capture).args(["--leaks", "--json"]));
+        let leaks = String::from_utf8(leaks.stdout).unwrap();
+        assert!(leaks.contains("\"leak\"") && leaks.contains("1234560"), "{call}: {leaks}");
+    }
+}
+
+#[test]
+fn a_process_in_other_namespaces_is_recorded() {
+    let scratch = Scratch::new("attach-namespaces");
+    let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
+    // `exec` leaves one process between us and the target, which `--kill-child` takes with it.
+    let unshare = ["--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let mut outer = Target::start(Command::new("unshare").args(unshare).arg(&program).arg("2"));
+    let children = format!("/proc/{0}/task/{0}/children", outer.pid());
+    let start = Instant::now();
+    let inner = loop {
+        let found = fs::read_to_string(&children).unwrap_or_default().trim().parse::<u32>().ok();
+        match found.filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)) {
+            Some(pid) => break pid,
+            None if start.elapsed() > Duration::from_secs(20) => panic!("unshare starts nothing"),
+            None => thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    must_attach(inner, &capture, &["--duration", "0.1"]);
+    assert!(n_allocations(&capture) > 100);
+    assert_eq!(outer.process.try_wait().unwrap(), None);
+}
+
+#[test]
+fn a_process_with_few_descriptors_is_recorded() {
+    let scratch = Scratch::new("attach-limits");
+    let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
+    let mut target = Target::start(Command::new("prlimit").args(["--nofile=8", "--core=0"]).arg(&program).arg("2"));
+    let exe = format!("/proc/{}/exe", target.pid());
+    while fs::read_link(&exe).unwrap() != program {
+        thread::sleep(Duration::from_millis(1));
+    }
+    must_attach(target.pid(), &capture, &["--duration", "0.1"]);
+    assert!(n_allocations(&capture) > 100);
+    target.assert_goes_on();
+}
+
+/// It can't be attached to, and is told so in one sentence.
+fn assert_refused(pid: u32, sentence: &str) {
+    let scratch = Scratch::new("attach-refused");
+    let capture = scratch.join("capture.bin");
+    let output = attach(pid, &capture, &["--duration", "0.1"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(sentence), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!capture.exists());
+}
+
+#[test]
+fn a_process_that_can_not_be_recorded_is_left_alone() {
+    let scratch = Scratch::new("attach-obstacles");
+    let linked_statically = build(&scratch, "busy.c", &["-static"]);
+    let mut target = Target::start(&mut Command::new(linked_statically));
+    assert_refused(target.pid(), "is statically linked");
+    target.assert_goes_on();
+
+    let filtered = build(&scratch, "filtered.c", &[]);
+    for (kind, sentence) in [("strict", "may only read, write and exit"), ("deadly", "system calls (seccomp)")] {
+        let mut target = Target::start(Command::new(&filtered).arg(kind));
+        while fs::read_to_string(format!("/proc/{}/status", target.pid())).unwrap().contains("Seccomp:\t0") {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_refused(target.pid(), sentence);
+        target.assert_goes_on();
+    }
+
+    let mut target = Target::start(Command::new("sleep").arg("1000"));
+    support::run(Command::new("kill").args(["-STOP", &target.pid().to_string()]));
+    assert_refused(target.pid(), "is stopped");
+
+    target.process.kill().unwrap();
+    // Not waited for: it stays a zombie.
+    while !fs::read_to_string(format!("/proc/{}/status", target.pid())).unwrap().contains("State:\tZ") {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_refused(target.pid(), "has ended already");
+    assert_refused(0x3fff_ffff, "there is no process");
+}
+
+#[test]
+fn a_process_with_a_harmless_filter_is_recorded_by_who_can_read_it() {
+    let scratch = Scratch::new("attach-filter");
+    let (program, capture) = (build(&scratch, "filtered.c", &[]), scratch.join("capture.bin"));
+    let mut target = Target::start(Command::new(program).arg("harmless"));
+    while !fs::read_to_string(format!("/proc/{}/status", target.pid())).unwrap().contains("Seccomp:\t2") {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let output = attach(target.pid(), &capture, &["--duration", "0.1"]);
+    if output.status.success() {
+        assert!(n_allocations(&capture) > 100);
+    } else {
+        assert!(text(&output).contains("only root can see"), "{}", text(&output));
+    }
+    target.assert_goes_on();
+}
+
+/// Attaches to one process again and again.
+fn attach_again_and_again(mut target: Target, n_times: u32, allocates_by_malloc: bool) {
+    let scratch = Scratch::new("attach-again");
+    let capture = scratch.join("capture.bin");
+    for number in 0..n_times {
+        // The second half of the recordings is without Python's own allocators.
+        let arguments = if number < n_times / 2 { &[][..] } else { &["--no-python-allocators"] };
+        must_attach(target.pid(), &capture, &[&["--duration", "0.05"], arguments].concat());
+        let stats = stats(&capture);
+        let n_allocations = stats["total_num_allocations"].as_u64().unwrap();
+        assert!(n_allocations > 100 || !allocates_by_malloc && !arguments.is_empty(), "{stats}");
+        let has_objects = stats["allocator_type_distribution"].to_string().contains("PYMALLOC");
+        assert!(!has_objects || arguments.is_empty(), "{stats}");
+    }
+    target.assert_goes_on();
+}
+
+#[test]
+fn a_process_can_be_attached_to_again() {
+    let scratch = Scratch::new("attach-again-c");
+    let program = build(&scratch, "busy.c", &[]);
+    attach_again_and_again(Target::start(Command::new(program).arg("3")), 6, true);
+    for python in pythons() {
+        attach_again_and_again(busy_python(python, 2), 4, !python.is_free_threaded());
+    }
+}
+
+#[test]
+#[ignore = "long tier"]
+fn a_process_can_be_attached_to_a_hundred_times() {
+    let scratch = Scratch::new("attach-again-c");
+    let program = build(&scratch, "busy.c", &[]);
+    attach_again_and_again(Target::start(Command::new(program).arg("3")), 100, true);
+    for python in pythons() {
+        attach_again_and_again(busy_python(python, 2), 100, !python.is_free_threaded());
+    }
+}
+
+#[test]
+fn a_process_that_is_recorded_is_not_recorded_twice() {
+    let scratch = Scratch::new("attach-twice");
+    let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
+    let mut target = Target::start(&mut Command::new(program));
+    let mut first = memtrace();
+    first.args(["attach", "-o"]).arg(&capture).arg(target.pid().to_string());
+    let mut first = first.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(first.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("recording process"), "{said}");
+    assert_refused(target.pid(), "recorded already");
+    support::run(memtrace().arg("detach").arg(target.pid().to_string()));
+    assert!(first.wait().unwrap().success());
+    assert!(n_allocations(&capture) > 100);
+    target.assert_goes_on();
+    let again = memtrace().arg("detach").arg(target.pid().to_string()).output().unwrap();
+    assert!(text(&again).contains("is not being recorded"), "{}", text(&again));
+}
