@@ -90,6 +90,9 @@ pub struct RunArgs {
     pub python: Option<PathBuf>,
     #[command(flatten)]
     pub recording: RecordingArgs,
+    /// Record children as well, and theirs, however they are started: each into a capture of its own, OUTPUT.PID
+    #[arg(long)]
+    pub follow_fork: bool,
     /// Show what each function holds while the program runs; q leaves the view, and the program goes on
     #[arg(long, conflicts_with = "live_remote")]
     pub live: bool,
@@ -221,7 +224,7 @@ impl RecordingArgs {
             (true, _) => NativeStacks::Always,
             (false, true) => NativeStacks::Never,
         };
-        RecordOptions { python_allocators: !self.no_python_allocators, native_stacks }
+        RecordOptions { python_allocators: !self.no_python_allocators, native_stacks, follow_fork: false }
     }
 }
 

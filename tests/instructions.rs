@@ -147,7 +147,8 @@ impl Valgrind {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "read go && exec \"$@\"", "sh"]);
         if let Some(capture) = capture {
-            let options = RecordOptions { python_allocators: false, native_stacks: NativeStacks::Never };
+            let options =
+                RecordOptions { python_allocators: false, native_stacks: NativeStacks::Never, follow_fork: false };
             command.arg("env").arg(variable("LD_PRELOAD", support::shim_path())).arg(variable(CAPTURE_VAR, capture));
             command.arg(variable(OPTIONS_VAR, options.to_bits().to_string()));
         }

@@ -10,6 +10,9 @@ pub const VERSION: u32 = 1;
 pub const HEADER_LEN: usize = 4096;
 /// Blocks that are mapped while they are written start at multiples of this, and their lengths are multiples of it.
 pub const BLOCK_ALIGN: usize = 4096;
+/// Where the recorder's first block goes, when blocks are packed while they are written: in front of it there is a hole for
+/// the first of those. That is as long as the first of them is at least, and becomes shorter.
+pub const FIRST_BLOCK: u64 = HEADER_LEN as u64 + 260 * 1024;
 /// Every block starts at a multiple of this, and its length is one: finished blocks are packed closely.
 pub const PACKED_ALIGN: usize = 64;
 /// The first bytes of every block.
@@ -114,9 +117,17 @@ pub struct FileHeader {
     /// *Shared.* Not 0 while allocations and mappings are left out. Whoever changes it takes a turn then, so that every
     /// lane looks at it before its next event.
     pub is_paused: u32,
+    /// The nearest recorded ancestor of a child that has made its log itself; 0 in a log that was made from outside.
+    pub parent_pid: u32,
+    /// *Shared.* Children that have made a log beside this one, or tried to.
+    pub n_children: u32,
+    /// In which namespace a child's process id is a number (the inode of `/proc/self/ns/pid`); 0 in a log that was made
+    /// from outside.
+    pub pid_namespace: u32,
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<FileHeader>() == 112);
+const _: () = assert!(size_of::<FileHeader>() == 128);
 const _: () = assert!(core::mem::offset_of!(FileHeader, turn) == 64);
 
 /// What a block holds ([`BlockHeader::kind`]).

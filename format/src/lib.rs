@@ -16,6 +16,10 @@
 //!             └─payload: records, `committed` bytes of them
 //! ```
 //!
+//! A child that is followed makes its own log beside the first one, as a copy of its parent's first page with
+//! [`parent_pid`](FileHeader::parent_pid) in it: what the description says of the command is then its parent's, and its
+//! [`Image`](Record::Image) records say what it runs. Such a log has no block of the end until somebody outside takes it up.
+//!
 //! All numbers are little-endian. The first [`header_len`](FileHeader::header_len) bytes, at most a page, hold the
 //! [`FileHeader`] and, behind it, the capture's description in postcard encoding (`CaptureInfo` in the reader's
 //! `capture::info`; the recorder never touches it). Then come blocks; each says its own length (`capacity`). The place of the next block

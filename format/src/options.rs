@@ -18,6 +18,8 @@ pub struct RecordOptions {
     /// Record CPython's `PyMem`, `PyObject` and raw domains one object at a time.
     pub python_allocators: bool,
     pub native_stacks: NativeStacks,
+    /// Record children as well, and theirs, each into a log of its own.
+    pub follow_fork: bool,
 }
 
 /// Whether the native stack of every event is recorded beside the Python stack.
@@ -33,6 +35,7 @@ pub enum NativeStacks {
 const PYTHON_ALLOCATORS: u32 = 1;
 const NATIVE_STACKS: u32 = 2;
 const NATIVE_STACKS_WITHOUT_PYTHON: u32 = 4;
+const FOLLOW_FORK: u32 = 8;
 
 impl RecordOptions {
     pub fn to_bits(self) -> u32 {
@@ -41,7 +44,8 @@ impl RecordOptions {
             NativeStacks::WithoutPython => NATIVE_STACKS_WITHOUT_PYTHON,
             NativeStacks::Always => NATIVE_STACKS,
         };
-        native_stacks | if self.python_allocators { PYTHON_ALLOCATORS } else { 0 }
+        let flag = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
+        native_stacks | flag(self.python_allocators, PYTHON_ALLOCATORS) | flag(self.follow_fork, FOLLOW_FORK)
     }
 
     /// Unknown bits are ignored.
@@ -51,7 +55,8 @@ impl RecordOptions {
             (0, _) => NativeStacks::WithoutPython,
             _ => NativeStacks::Always,
         };
-        RecordOptions { python_allocators: bits & PYTHON_ALLOCATORS != 0, native_stacks }
+        let (python_allocators, follow_fork) = (bits & PYTHON_ALLOCATORS != 0, bits & FOLLOW_FORK != 0);
+        RecordOptions { python_allocators, native_stacks, follow_fork }
     }
 }
 
@@ -61,9 +66,9 @@ mod tests {
 
     #[test]
     fn options_survive_their_number() {
-        for python_allocators in [false, true] {
+        for (python_allocators, follow_fork) in [(false, false), (false, true), (true, false), (true, true)] {
             for native_stacks in [NativeStacks::Never, NativeStacks::WithoutPython, NativeStacks::Always] {
-                let options = RecordOptions { python_allocators, native_stacks };
+                let options = RecordOptions { python_allocators, native_stacks, follow_fork };
                 assert_eq!(RecordOptions::from_bits(options.to_bits()), options);
             }
         }

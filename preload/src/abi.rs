@@ -18,6 +18,7 @@ pub const SYS_SCHED_YIELD: i64 = 24;
 pub const SYS_MREMAP: i64 = 25;
 pub const SYS_MADVISE: i64 = 28;
 pub const SYS_NANOSLEEP: i64 = 35;
+pub const SYS_CLOCK_GETTIME: i64 = 228;
 pub const SYS_GETPID: i64 = 39;
 pub const SYS_FCNTL: i64 = 72;
 pub const SYS_READLINK: i64 = 89;
@@ -46,6 +47,8 @@ pub const EDQUOT: i32 = 122;
 pub const AT_FDCWD: i32 = -100;
 pub const O_RDONLY: i32 = 0;
 pub const O_RDWR: i32 = 2;
+pub const O_CREAT: i32 = 0o100;
+pub const O_EXCL: i32 = 0o200;
 pub const O_NOCTTY: i32 = 0o400;
 pub const O_NONBLOCK: i32 = 0o4000;
 pub const O_CLOEXEC: i32 = 0o2000000;
@@ -161,3 +164,7 @@ pub struct ProgramHeader {
 }
 
 const _: () = assert!(size_of::<ProgramHeader>() == 56);
+
+pub const CLOCK_REALTIME: i32 = 0;
+pub const CLOCK_MONOTONIC: i32 = 1;
+pub const EEXIST: i32 = 17;

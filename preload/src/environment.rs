@@ -12,7 +12,8 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memtrace_format::options::{CAPTURE_VAR, OPTIONS_VAR, RecordOptions, SELF_CHECK_VAR, USER_PRELOAD_VAR};
 
-use crate::{abi, lifecycle, sink, sys};
+use crate::guard::Guard;
+use crate::{abi, lane, lifecycle, sink, sys};
 
 unsafe extern "C" {
     /// libc's pointer to the environment.
@@ -189,10 +190,28 @@ fn remove(environment: *mut *mut c_char, name: &str) {
     }
 }
 
-/// A copy of an environment with our request in it. Freed when dropped: an exec that succeeds never comes back.
+/// A copy of an environment with our request in it. An exec that succeeds never comes back, and otherwise it is freed.
 pub struct WithRequest {
     memory: NonNull<u8>,
     len: usize,
+    /// It belongs to the thread, for the next time.
+    is_kept: bool,
+}
+
+/// Zeroed memory for a request. A child of vfork has its parent's memory, and what it leaves behind there would never be
+/// freed: so it uses some of the thread's that waits for it, which is there the next time.
+fn room(len: usize) -> Option<(NonNull<u8>, bool)> {
+    if lifecycle::is_recording()
+        && sys::pid() != lifecycle::pid()
+        && let Some(guard) = Guard::enter()
+        && let Some(lane) = lane::at_hand(&guard)
+        && lane.request.grow(len)
+    {
+        let memory = lane.request.tail_mut(0)?;
+        memory.fill(0);
+        return NonNull::new(memory.as_mut_ptr()).map(|memory| (memory, true));
+    }
+    Some((sys::map_anonymous(len).ok()?, false))
 }
 
 impl WithRequest {
@@ -223,8 +242,8 @@ impl WithRequest {
         let pointers = (n_entries + 4) * size_of::<*const c_char>();
         let text = 2 * (users_len + MAX_SHIM_PATH + ROOM) + sink::file::MAX_PATH + 2 * ROOM;
         let len = (pointers + text).next_multiple_of(4096);
-        let memory = sys::map_anonymous(len).ok()?;
-        let result = WithRequest { memory, len };
+        let (memory, is_kept) = room(len)?;
+        let result = WithRequest { memory, len, is_kept };
         let array = memory.as_ptr().cast::<*const c_char>();
         let mut n = 0;
         let mut push = |entry: *const c_char| {
@@ -271,8 +290,10 @@ impl WithRequest {
 
 impl Drop for WithRequest {
     fn drop(&mut self) {
-        // SAFETY: the exec failed and nobody else knows the memory.
-        unsafe { sys::unmap(self.memory, self.len) };
+        if !self.is_kept {
+            // SAFETY: the exec failed, or the child has begun, and nobody else knows the memory.
+            unsafe { sys::unmap(self.memory, self.len) };
+        }
     }
 }
 

@@ -179,6 +179,12 @@ pub fn ignore_thread() {
     unsafe { (*local()).holder.set(IGNORED) }
 }
 
+/// The lane of this thread, or null.
+pub fn own_lane() -> *mut Lane {
+    // SAFETY: the thread's own storage.
+    unsafe { (*local()).lane.get() }
+}
+
 /// Whether this thread is inside memtrace.
 pub fn is_held() -> bool {
     // SAFETY: the thread's own storage.

@@ -12,7 +12,8 @@ use memtrace_format::turn::MAX_LANES;
 use memtrace_format::{block_kind, stop_reason};
 
 use crate::caller::Caller;
-use crate::guard::Guard;
+use crate::guard::{self, Guard};
+use crate::heap::Array;
 use crate::lock::Lock;
 use crate::sink::{self, Log, Writer};
 use crate::stacks::Stacks;
@@ -26,6 +27,8 @@ pub struct Lane {
     pub stacks: Stacks,
     /// The frame of the `dlclose` that the thread is in, 0 outside. Kept with native stacks.
     pub unloading: usize,
+    /// For the environments of what its children of vfork become.
+    pub request: Array<u8>,
     /// The kernel's id of the thread that uses it, or [`ABANDONED`].
     owner: AtomicU32,
     next: *mut Lane,
@@ -130,6 +133,7 @@ fn create(lanes: &mut Lanes) -> Option<*mut Lane> {
         writer: Writer::new(block_kind::EVENTS, lanes.n_lanes),
         stacks: Stacks::new(lifecycle::has_native_stacks()),
         unloading: 0,
+        request: Array::new(),
         owner: AtomicU32::new(ABANDONED),
         next: lanes.first,
     };
@@ -192,13 +196,21 @@ pub fn end_log(guard: &Guard) {
     });
 }
 
-/// In a child of fork: see [`crate::lifecycle::in_child_of_hook`]. There is only this thread, so locks do not matter.
-pub fn disown_all() {
-    // SAFETY: one thread; lanes are never freed.
-    unsafe {
-        LANES.of_only_thread().each(|lane| (*lane).writer.disown_in_child());
-        crate::meta::META.of_only_thread().disown_in_child();
+/// In a child of fork: see [`crate::lifecycle::in_child_of_hook`]. Only this thread is there to write to its lane.
+pub fn disown_own() {
+    let lane = guard::own_lane();
+    if !lane.is_null() {
+        // SAFETY: lanes are never freed, and there is one thread.
+        unsafe { (*lane).writer.disown_in_child() };
     }
+}
+
+/// In a child of fork that begins a log of its own: other threads may have been in the middle of changing their lanes,
+/// so all lanes stay behind as they are, with the parent's windows.
+pub fn forget_all(guard: &Guard) {
+    // SAFETY: nobody else is inside memtrace yet.
+    unsafe { LANES.reset(Lanes::NONE) };
+    guard.set_lane(core::ptr::null_mut());
 }
 
 /// The thread pointer, which is glibc's `pthread_t` and, but for the main thread, the upper end of the stack.

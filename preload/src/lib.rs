@@ -18,6 +18,7 @@
 
 mod abi;
 mod caller;
+mod child;
 mod clock;
 mod control;
 mod elf;

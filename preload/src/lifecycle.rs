@@ -14,6 +14,11 @@
 //! included: a child finds *off* before it could write anything. A child of vfork shares memory and thread with its
 //! waiting parent, so what it records is true of the parent.
 //!
+//! # Children
+//! With [`RecordOptions::follow_fork`] the first event in a child of fork makes it a log of its own (`child`); a program
+//! that it becomes, or that is spawned, is asked to by its environment (`install::exec`). A child that does nothing
+//! between fork and exec has one log with the new program in it.
+//!
 //! # When a log ends while other threads record
 //! They are not stopped, and none is waited for but those that are just going from block to block. A thread may have
 //! seen *recording* before, and write its event at any time later, even when another log has begun. That does no harm:
@@ -46,17 +51,26 @@ use crate::guard::{self, Guard};
 use crate::install::got;
 use crate::sink::file::Log;
 use crate::sink::{self, Mode};
-use crate::{abi, caller, elf};
+use crate::{abi, caller, child, elf};
 use crate::{lane, meta, python, sys, unwind};
 
 static OFF: AtomicU32 = AtomicU32::new(0);
 static RECORDING: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const OFF).cast_mut());
 /// The same word, or one that says *off* when Python's allocators are wrapped and not to be recorded.
 static RECORDING_OBJECTS: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const OFF).cast_mut());
-static WAS_TRIED: AtomicU32 = AtomicU32::new(0);
+static NEXT: AtomicU32 = AtomicU32::new(next::START);
 static OPTIONS: AtomicU32 = AtomicU32::new(0);
 static IMAGE: AtomicU32 = AtomicU32::new(0);
 static PID: AtomicU32 = AtomicU32::new(0);
+
+/// What an event does that finds *off*.
+mod next {
+    /// Looks whether the environment names a log.
+    pub const START: u32 = 0;
+    pub const NOTHING: u32 = 1;
+    /// It is in a child of fork, or it would have found *recording*: begins a log for the child.
+    pub const BEGIN_IN_CHILD: u32 = 2;
+}
 
 #[inline(always)]
 pub fn is_recording() -> bool {
@@ -75,7 +89,13 @@ pub fn enter() -> Option<Guard> {
 pub fn enter_for_objects() -> Option<Guard> {
     // SAFETY: see the module's note.
     let is_recording = unsafe { (*RECORDING_OBJECTS.load(Ordering::Relaxed)).load(Ordering::Relaxed) != 0 };
-    if is_recording { Guard::enter() } else { None }
+    if is_recording || starts_with_object() { Guard::enter() } else { None }
+}
+
+/// The first event in a child of fork may be about an object.
+#[cold]
+fn starts_with_object() -> bool {
+    options().python_allocators && is_recording_or_starts()
 }
 
 #[inline(always)]
@@ -111,6 +131,7 @@ pub fn count_lost(events: u64) {
 }
 
 pub fn switch_off() {
+    NEXT.store(next::NOTHING, Ordering::Relaxed);
     // SAFETY: see the module's note.
     unsafe { (*RECORDING.load(Ordering::Relaxed)).store(0, Ordering::Release) }
 }
@@ -119,17 +140,21 @@ pub fn switch_off() {
 /// libraries may allocate before: the first of them starts the recording, as soon as the environment is there.
 #[cold]
 fn start_early() -> bool {
-    if WAS_TRIED.load(Ordering::Relaxed) != 0 {
-        return false;
+    match NEXT.load(Ordering::Relaxed) {
+        next::START => {
+            let environment = environment::current();
+            !environment.is_null() && start(environment)
+        }
+        next::BEGIN_IN_CHILD => begin_in_child(),
+        _ => false,
     }
-    let environment = environment::current();
-    !environment.is_null() && start(environment)
 }
 
 /// Starts recording when the environment names a log. Only the first call does. A library that was loaded late is
 /// started by a call (`control`): the environment of a running program may be changing.
 pub fn start(environment: *mut *mut c_char) -> bool {
-    if WAS_TRIED.swap(1, Ordering::AcqRel) != 0 || elf::is_late() {
+    let is_first = NEXT.compare_exchange(next::START, next::NOTHING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    if !is_first || elf::is_late() {
         return is_recording();
     }
     let Some(request) = environment::read_request(environment) else {
@@ -139,11 +164,58 @@ pub fn start(environment: *mut *mut c_char) -> bool {
         return false;
     };
     begin(&guard, request.capture, request.options)
+        || request.options.follow_fork && begin_as_child(&guard, request.capture, request.options)
+}
+
+/// In a child of fork that is followed, at its first event. Whatever other threads of the parent were in the middle of
+/// was copied as it was, so all that is under a lock stays behind, and nothing of it is looked at.
+#[cold]
+fn begin_in_child() -> bool {
+    // Inside a hook, out of which a signal handler has forked, it is too early.
+    let Some(guard) = Guard::enter() else {
+        return false;
+    };
+    let is_first =
+        NEXT.compare_exchange(next::BEGIN_IN_CHILD, next::NOTHING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    let Some(log) = sink::file::current().filter(|_| is_first) else {
+        return false;
+    };
+    PID.store(sys::pid(), Ordering::Relaxed);
+    lane::forget_all(&guard);
+    meta::forget_all();
+    python::code::forget_all();
+    unwind::forget_all();
+    sink::forget_all();
+    log.leave();
+    begin_as_child(&guard, log.path(), options())
+}
+
+/// Records into a log that this process makes beside that of its nearest recorded ancestor.
+fn begin_as_child(guard: &Guard, parent: &CStr, options: RecordOptions) -> bool {
+    child::create(parent).is_some_and(|mut path| record_into(guard, path.as_c_str(), options))
+}
+
+/// Whether what this process starts is recorded as well: in a child of vfork or fork, too.
+pub fn follows_children() -> bool {
+    options().follow_fork && (is_recording() || NEXT.load(Ordering::Relaxed) == next::BEGIN_IN_CHILD)
 }
 
 /// Records into the log at `path`, which was made for this process. `false` when it can't be, or something is recorded
 /// already. Other threads may be running.
 pub fn begin(guard: &Guard, path: &CStr, options: RecordOptions) -> bool {
+    let was_found = python::was_found();
+    let has_begun = record_into(guard, path, options);
+    if has_begun {
+        if was_found && options.python_allocators {
+            python::adopt_allocators(guard);
+        }
+        // Last, so that the first call that comes here finds all as it will stay.
+        got::patch_all(guard);
+    }
+    has_begun
+}
+
+fn record_into(guard: &Guard, path: &CStr, options: RecordOptions) -> bool {
     if is_recording() {
         return false;
     }
@@ -171,19 +243,15 @@ pub fn begin(guard: &Guard, path: &CStr, options: RecordOptions) -> bool {
     let objects = if options.python_allocators { &raw const *word } else { &raw const OFF };
     RECORDING_OBJECTS.store(objects.cast_mut(), Ordering::Relaxed);
     log.make_current();
+    NEXT.store(if options.follow_fork { next::BEGIN_IN_CHILD } else { next::NOTHING }, Ordering::Relaxed);
     word.store(1, Ordering::Release);
     meta::image(guard);
     if python::was_found() {
         python::introduce(guard);
-        if options.python_allocators {
-            python::adopt_allocators(guard);
-        }
     } else {
         python::look_for_interpreter_at_start(guard);
         wants_native_stacks(options);
     }
-    // Last, so that the first call that comes here finds all as it will stay.
-    got::patch_all(guard);
     true
 }
 
@@ -238,11 +306,16 @@ pub fn end(guard: &Guard) -> bool {
     true
 }
 
-/// What `fork` returned; in a child that will return into a hook, the hook's windows become private memory: it still
-/// holds them and would write into the parent's log.
+/// What `fork` returned. A child may return into a hook, out of which a signal handler has forked; there it has the
+/// hook's windows, or has looked whether anything is recorded and is about to enter. So they become private memory:
+/// it would write into the parent's log.
 pub fn in_child_of_hook(result: i32) -> i32 {
-    if result == 0 && guard::is_held() {
-        lane::disown_all();
+    // Handlers of the fork may have begun the child's own log.
+    if result == 0 && !is_recording() {
+        lane::disown_own();
+        if guard::is_held() {
+            meta::disown_in_child();
+        }
         if let Some(log) = sink::file::current() {
             log.disown_header();
         }
@@ -294,7 +367,8 @@ mod tests {
     use super::*;
     use crate::recorder;
 
-    const OPTIONS: RecordOptions = RecordOptions { python_allocators: false, native_stacks: NativeStacks::Never };
+    const OPTIONS: RecordOptions =
+        RecordOptions { python_allocators: false, native_stacks: NativeStacks::Never, follow_fork: false };
     const N_LOGS: usize = 20;
 
     fn create(path: &Path) -> File {

@@ -61,6 +61,17 @@ impl<T> Lock<T> {
         unsafe { &mut *self.value.get() }
     }
 
+    /// Begins anew with another value, whoever had this one.
+    ///
+    /// # Safety
+    /// Nobody has it, nor waits for it, but threads that are gone, as after a fork.
+    pub unsafe fn reset(&self, value: T) {
+        // The old value may be half changed, so nothing of it is looked at.
+        // SAFETY: as the caller says.
+        unsafe { self.value.get().write(value) };
+        self.owner.store(0, Ordering::Release);
+    }
+
     /// A thread that was cancelled inside never gives the value back.
     fn release_if_owner_is_gone(&self) {
         let owner = self.owner.load(Ordering::Relaxed);

@@ -71,6 +71,19 @@ pub fn end_log(guard: &Guard) {
     N_NOTICES.store(0, Ordering::Relaxed);
 }
 
+/// In a child of fork: see [`crate::lifecycle::in_child_of_hook`].
+pub fn disown_in_child() {
+    // SAFETY: there is one thread.
+    unsafe { META.of_only_thread().disown_in_child() };
+}
+
+/// In a child of fork that begins a log of its own.
+pub fn forget_all() {
+    // SAFETY: nobody else is inside memtrace yet.
+    unsafe { META.reset(Writer::new(block_kind::META, META_LANE)) };
+    N_NOTICES.store(0, Ordering::Relaxed);
+}
+
 /// After a `siglongjmp` out of memtrace.
 pub fn release_locks_if_mine() {
     // SAFETY: the writer is static.

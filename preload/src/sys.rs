@@ -129,9 +129,15 @@ pub fn has_capabilities(fd: i32) -> bool {
     unsafe { syscall(abi::SYS_FGETXATTR, [fd as usize, name.as_ptr() as usize, 0, 0, 0, 0]) }.is_ok()
 }
 
+/// Creates a file that was not there, for this user to read and write, close-on-exec.
+pub fn create(path: &CStr) -> Result<i32, Errno> {
+    open(path, abi::O_RDWR | abi::O_CREAT | abi::O_EXCL)
+}
+
 fn open(path: &CStr, flags: i32) -> Result<i32, Errno> {
+    const MODE: usize = 0o600;
     let flags = flags | abi::O_CLOEXEC | abi::O_NOCTTY | abi::O_NONBLOCK;
-    let arguments = [abi::AT_FDCWD as usize, path.as_ptr() as usize, flags as usize, 0, 0, 0];
+    let arguments = [abi::AT_FDCWD as usize, path.as_ptr() as usize, flags as usize, MODE, 0, 0];
     // SAFETY: the path ends with a zero byte.
     unsafe { syscall(abi::SYS_OPENAT, arguments) }.map(|fd| fd as i32)
 }
@@ -290,6 +296,14 @@ pub fn barrier_in_all_threads() -> bool {
 fn membarrier(command: usize) -> bool {
     // SAFETY: takes numbers only.
     unsafe { syscall(abi::SYS_MEMBARRIER, [command, 0, 0, 0, 0, 0]) }.is_ok()
+}
+
+/// What a clock says, in nanoseconds.
+pub fn nanos(clock: i32) -> u64 {
+    let mut time = abi::TimeSpec { seconds: 0, nanos: 0 };
+    // SAFETY: the kernel fills the structure, whose layout is the kernel's.
+    let _ = unsafe { syscall(abi::SYS_CLOCK_GETTIME, [clock as usize, &raw mut time as usize, 0, 0, 0, 0]) };
+    (time.seconds as u64).wrapping_mul(1_000_000_000).wrapping_add(time.nanos as u64)
 }
 
 /// Lets other threads run.

@@ -86,7 +86,7 @@ impl Tracker {
             return Err(PyRuntimeError::new_err("Invalid file format enumerator"));
         }
         let native_stacks = if native_traces { NativeStacks::Always } else { NativeStacks::Never };
-        let options = RecordOptions { python_allocators: trace_python_allocators, native_stacks };
+        let options = RecordOptions { python_allocators: trace_python_allocators, native_stacks, follow_fork };
         let is_discarded = is_null_device(&destination.path);
         let path = match is_discarded {
             true => std::env::temp_dir().join(format!("memtrace-discarded-{}-{}.bin", getpid(), unique())),

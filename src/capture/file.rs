@@ -288,6 +288,7 @@ pub fn take_over(facts: &mut Facts, header: &FileHeader) {
 fn facts(header: &FileHeader, behind: &[u8]) -> Facts {
     let mut facts = Facts {
         pid: header.pid,
+        parent_pid: (header.parent_pid != 0).then_some(header.parent_pid),
         clock: if header.clock == clock::COUNTER { "counter" } else { "tsc" },
         start_unix_nanos: header.start_unix_nanos,
         ..Facts::default()

@@ -104,6 +104,8 @@ fn describe(model: &mut Model, image: u16, record: &Record<'_>) {
             known.turn = it.turn;
             known.exe = exe;
             known.arguments = if it.arguments.is_empty() { Vec::new() } else { arguments.collect() };
+            let arguments = known.arguments.clone();
+            model.process_mut().facts.became(arguments);
         }
         Record::Python(it) => {
             let allocator = String::from_utf8_lossy(it.allocator).into_owned();

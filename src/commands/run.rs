@@ -21,6 +21,7 @@ use crate::commands::load::warnings_of_one;
 use crate::commands::{behind, flamegraph};
 use crate::control::message::Request;
 use crate::control::server::Server;
+use crate::launch::family::{self, Family, Totals};
 use crate::launch::log::{Compression, Finished, Log};
 use crate::launch::program::{NotRunnable, Program, Target};
 use crate::launch::signals::{Signals, Woken};
@@ -50,12 +51,15 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let shim = shim::find()?;
     let log_path = log_path(args, &program)?;
     let signals = Signals::take_over()?;
-    let options = args.recording.options();
+    let options = RecordOptions { follow_fork: args.follow_fork, ..args.recording.options() };
     let waiting = spawn::fork_waiting(&program, &signals, |pid| {
         recording_environment(&program.env, &shim, &for_pid(&log_path, pid), options)
     })?;
     let pid = waiting.pid();
     let info = capture_info(&program, options);
+    if args.follow_fork && args.force {
+        family::remove_logs(&for_pid(&log_path, pid));
+    }
     let mut log =
         Log::create(&for_pid(&log_path, pid), args.force, args.recording.compression(), pid.as_raw() as u32, &info)?;
     let mut server = Server::start(pid.as_raw() as u32);
@@ -79,18 +83,25 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(view) = &args.behind_view {
         behind::tell(view, log.path());
     }
-    let ended = watch::until_end(pid, &signals, Some(&mut log), server)?;
+    let mut family = args.follow_fork.then(|| Family::new(&log, args.recording.compression()));
+    let ended = watch::until_end(pid, &signals, Some(&mut log), family.as_mut(), server)?;
     let path = log.path().to_owned();
+    let n_children = log.n_children();
     signals.forget();
     let mut is_enough = false;
-    let finished = log.finish(&capture_end(&ended), || {
+    let mut is_enough = || {
         is_enough |= signals.is_asked_to_end();
         is_enough
-    });
+    };
+    let finished = log.finish(&capture_end(&ended), &mut is_enough);
+    let children = family.map(|family| family.end(n_children, &mut is_enough));
     signals.release();
     // From here on nothing may take the program's exit code away.
-    let closed = finished.and_then(|finished| close(args, &path, &finished, &ended));
-    let reported = closed.and_then(|()| args.report.as_ref().map_or(Ok(()), |report| draw(&path, report, args.force)));
+    let closed = finished.and_then(|finished| close(args, &path, &finished, &ended, children.as_ref()));
+    let reported = closed.and_then(|()| match &args.report {
+        Some(report) => draw(&path, children.as_ref(), report, args.force),
+        None => Ok(()),
+    });
     if let Err(error) = reported {
         say(&format!("{error:#}"));
     }
@@ -104,7 +115,7 @@ fn run_unrecorded(program: &Program, obstacle: &str) -> anyhow::Result<ExitCode>
     let waiting = spawn::fork_waiting(program, &signals, |_| program.env.clone())?;
     let pid = waiting.pid();
     waiting.start(program)?;
-    let ended = watch::until_end(pid, &signals, None, None)?;
+    let ended = watch::until_end(pid, &signals, None, None, None)?;
     Ok(exit_code(ended.exit))
 }
 
@@ -243,7 +254,13 @@ fn exit_code(exit: Exit) -> ExitCode {
 }
 
 /// The closing lines: what was recorded, what was not, where it is, and what to do with it.
-fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> anyhow::Result<()> {
+fn close(
+    args: &RunArgs,
+    path: &Path,
+    finished: &Finished,
+    ended: &Ended,
+    children: Option<&Totals>,
+) -> anyhow::Result<()> {
     let facts = Capture::open(path)?.described()?;
     if args.quiet {
         // A capture that is not whole is an error; what else is worth knowing is not.
@@ -262,7 +279,8 @@ fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> any
             NativeStacks::Never => "without stacks",
             NativeStacks::WithoutPython | NativeStacks::Always => "with native stacks",
         };
-        say(&format!("no Python ran in this process: it is recorded {stacks}, and its children are not"));
+        let children = if args.follow_fork { "" } else { ", and its children are not" };
+        say(&format!("no Python ran in this process: it is recorded {stacks}{children}"));
     }
     let shown = relative(path);
     let events = count(finished.n_events);
@@ -271,19 +289,49 @@ fn close(args: &RunArgs, path: &Path, finished: &Finished, ended: &Ended) -> any
         _ => format!("{}, compressed from {}", bytes(finished.len), bytes(finished.raw_len)),
     };
     say(&format!("{events} events in {shown} ({size}), peak RSS {}", bytes(ended.peak_rss_bytes)));
+    let others = children.filter(|children| !children.logs.is_empty());
+    if let Some(children) = children {
+        close_children(&shown, finished, children);
+    }
     if args.report.is_none() {
-        say(&format!("next: memtrace flamegraph {shown}"));
+        let others = if others.is_some() { format!(" {shown}.*") } else { String::new() };
+        say(&format!("next: memtrace flamegraph {shown}{others}"));
     }
     Ok(())
 }
 
+/// What was recorded of the whole tree.
+fn close_children(shown: &str, own: &Finished, children: &Totals) {
+    if children.logs.is_empty() && children.n_missing == 0 {
+        say("it had no children");
+        return;
+    }
+    let (n_processes, n_events) = (1 + children.n_processes(), own.n_events + children.n_events);
+    say(&format!(
+        "with its children: {} processes, {} events in {shown} and {shown}.* ({})",
+        count(n_processes),
+        count(n_events),
+        bytes(own.len + children.len)
+    ));
+    if children.n_left > 0 {
+        say(&format!(
+            "{} of them run on without memtrace: their captures are whole, and not compressed",
+            count(children.n_left)
+        ));
+    }
+    if children.n_missing > 0 {
+        say(&format!("{} of its children could not create a capture", count(children.n_missing)));
+    }
+}
+
 /// The flame graph that was asked for with `--report`, as the command of that name draws it.
-fn draw(capture: &Path, report: &Path, is_forced: bool) -> anyhow::Result<()> {
+fn draw(capture: &Path, children: Option<&Totals>, report: &Path, is_forced: bool) -> anyhow::Result<()> {
     let mut words = vec!["memtrace".into(), "flamegraph".into(), OsString::from("-o"), report.as_os_str().to_owned()];
     if is_forced {
         words.push("-f".into());
     }
     words.push(capture.as_os_str().to_owned());
+    words.extend(children.into_iter().flat_map(|children| &children.logs).map(|log| log.as_os_str().to_owned()));
     match Cli::try_parse_from(words)?.command {
         Command::Flamegraph(args) => flamegraph::run(&args).map(|_| ()),
         other => unreachable!("asked for a flame graph and got {other:?}"),

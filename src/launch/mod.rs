@@ -18,4 +18,6 @@ pub mod signals;
 pub mod spawn;
 pub mod watch;
 
+pub mod family;
+pub mod member;
 pub mod running;

@@ -54,11 +54,17 @@ impl SharedHeader {
 
     /// Says whether lanes leave out what is allocated. Each looks when it has to take the turn, so take one afterwards.
     pub fn set_paused(&self, is_paused: bool) {
-        let place = std::mem::offset_of!(FileHeader, is_paused);
-        // SAFETY: in bounds and aligned, because the header is at the start of the page; mapped as long as `self` lives,
-        // and every process that shares it uses atomics too.
-        let word = unsafe { self.ptr.add(place).cast::<AtomicU32>().as_ref() };
-        word.store(is_paused.into(), Ordering::Release);
+        self.short_word(std::mem::offset_of!(FileHeader, is_paused)).store(is_paused.into(), Ordering::Release);
+    }
+
+    /// How many children have made a log beside this one, or tried to.
+    pub fn n_children(&self) -> u32 {
+        self.short_word(std::mem::offset_of!(FileHeader, n_children)).load(Ordering::Relaxed)
+    }
+
+    /// Says whether kept windows are given back.
+    pub fn set_releases_windows(&self, releases: bool) {
+        self.short_word(std::mem::offset_of!(FileHeader, releases_windows)).store(releases.into(), Ordering::Release);
     }
 
     /// Takes a turn for one sample.
@@ -68,6 +74,12 @@ impl SharedHeader {
         let seen = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some(next(word).1.0));
         // The update never refuses, so both arms hold what the word was.
         next(seen.unwrap_or_else(|seen| seen)).0
+    }
+
+    fn short_word(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4) && offset + 4 <= HEADER_LEN);
+        // SAFETY: as below.
+        unsafe { self.ptr.add(offset).cast::<AtomicU32>().as_ref() }
     }
 
     fn word(&self, offset: usize) -> &AtomicU64 {

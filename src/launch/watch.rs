@@ -16,6 +16,7 @@ use crate::capture::info::Exit;
 use crate::control::message::{Answer, Request, Status};
 use crate::control::server::Server;
 use crate::launch::bystander::Bystander;
+use crate::launch::family::Family;
 use crate::launch::log::{Log, Progress};
 use crate::launch::signals::{Received, Signals, Woken};
 use crate::launch::{spawn, sys};
@@ -45,11 +46,17 @@ pub struct Ended {
 /// Stays with the program until it ends, and reaps it.
 ///
 /// The server, if there is one, answers whoever asks about the recording.
-pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>, server: Option<Server>) -> anyhow::Result<Ended> {
+pub fn until_end(
+    pid: Pid,
+    signals: &Signals,
+    log: Option<&mut Log>,
+    family: Option<&mut Family>,
+    server: Option<Server>,
+) -> anyhow::Result<Ended> {
     // When it fails, the program still runs as it should.
     let _ = spawn::leave_streams();
     let bystander = Bystander::start(signals);
-    let mut watch = Watch { pid, log, memory: Memory::open(pid), is_stopped: false, bystander, server };
+    let mut watch = Watch { pid, log, family, memory: Memory::open(pid), is_stopped: false, bystander, server };
     let start = Instant::now();
     let mut next_sample = start;
     let mut next_look = start + SHORTEST_LOOK;
@@ -105,6 +112,7 @@ pub fn until_end(pid: Pid, signals: &Signals, log: Option<&mut Log>, server: Opt
 struct Watch<'a> {
     pid: Pid,
     log: Option<&'a mut Log>,
+    family: Option<&'a mut Family>,
     memory: Memory,
     is_stopped: bool,
     bystander: Option<Bystander>,
@@ -115,11 +123,15 @@ impl Watch<'_> {
     fn sample(&mut self) {
         if let Some(log) = &mut self.log {
             log.sample(self.memory.resident_bytes());
+            if let Some(family) = &mut self.family {
+                family.sample(log);
+            }
         }
     }
 
     fn compact(&mut self) -> Progress {
-        self.log.as_mut().map_or(Progress::Idle, |log| log.compact())
+        let own = self.log.as_mut().map_or(Progress::Idle, |log| log.compact());
+        own.max(self.family.as_mut().map_or(Progress::Idle, |family| family.compact()))
     }
 
     fn wait(&self, signals: &Signals, timeout: Duration) -> Woken {

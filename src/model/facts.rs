@@ -22,6 +22,8 @@ pub struct Facts {
     /// Whether there are native stacks.
     pub has_native_stacks: bool,
     pub pid: u32,
+    /// Of a child that was followed: its nearest recorded ancestor.
+    pub parent_pid: Option<u32>,
     /// `tsc` or `counter`.
     pub clock: &'static str,
     pub start_unix_nanos: u64,
@@ -147,6 +149,14 @@ impl Facts {
             self.damage.push(Damage { offset, bytes, what: what.into() });
         } else {
             self.n_more_damage += 1;
+        }
+    }
+
+    /// The process runs a program with these arguments from now on. What the description says of a child is its parent's,
+    /// and stands as long as it runs the same.
+    pub fn became(&mut self, arguments: Vec<String>) {
+        if self.parent_pid.is_some() && !arguments.is_empty() && arguments != self.argv {
+            self.command_line = arguments;
         }
     }
 

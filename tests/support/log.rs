@@ -62,6 +62,10 @@ impl Log {
             info_crc: 0,
             releases_windows: 0,
             is_paused: 0,
+            parent_pid: 0,
+            n_children: 0,
+            pid_namespace: 0,
+            reserved: 0,
         };
         let info = CaptureInfo {
             memtrace_version: "0.1.0".into(),

@@ -179,6 +179,13 @@ pub fn package_environment() -> Option<PathBuf> {
     is_whole.then_some(path)
 }
 
+/// The interpreter of the virtual environment with the packages of `tests/servers.txt`, which `tests/run` makes.
+pub fn servers() -> PathBuf {
+    let path = test_environment().join("venv-servers/bin/python");
+    assert!(path.exists(), "{} does not exist: tests/run makes it", path.display());
+    path
+}
+
 /// Where `tests/run` keeps what it has made outside the checkout.
 fn test_environment() -> PathBuf {
     env::var_os("MEMTRACE_TEST_ENV")

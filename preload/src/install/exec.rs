@@ -1,5 +1,6 @@
 //! The exec family and posix_spawn. A program that replaces itself is followed: the new image finds our request in its
-//! environment. Children, also those of vfork, are left alone.
+//! environment. Children, also those of vfork, are left alone, unless they are to be followed as well: then what they
+//! become finds the request of its nearest recorded ancestor, and makes a log of its own.
 //!
 //! # Safety
 //! Dangerous: variadic functions, which Rust can't define. Each of those is a few instructions that put the argument
@@ -175,7 +176,11 @@ pub unsafe extern "C" fn posix_spawn(
     environment: Texts,
 ) -> c_int {
     // SAFETY: the program's own arguments.
-    unsafe { real::posix_spawn(pid, path, actions, attributes, arguments, environment) }
+    unsafe {
+        let request = request_for_child(environment, || sys::open_read_unchecked(path));
+        let environment = request.as_ref().map_or(environment, WithRequest::as_ptr);
+        real::posix_spawn(pid, path, actions, attributes, arguments, environment)
+    }
 }
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
@@ -188,10 +193,15 @@ pub unsafe extern "C" fn posix_spawnp(
     environment: Texts,
 ) -> c_int {
     // SAFETY: the program's own arguments.
-    unsafe { real::posix_spawnp(pid, file, actions, attributes, arguments, environment) }
+    unsafe {
+        let request = request_for_child(environment, || open_on_path(CStr::from_ptr(file)));
+        let environment = request.as_ref().map_or(environment, WithRequest::as_ptr);
+        real::posix_spawnp(pid, file, actions, attributes, arguments, environment)
+    }
 }
 
-/// The environment for the next image, when this process is recorded and the next image can be.
+/// The environment for the next image, when this process is recorded, or is a child that is to be, and the next image
+/// can be.
 unsafe fn request_for(
     environment: Texts,
     open: impl FnOnce() -> Result<i32, sys::Errno>,
@@ -199,23 +209,13 @@ unsafe fn request_for(
 ) -> Option<WithRequest> {
     // In a child of vfork memory says "recording", but the process is another.
     if !lifecycle::is_recording() || sys::pid() != lifecycle::pid() {
+        // SAFETY: as the caller says.
+        return unsafe { request_for_child(environment, open) };
+    }
+    if !is_there(environment) {
         return None;
     }
-    // The kernel answers EFAULT for an environment that leads nowhere, and so it may.
-    if !environment.is_null() && sys::read_word(environment as usize).is_none() {
-        return None;
-    }
-    let can_follow = match open() {
-        Ok(fd) => {
-            let can_follow = can_be_followed(fd, 0) && environment::is_reachable();
-            sys::close(fd);
-            can_follow
-        }
-        // A program that may be executed and not read can't be looked at.
-        Err(sys::Errno(abi::EACCES)) => false,
-        // The exec fails for the same reason.
-        Err(_) => return None,
-    };
+    let can_follow = can_follow(open)?;
     if !can_follow && let Some(guard) = lifecycle::enter() {
         // SAFETY: the program passed a C string.
         meta::notice(&guard, notice::EXEC_NOT_FOLLOWED, unsafe { CStr::from_ptr(name) }.to_bytes());
@@ -223,6 +223,35 @@ unsafe fn request_for(
     lifecycle::flush();
     // SAFETY: the program passed an environment.
     if can_follow { unsafe { WithRequest::new(environment) } } else { None }
+}
+
+/// The environment for a program that a child becomes.
+unsafe fn request_for_child(environment: Texts, open: impl FnOnce() -> Result<i32, sys::Errno>) -> Option<WithRequest> {
+    if !lifecycle::follows_children() || !is_there(environment) || !can_follow(open)? {
+        return None;
+    }
+    // SAFETY: the program passed an environment.
+    unsafe { WithRequest::new(environment) }
+}
+
+/// Whether an environment can be read. The kernel answers EFAULT for one that leads nowhere, and so it may.
+fn is_there(environment: Texts) -> bool {
+    environment.is_null() || sys::read_word(environment as usize).is_some()
+}
+
+/// Whether what is executed will find us; `None` when the exec fails.
+fn can_follow(open: impl FnOnce() -> Result<i32, sys::Errno>) -> Option<bool> {
+    match open() {
+        Ok(fd) => {
+            let can_follow = can_be_followed(fd, 0) && environment::is_reachable();
+            sys::close(fd);
+            Some(can_follow)
+        }
+        // A program that may be executed and not read can't be looked at.
+        Err(sys::Errno(abi::EACCES)) => Some(false),
+        // The exec fails for the same reason.
+        Err(_) => None,
+    }
 }
 
 /// The file that `execvp` would run, opened: along PATH when the name has no slash.

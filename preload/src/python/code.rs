@@ -87,6 +87,15 @@ pub fn begin_log(guard: &Guard) {
     TABLE.remove_all();
 }
 
+/// The same in a child of fork, where another thread may have been in the middle of changing the table.
+pub fn forget_all() {
+    // SAFETY: nobody else is inside memtrace yet.
+    unsafe {
+        TABLE.leave();
+        SHORT_TABLE.reset([0; SHORT_TABLE_LEN]);
+    }
+}
+
 /// The next number of what frames refer to.
 pub fn next_number() -> u32 {
     TABLE.next_number()
@@ -356,6 +365,19 @@ impl Table {
             }
         }
         self.n_live.store(0, Ordering::Relaxed);
+    }
+
+    /// Begins with new slots, whatever the old ones are like.
+    ///
+    /// # Safety
+    /// Nobody uses the table.
+    unsafe fn leave(&self) {
+        self.slots.store(0, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.n_used.store(0, Ordering::Relaxed);
+        self.n_live.store(0, Ordering::Relaxed);
+        // SAFETY: as the caller says.
+        unsafe { *self.spare.get() = core::ptr::null_mut() };
     }
 
     /// Under the lock: the living into fresh slots, twice as many if more than a quarter lives.

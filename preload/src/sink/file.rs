@@ -81,6 +81,14 @@ pub struct LogHeader {
 }
 
 impl LogHeader {
+    /// The page that is mapped at `start`.
+    ///
+    /// # Safety
+    /// It is the first one of a log.
+    pub unsafe fn at(start: NonNull<u8>) -> LogHeader {
+        LogHeader { start: start.as_ptr() }
+    }
+
     fn u32(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: the page stays mapped, the offset is one of the structure's, and both sides use atomics.
         unsafe { shared_u32(self.start.add(offset)) }
@@ -129,6 +137,10 @@ impl LogHeader {
 
     pub fn lost_events(&self) -> &AtomicU64 {
         self.u64(offset_of!(FileHeader, lost_events))
+    }
+
+    pub fn n_children(&self) -> &AtomicU32 {
+        self.u32(offset_of!(FileHeader, n_children))
     }
 
     pub fn n_self_checked(&self) -> &AtomicU64 {

@@ -429,6 +429,13 @@ fn in_a_pause(record: &Record<'_>) -> Option<Record<'static>> {
     Some(Record::Munmap(Munmap { address, len, is_remap: false }))
 }
 
+/// In a child of fork that begins a log of its own.
+pub fn forget_all() {
+    N_KEPT.store(0, Ordering::Relaxed);
+    // SAFETY: nobody else is inside memtrace yet.
+    unsafe { file::REOPENING.reset(()) };
+}
+
 /// After a `siglongjmp` out of memtrace.
 pub fn release_locks_if_mine() {
     file::REOPENING.release_if_mine();

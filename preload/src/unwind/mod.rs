@@ -19,6 +19,6 @@ mod tests;
 mod walk;
 
 pub use memo::{Frame, Memo};
-pub use rules::{MODULES, begin_log, close, generation, place, reopen, rule, unmapped};
+pub use rules::{MODULES, begin_log, close, forget_all, generation, place, reopen, rule, unmapped};
 pub use stack::own_stack;
 pub use walk::Registers;

@@ -48,6 +48,14 @@ pub fn begin_log(guard: &Guard) {
     forget(&mut MODULES.lock(guard));
 }
 
+/// The same in a child of fork, where another thread may have been in the middle of anything.
+pub fn forget_all() {
+    // SAFETY: nobody else is inside memtrace yet.
+    unsafe { MODULES.reset(Modules::new()) };
+    N_CLOSING.store(0, Ordering::Relaxed);
+    forget(&mut Modules::new());
+}
+
 /// A range is about to be unmapped.
 pub fn unmapped(guard: &Guard, start: u64, len: u64) {
     let mut modules = MODULES.lock(guard);

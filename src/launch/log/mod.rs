@@ -23,8 +23,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use format::record::{Clock, Mark, Rss, mark};
 use format::turn::{Turn, TurnWord};
 use format::{
-    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, FileHeader, HEADER_LEN, LAUNCHER_IMAGE, MAGIC, MAPPABLE_FILE_SYSTEMS,
-    PACKED_ALIGN, Record, VERSION, block_kind, block_state, state,
+    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, FIRST_BLOCK, FileHeader, HEADER_LEN, LAUNCHER_IMAGE, MAGIC,
+    MAPPABLE_FILE_SYSTEMS, PACKED_ALIGN, Record, VERSION, block_kind, block_state, state,
 };
 
 use crate::capture::info::{self, CaptureEnd, CaptureInfo};
@@ -36,9 +36,6 @@ use samples::Samples;
 /// Samples are lane 0 of the launcher.
 const END_LANE: u32 = 1;
 const END_CAPACITY: usize = 4 * PACKED_ALIGN;
-/// Between the block of the end, which stands in front of all others, and the recorder's first there is a hole for the
-/// first blocks that are packed. That is as long as the first of them is at least, and becomes shorter.
-const FIRST_BLOCK: u64 = HEADER_LEN as u64 + 260 * 1024;
 /// How long signals and samples may wait for the compression.
 const LONGEST_STEP: Duration = Duration::from_millis(4);
 
@@ -55,7 +52,7 @@ pub enum Compression {
 }
 
 /// What [`Log::compact`] came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Progress {
     /// There was nothing to do.
     Idle,
@@ -128,7 +125,7 @@ impl Log {
         let failed = || format!("cannot write {}", path.display());
         let info = description::fitting(info);
         // Elsewhere blocks are not there at once, so nobody can tell that they are whole.
-        let is_mapped = fstatfs(&file).is_ok_and(|found| MAPPABLE_FILE_SYSTEMS.contains(&found.filesystem_type().0));
+        let is_mapped = is_mappable(&file);
         let is_compacting = compression == Compression::WhileRunning && is_mapped;
         // Elsewhere what is written beside a mapped word may be lost when the page is written back.
         let header_len = if is_mapped { size_of::<FileHeader>() + info.len() } else { HEADER_LEN };
@@ -159,6 +156,10 @@ impl Log {
             info_crc: format::crc32c(&info),
             releases_windows: u32::from(is_compacting),
             is_paused: 0,
+            parent_pid: 0,
+            n_children: 0,
+            pid_namespace: 0,
+            reserved: 0,
         };
         let mut page = vec![0; HEADER_LEN.max(header_len + END_CAPACITY)];
         page[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
@@ -184,8 +185,46 @@ impl Log {
         })
     }
 
+    /// Takes up a log that a child has made, and that it is writing or has written.
+    pub fn adopt(path: &Path, compression: Compression) -> anyhow::Result<Log> {
+        let failed = || format!("cannot take up {}", path.display());
+        let file = OpenOptions::new().read(true).write(true).open(path).with_context(failed)?;
+        let Some(header) = read_header(path).filter(|header| header.header_len as usize <= HEADER_LEN) else {
+            bail!("{}: it is no log", failed());
+        };
+        let is_mapped = is_mappable(&file);
+        let is_compacting = compression == Compression::WhileRunning && is_mapped;
+        let end_offset = u64::from(header.header_len);
+        file.write_all_at(&end_block(&[]), end_offset).with_context(failed)?;
+        let shared = SharedHeader::map(&file).with_context(failed)?;
+        shared.set_releases_windows(is_compacting);
+        Ok(Log {
+            file,
+            path: path.to_owned(),
+            shared,
+            samples: Some(Samples::default()),
+            end_offset,
+            compactor: Compactor::new(end_offset + END_CAPACITY as u64, FIRST_BLOCK),
+            compression,
+            is_compacting,
+            is_paused: false,
+        })
+    }
+
+    /// Leaves it to a process that goes on writing it.
+    pub fn leave(self) {
+        if self.len().is_ok() {
+            self.shared.set_releases_windows(false);
+        }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many children have made a log beside this one, or tried to.
+    pub fn n_children(&self) -> u32 {
+        if self.len().is_ok() { self.shared.n_children() } else { 0 }
     }
 
     /// Removes the log of a program that could not be started.
@@ -328,6 +367,20 @@ fn locks_soon(file: &File, is_enough: &mut dyn FnMut() -> bool) -> bool {
         std::thread::sleep(BETWEEN_TRIES);
     }
     false
+}
+
+/// Whether the recorder maps windows of the file, and does not write them out.
+fn is_mappable(file: &File) -> bool {
+    fstatfs(file).is_ok_and(|found| MAPPABLE_FILE_SYSTEMS.contains(&found.filesystem_type().0))
+}
+
+/// The header of a log; `None` when the file is none, or not as long as one.
+pub fn read_header(path: &Path) -> Option<FileHeader> {
+    let file = File::open(path).ok()?;
+    let mut page = [0; HEADER_LEN];
+    file.read_exact_at(&mut page, 0).ok()?;
+    let (header, _) = FileHeader::read_from_prefix(&page).ok()?;
+    (header.magic == MAGIC && header.version == VERSION).then_some(header)
 }
 
 fn launcher_block(kind: u8, capacity: usize, sequence: u32, first_turn: Turn) -> BlockHeader {

@@ -32,6 +32,7 @@ impl<W: Write> JsonLines<W> {
             "version": memtrace_format::VERSION,
             "memtrace_version": facts.memtrace_version,
             "pid": facts.pid,
+            "parent_pid": facts.parent_pid,
             "command_line": facts.command_line,
             "argv": facts.argv,
             "cwd": facts.cwd,

@@ -22,7 +22,8 @@ impl<W: Write> Text<W> {
 
     pub fn begin(&mut self, facts: &Facts) -> Result<()> {
         let started = units::date(facts.start_unix_nanos);
-        self.line(&format!("capture of {} (process {})", facts.command_line.join(" "), facts.pid))?;
+        let parent = facts.parent_pid.map_or(String::new(), |parent| format!(", child of {parent}"));
+        self.line(&format!("capture of {} (process {}{parent})", facts.command_line.join(" "), facts.pid))?;
         self.line(&format!("started {started} UTC, clock {}", facts.clock))
     }
 

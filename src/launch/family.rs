@@ -1,0 +1,242 @@
+//! The children of a recorded program, and theirs: each makes a log itself (`preload/src/child.rs`) and counts itself in
+//! the first one. Here those logs are noticed, sampled, compressed and finished, until the program ends. Called by `watch`.
+//! It must never end a process, nor have more files open than it can afford, however many come and go.
+
+use std::collections::{HashSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use memtrace_format::FileHeader;
+use memtrace_format::state;
+
+use crate::capture::info::{CaptureEnd, Exit};
+use crate::launch::clock;
+use crate::launch::log::{Compression, Log, Progress, read_header};
+use crate::launch::member::Member;
+
+/// So many are looked after at a time. Those that come later wait, which makes them larger and takes nothing else away.
+const MAX_MEMBERS: usize = 64;
+/// For so long a child that has counted itself may be making its log.
+const LONGEST_CREATION: Duration = Duration::from_secs(2);
+/// For so long the end of the last children is waited for when the program has ended.
+const LAST_WAIT: Duration = Duration::from_millis(100);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
+/// The logs of all children.
+pub struct Family {
+    folder: PathBuf,
+    /// What the names of their logs begin with.
+    prefix: OsString,
+    /// When the program started: what is older is of another run.
+    since_unix_nanos: u64,
+    compression: Compression,
+    n_announced: u32,
+    announced: Instant,
+    known: HashSet<OsString>,
+    waiting: VecDeque<(PathBuf, FileHeader)>,
+    members: Vec<Member>,
+    /// Whose turn it is to be compressed.
+    next: usize,
+    totals: Totals,
+}
+
+/// What became of the children.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// The logs of all of them.
+    pub logs: Vec<PathBuf>,
+    /// Of those whose logs are finished.
+    pub n_events: u64,
+    /// Bytes of their logs, and of the records in them.
+    pub len: u64,
+    pub raw_len: u64,
+    /// That go on without us, and those of which we can't tell when they end: their logs stay as they are.
+    pub n_left: u64,
+    /// That could not make a log.
+    pub n_missing: u64,
+}
+
+impl Totals {
+    pub fn n_processes(&self) -> u64 {
+        self.logs.len() as u64
+    }
+}
+
+impl Family {
+    /// Of the program that writes to `root`.
+    pub fn new(root: &Log, compression: Compression) -> Family {
+        let (folder, prefix) = place(root.path());
+        let since_unix_nanos = read_header(root.path()).map_or(0, |header| header.start_unix_nanos);
+        Family {
+            folder,
+            prefix,
+            since_unix_nanos,
+            compression,
+            n_announced: 0,
+            announced: Instant::now(),
+            known: HashSet::new(),
+            waiting: VecDeque::new(),
+            members: Vec::new(),
+            next: 0,
+            totals: Totals::default(),
+        }
+    }
+
+    /// Samples all that live, and takes leave of the others.
+    pub fn sample(&mut self, root: &Log) {
+        let n_announced = root.n_children();
+        if n_announced != self.n_announced {
+            (self.n_announced, self.announced) = (n_announced, Instant::now());
+        }
+        // It counts itself first, and some can't make a log.
+        let are_missing = self.totals.n_processes() < u64::from(self.n_announced);
+        if are_missing && self.announced.elapsed() < LONGEST_CREATION {
+            self.look_for_logs();
+        }
+        let (ended, living) = std::mem::take(&mut self.members).into_iter().partition(Member::has_ended);
+        self.members = living;
+        self.members.iter_mut().for_each(Member::sample);
+        let ended: Vec<Member> = ended;
+        for member in ended {
+            self.finish(member, &mut || false);
+        }
+        self.take_up();
+    }
+
+    /// Compresses finished blocks of one of them.
+    pub fn compact(&mut self) -> Progress {
+        let mut progress = Progress::Idle;
+        for _ in 0..self.members.len() {
+            self.next = (self.next + 1) % self.members.len();
+            match self.members[self.next].log.compact() {
+                Progress::Behind => return Progress::Behind,
+                Progress::CaughtUp => progress = Progress::CaughtUp,
+                Progress::Idle => {}
+            }
+        }
+        progress
+    }
+
+    /// When the program has ended, and so many have counted themselves: finishes the logs of those that have ended as
+    /// well, and leaves the others alone.
+    pub fn end(mut self, n_announced: u32, is_enough: &mut dyn FnMut() -> bool) -> Totals {
+        let start = Instant::now();
+        self.n_announced = n_announced;
+        self.look_for_logs();
+        loop {
+            let (ended, living) = std::mem::take(&mut self.members).into_iter().partition(Member::has_ended);
+            self.members = living;
+            let ended: Vec<Member> = ended;
+            let was_any = !ended.is_empty();
+            for member in ended {
+                self.finish(member, is_enough);
+            }
+            self.take_up();
+            let is_over = self.members.is_empty() && self.waiting.is_empty() || start.elapsed() > LAST_WAIT;
+            if is_over && !was_any {
+                break;
+            }
+            if !was_any {
+                std::thread::sleep(BETWEEN_LOOKS);
+            }
+        }
+        self.totals.n_left += (self.members.len() + self.waiting.len()) as u64;
+        self.members.drain(..).for_each(|member| member.log.leave());
+        self.totals.n_missing = u64::from(self.n_announced).saturating_sub(self.totals.n_processes());
+        self.totals
+    }
+
+    fn look_for_logs(&mut self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for name in entries.filter_map(|entry| Some(entry.ok()?.file_name())) {
+            if is_childs(&name, &self.prefix) && !self.known.contains(&name) {
+                let path = self.folder.join(&name);
+                if let Some(header) = read_header(&path).filter(|header| self.is_ours(header)) {
+                    self.known.insert(name);
+                    self.totals.logs.push(path.clone());
+                    self.waiting.push_back((path, header));
+                }
+            }
+        }
+    }
+
+    fn is_ours(&self, header: &FileHeader) -> bool {
+        header.parent_pid != 0 && header.state != state::ENDED && header.start_unix_nanos >= self.since_unix_nanos
+    }
+
+    fn take_up(&mut self) {
+        while self.members.len() < MAX_MEMBERS
+            && let Some((path, header)) = self.waiting.pop_front()
+        {
+            match Member::open(&path, &header, self.compression) {
+                Ok(member) => self.members.push(member),
+                Err(_) => self.totals.n_left += 1,
+            }
+        }
+    }
+
+    fn finish(&mut self, member: Member, is_enough: &mut dyn FnMut() -> bool) {
+        let end = CaptureEnd {
+            unix_nanos: clock::unix_nanos(),
+            mono_nanos: clock::mono_nanos(),
+            exit: Exit::Unknown,
+            peak_rss_bytes: member.memory.peak_bytes,
+        };
+        // A program may do anything to its log; then it is left as it is.
+        if let Ok(finished) = member.log.finish(&end, is_enough) {
+            self.totals.n_events += finished.n_events;
+            self.totals.len += finished.len;
+            self.totals.raw_len += finished.raw_len;
+        }
+    }
+}
+
+/// Removes what children of an earlier program that wrote to `root` have left.
+pub fn remove_logs(root: &Path) {
+    let (folder, prefix) = place(root);
+    let Ok(entries) = fs::read_dir(&folder) else { return };
+    for name in entries.filter_map(|entry| Some(entry.ok()?.file_name())).filter(|name| is_childs(name, &prefix)) {
+        let path = folder.join(name);
+        if read_header(&path).is_some_and(|header| header.parent_pid != 0) {
+            // What can't be removed shows when a child of that number comes.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The folder of the children's logs, and what their names begin with.
+fn place(root: &Path) -> (PathBuf, OsString) {
+    let mut prefix = root.file_name().unwrap_or_default().to_owned();
+    prefix.push(".");
+    (root.parent().unwrap_or(Path::new("/")).to_owned(), prefix)
+}
+
+/// Whether a file is called like the log of a child: the first one's name, and behind it a process id, and for a process
+/// id that came again a number.
+fn is_childs(name: &OsStr, prefix: &OsStr) -> bool {
+    let rest = name.as_bytes().strip_prefix(prefix.as_bytes());
+    rest.is_some_and(|rest| {
+        let mut parts = rest.split(|byte| *byte == b'.');
+        let is_number = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
+        parts.next().is_some_and(is_number) && parts.next().is_none_or(is_number) && parts.next().is_none()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_childs_log_is_known_by_its_name() {
+        let check = |name: &str| is_childs(OsStr::new(name), OsStr::new("app.bin."));
+        assert!(check("app.bin.4711") && check("app.bin.4711.2"));
+        for other in
+            ["app.bin", "app.bin.", "app.bin.x", "app.bin.1.x", "app.bin.1.2.3", "app.bin.1.html", "app.bin.1."]
+        {
+            assert!(!check(other), "{other}");
+        }
+    }
+}

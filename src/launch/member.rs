@@ -1,0 +1,54 @@
+//! One child of a recorded program, seen from outside: the log that it has made, how much memory it has, and whether it has
+//! ended. Called by `family`.
+//! It must never take a log for finished that somebody still writes to: what is cut off under a mapping ends that process.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use memtrace_format::FileHeader;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
+
+use crate::launch::log::{Compression, Log};
+use crate::launch::sys;
+use crate::launch::watch::Memory;
+
+pub struct Member {
+    pub log: Log,
+    pub memory: Memory,
+    /// `None` when it had ended before we looked.
+    process: Option<OwnedFd>,
+}
+
+impl Member {
+    /// Takes a child's log up.
+    pub fn open(path: &Path, header: &FileHeader, compression: Compression) -> Result<Member> {
+        let own = fs::metadata("/proc/self/ns/pid").context("cannot tell in which namespace we are")?;
+        if u64::from(header.pid_namespace) != own.ino() {
+            bail!("its process has another number here");
+        }
+        let pid = header.pid as i32;
+        let process = match sys::open_process(pid) {
+            Ok(process) => Some(process),
+            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => None,
+            Err(error) => return Err(error).context("cannot watch its process"),
+        };
+        let log = Log::adopt(path, compression)?;
+        Ok(Member { log, memory: Memory::open(Pid::from_raw(pid)), process })
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.process.as_ref().is_none_or(|process| {
+            let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        })
+    }
+
+    pub fn sample(&mut self) {
+        self.log.sample(self.memory.resident_bytes());
+    }
+}
