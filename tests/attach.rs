@@ -30,6 +30,13 @@ impl Target {
         Target { process, stdin, stdout }
     }
 
+    /// One of the busy ones, when it is.
+    fn start_busy(command: &mut Command) -> Target {
+        let mut target = Target::start(command);
+        assert_eq!(target.line(), "ready");
+        target
+    }
+
     fn pid(&self) -> u32 {
         self.process.id()
     }
@@ -80,9 +87,7 @@ fn build(scratch: &Scratch, name: &str, flags: &[&str]) -> PathBuf {
 
 fn busy_python(python: &Python, n_threads: u32) -> Target {
     let mut command = Command::new(&python.path);
-    let mut target = Target::start(command.arg(fixture("attach/busy.py")).arg(n_threads.to_string()));
-    assert_eq!(target.line(), "ready");
-    target
+    Target::start_busy(command.arg(fixture("attach/busy.py")).arg(n_threads.to_string()))
 }
 
 fn attach(pid: u32, capture: &Path, arguments: &[&str]) -> Output {
@@ -104,7 +109,7 @@ fn attach_to_new_c_processes(n_times: u32) {
     let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
     for n_threads in [1, 3] {
         for _ in 0..n_times {
-            let mut target = Target::start(Command::new(&program).arg(n_threads.to_string()));
+            let mut target = Target::start_busy(Command::new(&program).arg(n_threads.to_string()));
             must_attach(target.pid(), &capture, &["--duration", "0.05"]);
             assert!(n_allocations(&capture) > 100);
             target.assert_goes_on();
@@ -202,31 +207,20 @@ fn a_process_in_other_namespaces_is_recorded() {
     let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
     // `exec` leaves one process between us and the target, which `--kill-child` takes with it.
     let unshare = ["--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
-    let mut outer = Target::start(Command::new("unshare").args(unshare).arg(&program).arg("2"));
+    let outer = Target::start_busy(Command::new("unshare").args(unshare).arg(&program).arg("2"));
     let children = format!("/proc/{0}/task/{0}/children", outer.pid());
-    let start = Instant::now();
-    let inner = loop {
-        let found = fs::read_to_string(&children).unwrap_or_default().trim().parse::<u32>().ok();
-        match found.filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)) {
-            Some(pid) => break pid,
-            None if start.elapsed() > Duration::from_secs(20) => panic!("unshare starts nothing"),
-            None => thread::sleep(Duration::from_millis(5)),
-        }
-    };
+    let inner = fs::read_to_string(&children).unwrap().trim().parse().unwrap();
     must_attach(inner, &capture, &["--duration", "0.1"]);
     assert!(n_allocations(&capture) > 100);
-    assert_eq!(outer.process.try_wait().unwrap(), None);
+    assert!(Path::new(&format!("/proc/{inner}/exe")).exists());
 }
 
 #[test]
 fn a_process_with_few_descriptors_is_recorded() {
     let scratch = Scratch::new("attach-limits");
     let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
-    let mut target = Target::start(Command::new("prlimit").args(["--nofile=8", "--core=0"]).arg(&program).arg("2"));
-    let exe = format!("/proc/{}/exe", target.pid());
-    while fs::read_link(&exe).unwrap() != program {
-        thread::sleep(Duration::from_millis(1));
-    }
+    let mut target =
+        Target::start_busy(Command::new("prlimit").args(["--nofile=8", "--core=0"]).arg(&program).arg("2"));
     must_attach(target.pid(), &capture, &["--duration", "0.1"]);
     assert!(n_allocations(&capture) > 100);
     target.assert_goes_on();
@@ -248,7 +242,7 @@ fn assert_refused(pid: u32, sentence: &str) {
 fn a_process_that_can_not_be_recorded_is_left_alone() {
     let scratch = Scratch::new("attach-obstacles");
     let linked_statically = build(&scratch, "busy.c", &["-static"]);
-    let mut target = Target::start(&mut Command::new(linked_statically));
+    let mut target = Target::start_busy(&mut Command::new(linked_statically));
     assert_refused(target.pid(), "is statically linked");
     target.assert_goes_on();
 
@@ -264,6 +258,9 @@ fn a_process_that_can_not_be_recorded_is_left_alone() {
 
     let mut target = Target::start(Command::new("sleep").arg("1000"));
     support::run(Command::new("kill").args(["-STOP", &target.pid().to_string()]));
+    while !fs::read_to_string(format!("/proc/{}/status", target.pid())).unwrap().contains("State:\tT") {
+        thread::sleep(Duration::from_millis(1));
+    }
     assert_refused(target.pid(), "is stopped");
 
     target.process.kill().unwrap();
@@ -313,7 +310,7 @@ fn attach_again_and_again(mut target: Target, n_times: u32, allocates_by_malloc:
 fn a_process_can_be_attached_to_again() {
     let scratch = Scratch::new("attach-again-c");
     let program = build(&scratch, "busy.c", &[]);
-    attach_again_and_again(Target::start(Command::new(program).arg("3")), 6, true);
+    attach_again_and_again(Target::start_busy(Command::new(program).arg("3")), 6, true);
     for python in pythons() {
         attach_again_and_again(busy_python(python, 2), 4, !python.is_free_threaded());
     }
@@ -324,7 +321,7 @@ fn a_process_can_be_attached_to_again() {
 fn a_process_can_be_attached_to_a_hundred_times() {
     let scratch = Scratch::new("attach-again-c");
     let program = build(&scratch, "busy.c", &[]);
-    attach_again_and_again(Target::start(Command::new(program).arg("3")), 100, true);
+    attach_again_and_again(Target::start_busy(Command::new(program).arg("3")), 100, true);
     for python in pythons() {
         attach_again_and_again(busy_python(python, 2), 100, !python.is_free_threaded());
     }
@@ -334,7 +331,7 @@ fn a_process_can_be_attached_to_a_hundred_times() {
 fn a_process_that_is_recorded_is_not_recorded_twice() {
     let scratch = Scratch::new("attach-twice");
     let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
-    let mut target = Target::start(&mut Command::new(program));
+    let mut target = Target::start_busy(&mut Command::new(program));
     let mut first = memtrace();
     first.args(["attach", "-o"]).arg(&capture).arg(target.pid().to_string());
     let mut first = first.stderr(Stdio::piped()).spawn().unwrap();

@@ -31,6 +31,10 @@ use crate::units::{bytes, count};
 
 pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     let process = Process::find(args.pid)?;
+    // Its socket is not ours to take.
+    if Client::connect(process.pid.as_raw() as u32).is_ok() {
+        bail!("process {} ({}) can't be recorded: it is being recorded already", process.pid, process.name);
+    }
     if args.output.is_none() && !args.quiet && terminal::is_possible() {
         return attach_behind_view(args, &process);
     }

@@ -88,7 +88,8 @@ impl Running {
             if self.has_ended() {
                 break Until::ItsEnd;
             }
-            if is_asked || duration.is_some_and(|duration| start.elapsed() >= duration) {
+            // Somebody who could not ask us, or a full disk.
+            if is_asked || log.has_stopped() || duration.is_some_and(|duration| start.elapsed() >= duration) {
                 break Until::Asked;
             }
         };

@@ -232,6 +232,13 @@ impl Log {
         let _ = fs::remove_file(&self.path);
     }
 
+    /// Whether the recorder has ended before its program.
+    pub fn has_stopped(&self) -> bool {
+        let mut found = [0; 4];
+        let read = self.file.read_exact_at(&mut found, std::mem::offset_of!(FileHeader, state) as u64);
+        read.is_ok() && u32::from_le_bytes(found) == state::STOPPED
+    }
+
     /// Adds the time, and the resident set in bytes where it could be read.
     pub fn sample(&mut self, rss_bytes: Option<u64>) {
         self.add(|mono_nanos| match rss_bytes {
