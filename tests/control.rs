@@ -1,5 +1,7 @@
 //! `memtrace ctl` beside a running `memtrace run`: what it tells, what a pause leaves out, and who gets no answer.
 
+#[path = "support/on_command.rs"]
+mod on_command;
 mod support;
 
 use std::fs;
@@ -7,17 +9,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::process::{Command, Output};
 
+use on_command::OnCommand;
 use serde_json::Value;
-use support::{Scratch, fixture, memtrace, memtrace_path, pythons, text};
+use support::{Scratch, memtrace, memtrace_path, text};
 
 /// `on_command.py`, recorded.
 struct Program {
-    launcher: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-    pid: u32,
+    python: OnCommand,
     capture: PathBuf,
     /// In the place of the user's own, so that tests do not meet.
     runtime: PathBuf,
@@ -29,30 +29,18 @@ impl Program {
         fs::create_dir(&runtime).unwrap();
         fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
         let capture = scratch.join("capture.bin");
-        let mut command = memtrace();
-        command.args(["run", "-q", "-o"]).arg(&capture).arg("--python").arg(&pythons().last().unwrap().path);
-        command.arg(fixture("programs/on_command.py")).env("XDG_RUNTIME_DIR", &runtime);
-        let mut launcher = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stdin = launcher.stdin.take().unwrap();
-        let stdout = BufReader::new(launcher.stdout.take().unwrap());
-        let mut program = Program { launcher, stdin, stdout, pid: 0, capture, runtime };
-        program.pid = program.line().parse().unwrap();
-        program
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        line.trim_end().to_string()
+        let python = OnCommand::start(&capture, |command| {
+            command.env("XDG_RUNTIME_DIR", &runtime);
+        });
+        Program { python, capture, runtime }
     }
 
     fn tell(&mut self, line: &str) {
-        writeln!(self.stdin, "{line}").unwrap();
-        assert_eq!(self.line(), "done");
+        self.python.tell(line);
     }
 
     fn ctl(&self, arguments: &[&str]) -> Output {
-        ctl(self.pid).args(arguments).env("XDG_RUNTIME_DIR", &self.runtime).output().unwrap()
+        ctl(self.python.pid).args(arguments).env("XDG_RUNTIME_DIR", &self.runtime).output().unwrap()
     }
 
     fn must(&self, arguments: &[&str]) -> String {
@@ -62,14 +50,12 @@ impl Program {
     }
 
     fn socket(&self) -> PathBuf {
-        self.runtime.join(format!("memtrace/{}.sock", self.pid))
+        self.runtime.join(format!("memtrace/{}.sock", self.python.pid))
     }
 
     /// Lets it end; the events of the capture.
     fn finish(self) -> Vec<Value> {
-        drop(self.stdin);
-        let output = self.launcher.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", text(&output));
+        self.python.finish();
         support::events_from(&self.capture, 1 << 20)
     }
 }
@@ -114,7 +100,7 @@ fn a_pause_leaves_out_what_is_allocated_and_nothing_that_is_given_back() {
         program.tell(&format!("alloc {size}000000"));
     }
     program.must(&["pause"]);
-    assert!(program.must(&["status"]).contains(&format!("process   {}, paused", program.pid)));
+    assert!(program.must(&["status"]).contains(&format!("process   {}, paused", program.python.pid)));
     let again = program.ctl(&["pause"]);
     assert!(again.status.success() && String::from_utf8_lossy(&again.stderr).contains("it was paused already"));
     program.tell("alloc 5000000");
@@ -145,7 +131,7 @@ fn marks_are_told_and_bound_what_is_read() {
     program.tell("alloc 4000000");
     program.must(&["flush"]);
     let status: Value = serde_json::from_str(&program.must(&["status", "--json"])).unwrap();
-    assert_eq!(status["pid"], program.pid);
+    assert_eq!(status["pid"], program.python.pid);
     assert_eq!(status["paused"], false);
     assert_eq!(status["marks"][0]["name"], "first batch");
     assert_eq!(status["marks"][1]["name"], "end");
@@ -200,7 +186,7 @@ fn who_cannot_ask_is_told_why() {
         fs::copy(memtrace_path(), &copy).unwrap();
         let mut other = Command::new("setpriv");
         other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy).arg("ctl");
-        let output = other.arg(program.pid.to_string()).arg("pause").output().unwrap();
+        let output = other.arg(program.python.pid.to_string()).arg("pause").output().unwrap();
         fs::remove_dir_all(&folder).unwrap();
         assert!(refusal(&output).contains("belongs to another user (uid 0, yours is 65534)"), "{}", text(&output));
         assert!(!program.must(&["status"]).contains("paused"));

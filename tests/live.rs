@@ -1,12 +1,14 @@
 //! `memtrace live` beside a running program, and the reading of a growing log that it stands on.
 
+#[path = "support/on_command.rs"]
+mod on_command;
 mod support;
 #[path = "support/tty.rs"]
 mod tty;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use memtrace::analysis::{Detail, Heap, MmapRule};
@@ -15,46 +17,12 @@ use memtrace::capture::follow::{Follower, Progress};
 use memtrace::model::{Event, Model};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use on_command::OnCommand;
 use support::{Scratch, fixture, memtrace, pythons, text};
 use tty::Tty;
 
-/// A program that does what it is told, recorded.
-struct Program {
-    launcher: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-    pid: u32,
-}
-
-impl Program {
-    fn start(scratch: &Scratch) -> Program {
-        let mut command = memtrace();
-        command.args(["run", "-q", "-o"]).arg(scratch.join("capture.bin"));
-        command.arg("--python").arg(&pythons().last().unwrap().path).arg(fixture("programs/on_command.py"));
-        let mut launcher = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stdin = launcher.stdin.take().unwrap();
-        let stdout = BufReader::new(launcher.stdout.take().unwrap());
-        let mut program = Program { launcher, stdin, stdout, pid: 0 };
-        program.pid = program.line().parse().unwrap();
-        program
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        line.trim_end().to_string()
-    }
-
-    fn tell(&mut self, line: &str) {
-        writeln!(self.stdin, "{line}").unwrap();
-        assert_eq!(self.line(), "done");
-    }
-
-    fn finish(self) {
-        drop(self.stdin);
-        let output = self.launcher.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", text(&output));
-    }
+fn start(scratch: &Scratch) -> OnCommand {
+    OnCommand::start(&scratch.join("capture.bin"), |_| {})
 }
 
 fn live(pid: u32) -> Command {
@@ -66,7 +34,7 @@ fn live(pid: u32) -> Command {
 #[test]
 fn the_view_comes_and_goes_while_the_program_runs() {
     let scratch = Scratch::new("live-view");
-    let mut program = Program::start(&scratch);
+    let mut program = start(&scratch);
     program.tell("alloc 70000000");
     let mut tty = Tty::start(&mut live(program.pid), (24, 80));
     tty.wait_for_text("on_command.py");
@@ -99,7 +67,7 @@ fn the_view_comes_and_goes_while_the_program_runs() {
 #[test]
 fn without_a_terminal_there_is_a_sentence() {
     let scratch = Scratch::new("live-terminal");
-    let program = Program::start(&scratch);
+    let program = start(&scratch);
     let output = live(program.pid).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
     assert!(text(&output).contains("the live view needs a terminal"), "{}", text(&output));
