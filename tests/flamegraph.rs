@@ -106,7 +106,7 @@ fn options_say_which_view_is_open_first() {
     let scratch = Scratch::new("flamegraph");
     write(&scratch);
     let open = |arguments: &[&str]| data(&scratch, arguments).header["open"].clone();
-    let plain = json!({ "tab": "peak", "inverted": false, "split_threads": false, "temporal": false, "table": false, "compares": null });
+    let plain = json!({ "tab": "peak", "inverted": false, "split_threads": false, "temporal": false, "range": null, "table": false, "compares": null });
     assert_eq!(open(&["--no-web"]), plain);
     let mut other = plain.clone();
     for (key, value) in [("tab", json!("leaks")), ("inverted", true.into()), ("temporal", true.into())] {
