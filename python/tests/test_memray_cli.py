@@ -13,8 +13,8 @@ from unittest import mock
 from memtrace._executable import find_executable
 from memtrace._memray_cli import RUN_VALUES, translated
 
-#: What memray has and the program does not have yet. A command that is here may be there already.
-MISSING = {"attach", "detach", "run --follow-fork"}
+#: What memray has and the program does not have yet.
+MISSING = {"attach --method", "attach --follow-fork"}
 
 PYTHON = ["--python", sys.executable]
 
