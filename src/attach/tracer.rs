@@ -294,9 +294,10 @@ fn signals(tid: Pid, name: &str) -> u64 {
     set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Whether a thread waits in a system call.
-pub fn is_waiting(tid: Pid) -> bool {
-    fs::read_to_string(format!("/proc/{tid}/syscall")).is_ok_and(|text| !text.starts_with("running"))
+/// Whether a thread waits in a system call. One that stands at a breakpoint has no number of a call (`-1`).
+fn is_waiting(tid: Pid) -> bool {
+    let text = fs::read_to_string(format!("/proc/{tid}/syscall"));
+    text.is_ok_and(|text| text.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 fn threads_of(pid: Pid) -> Vec<Pid> {
