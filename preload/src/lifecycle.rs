@@ -419,6 +419,27 @@ mod tests {
         n_events
     }
 
+    #[test]
+    fn a_thread_that_comes_before_recording_is_said_introduces_itself_afterwards() {
+        let path = std::env::temp_dir().join(std::format!("memtrace-lifecycle-early-{}", std::process::id()));
+        let file = create(&path);
+        let log = Log::open(&CString::new(path.to_str().unwrap()).unwrap()).unwrap();
+        PID.store(sys::pid(), Ordering::Relaxed);
+        let word = word_that_forks_wipe(log).unwrap();
+        log.make_current();
+        let allocate = || {
+            recorder::allocated(&Guard::enter().unwrap(), AllocatorKind::Malloc, (1usize << 40) as *mut c_void, 10);
+        };
+        allocate();
+        word.store(1, Ordering::Release);
+        allocate();
+        assert!(end(&Guard::enter().unwrap()));
+        let mut bytes = std::vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(check(&bytes), 1);
+    }
+
     /// Whoever is outside cuts the file off the moment a log has ended: a thread that still writes to it would die.
     #[test]
     fn logs_follow_each_other_while_threads_record() {

@@ -197,16 +197,20 @@ impl Writer {
         if self.log.is_some_and(|own| core::ptr::eq(own, log)) {
             return Some(log);
         }
-        self.begin_log(guard, log);
-        Some(log)
+        self.begin_log(guard, log).then_some(log)
     }
 
-    /// Begins anew: nothing that was written is in this log.
+    /// Begins anew: nothing that was written is in this log. `false` when it has ended, or has not quite begun: a thread
+    /// that is in the middle of an event of the last one may come before *recording* is said.
     #[cold]
-    fn begin_log(&mut self, guard: &Guard, log: &'static Log) {
+    fn begin_log(&mut self, guard: &Guard, log: &'static Log) -> bool {
         self.leave_log(guard);
         self.log = Some(log);
-        self.introduce(guard);
+        let is_introduced = self.introduce(guard);
+        if !is_introduced {
+            self.log = None;
+        }
+        is_introduced
     }
 
     /// Forgets its log, which has ended.
@@ -229,12 +233,11 @@ impl Writer {
         }
     }
 
-    /// Says who writes.
-    fn introduce(&mut self, guard: &Guard) {
-        if self.kind == block_kind::EVENTS {
-            let (thread, pthread) = (self.thread, lane::thread_pointer() as u64);
-            self.record(guard, &Record::Thread(Thread { thread, os_tid: sys::tid(), pthread }));
-        }
+    /// Says who writes. `false` when it can't be written.
+    fn introduce(&mut self, guard: &Guard) -> bool {
+        let (thread, pthread) = (self.thread, lane::thread_pointer() as u64);
+        self.kind != block_kind::EVENTS
+            || self.record(guard, &Record::Thread(Thread { thread, os_tid: sys::tid(), pthread }))
     }
 
     /// Introduces a stack node; its number, or 0 when it could not be written. Its parent and its code were introduced in
