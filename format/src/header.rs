@@ -1,6 +1,8 @@
 //! The two fixed structures of a log: the file header and the block header.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use crate::turn::TurnWord;
 
 /// The first bytes of every log.
 pub const MAGIC: [u8; 8] = *b"MEMTRACE";
@@ -125,6 +127,21 @@ pub struct FileHeader {
     /// from outside.
     pub pid_namespace: u32,
     pub reserved: u32,
+}
+
+impl FileHeader {
+    /// Of a log that nobody has written to yet, and whose first block goes to `next_offset`. The rest is zero.
+    pub fn begin(pid: u32, next_offset: u64) -> FileHeader {
+        FileHeader {
+            magic: MAGIC,
+            version: VERSION,
+            pid,
+            state: state::CREATED,
+            next_offset,
+            turn: TurnWord::START.0,
+            ..FileHeader::new_zeroed()
+        }
+    }
 }
 
 const _: () = assert!(size_of::<FileHeader>() == 128);

@@ -11,8 +11,7 @@ use core::ffi::CStr;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use memtrace_format::turn::TurnWord;
-use memtrace_format::{FIRST_BLOCK, FileHeader, HEADER_LEN, MAGIC, VERSION, state, stop_reason};
+use memtrace_format::{FIRST_BLOCK, FileHeader, HEADER_LEN, MAGIC, VERSION};
 
 use crate::sink::file::{self, MAX_PATH};
 use crate::{abi, sys};
@@ -33,27 +32,17 @@ pub fn create(parent: &CStr) -> Option<Path> {
     let root = root(parent.to_bytes(), &header);
     // Before the log is there: if it can't be made, whoever counts finds one missing.
     announce(root);
-    let parent_pid = header.pid;
+    // It releases no windows until somebody outside takes it up.
     let header = FileHeader {
-        pid: sys::pid(),
-        state: state::CREATED,
-        stop_reason: stop_reason::NONE,
-        next_offset: FIRST_BLOCK,
-        counter: 0,
-        lost_events: 0,
-        n_images: 0,
-        stop_errno: 0,
-        turn: TurnWord::START.0,
-        n_self_checked: 0,
+        header_len: header.header_len,
+        clock: header.clock,
         start_unix_nanos: sys::nanos(abi::CLOCK_REALTIME),
         start_mono_nanos: sys::nanos(abi::CLOCK_MONOTONIC),
-        // Until somebody outside takes it up.
-        releases_windows: 0,
-        is_paused: 0,
-        parent_pid,
-        n_children: 0,
+        info_len: header.info_len,
+        info_crc: header.info_crc,
+        parent_pid: header.pid,
         pid_namespace: pid_namespace(),
-        ..*page.header()
+        ..FileHeader::begin(sys::pid(), FIRST_BLOCK)
     };
     *page.header() = header;
     // What comes behind the description is the place of the end, which is for whoever is outside.

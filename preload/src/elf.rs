@@ -115,7 +115,11 @@ pub fn is_late() -> bool {
 /// The address of `name` as a program's own call would find it without us. Only at start-up, or when the name is known
 /// to have been loaded with the program; in a library that was loaded late, where the loader's lock may be taken.
 pub fn next(name: &CStr) -> Option<usize> {
-    if is_late() { find_now(|loaded| loaded.object.symbol(name).filter(|_| !loaded.is_us())) } else { behind_us(name) }
+    if is_late() {
+        find_now(|loaded| loaded.object.symbol(name).filter(|_| !loaded.object.is_us()))
+    } else {
+        behind_us(name)
+    }
 }
 
 /// The address of `name` in the first object behind this library.
@@ -325,12 +329,6 @@ impl Object {
     /// The loader makes these pointers absolute in most objects, but not in the vDSO.
     fn address(&self, value: usize) -> usize {
         if value < self.base { value + self.base } else { value }
-    }
-}
-
-impl Loaded<'_> {
-    fn is_us(&self) -> bool {
-        self.object.is_us()
     }
 }
 

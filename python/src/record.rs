@@ -4,6 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use memtrace::units::bytes;
 use memtrace_format::AllocatorKind;
 use pyo3::exceptions::{PyAssertionError, PyNotImplementedError, PyTypeError};
 use pyo3::prelude::*;
@@ -125,7 +126,7 @@ impl AllocationRecord {
     fn __repr__(&self) -> String {
         let Numbers(tid, address, size, allocator, _, n_allocations, ..) = self.numbers;
         let sign = if tid < 0 { "-" } else { "" };
-        let size = if size == 0 { "N/A".to_string() } else { size_text(size) };
+        let size = if size == 0 { "N/A".to_string() } else { bytes(size) };
         format!(
             "AllocationRecord<tid={sign}{:#x}, address={address:#x}, size={size}, allocator={allocator}, \
              allocations={n_allocations}>",
@@ -296,16 +297,4 @@ fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
-}
-
-/// As memray writes sizes: `5.001kB`.
-fn size_text(size: u64) -> String {
-    let mut size = size as f64;
-    for unit in ["", "k", "M", "G", "T", "P", "E"] {
-        if size < 1000.0 {
-            return format!("{size:5.3}{unit}B");
-        }
-        size /= 1000.0;
-    }
-    format!("{size:5.3}ZB")
 }

@@ -1,8 +1,6 @@
 //! What an outside process does for a recording that `memtrace run` started, done by a thread in the recorded process:
 //! samples of the resident set, and making the log small. What the thread allocates is not recorded.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -12,9 +10,10 @@ use anyhow::{Context, Result};
 use memtrace::capture::info::{CaptureEnd, Exit};
 use memtrace::launch::clock;
 use memtrace::launch::log::Log;
+use memtrace::launch::watch::Memory;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::SigSet;
-use nix::unistd::{SysconfVar, sysconf};
+use nix::unistd::getpid;
 
 use crate::recorder::Recorder;
 
@@ -68,11 +67,11 @@ impl Shared {
     }
 
     fn watch(&self, interval: Duration) -> Result<()> {
-        let statm = File::open("/proc/self/statm").ok();
+        let mut memory = Memory::open(getpid());
         loop {
             let has_ended = self.has_ended.load(Ordering::Acquire);
             if let Some(log) = self.log().as_mut() {
-                log.sample(resident_bytes(statm.as_ref()));
+                log.sample(memory.resident_bytes());
                 log.compact();
             }
             if has_ended {
@@ -90,12 +89,4 @@ fn end() -> CaptureEnd {
     let peak_rss_bytes = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().max(0) as u64 * 1024);
     let (unix_nanos, mono_nanos) = (clock::unix_nanos(), clock::mono_nanos());
     CaptureEnd { unix_nanos, mono_nanos, exit: Exit::Code(0), peak_rss_bytes }
-}
-
-fn resident_bytes(statm: Option<&File>) -> Option<u64> {
-    let mut buf = [0; 128];
-    let len = statm?.read_at(&mut buf, 0).ok()?;
-    let pages = std::str::from_utf8(&buf[..len]).ok()?.split(' ').nth(1)?.parse::<u64>().ok()?;
-    let page_bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
-    Some(pages * page_bytes)
 }

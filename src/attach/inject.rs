@@ -203,17 +203,14 @@ impl<'a> Injector<'a> {
     fn is_good_place(&self, tid: Pid) -> bool {
         let Ok(registers) = ptrace::getregs(tid) else { return false };
         let Ok(caller) = self.memory.word(registers.rsp) else { return false };
-        let is_ours = std::path::Path::new(&format!("/proc/{}/task/{tid}", self.process.pid)).exists();
-        is_ours && !self.is_in_libc(caller) && self.has_stack(registers.rsp)
+        self.tracer.has_thread(tid) && !self.is_in_libc(caller) && self.has_stack(registers.rsp)
     }
 
     /// Whether an address belongs to libc, its thread library or the loader.
     fn is_in_libc(&self, address: u64) -> bool {
+        const NAMES: [&str; 6] = ["libc.so", "libc-2", "ld-linux", "ld-2", "libpthread", "libdl"];
         let at = self.objects.iter().find(|object| object.range.contains(&address));
-        at.is_some_and(|object| {
-            let name = object.name.rsplit('/').next().unwrap_or("");
-            ["libc.so", "libc-2", "ld-linux", "ld-2", "libpthread", "libdl"].iter().any(|start| name.starts_with(start))
-        })
+        at.is_some_and(|object| NAMES.iter().any(|start| object.file_name().starts_with(start)))
     }
 
     fn has_stack(&self, pointer: u64) -> bool {
@@ -277,9 +274,8 @@ impl<'a> Injector<'a> {
             libc::SYS_futex => !waits_for_lock,
             _ => WAITING_CALLS.contains(&number),
         };
-        let is_in_loader = self.objects.iter().any(|object| {
-            object.range.contains(address) && object.name.rsplit('/').next().is_some_and(|name| name.starts_with("ld-"))
-        });
+        let is_in_loader =
+            self.objects.iter().any(|object| object.range.contains(address) && object.file_name().starts_with("ld-"));
         is_harmless && !is_in_loader && self.has_stack(*pointer)
     }
 }

@@ -33,7 +33,7 @@ pub struct Object {
     /// Where the loader keeps what it knows of it.
     map: u64,
     base: u64,
-    pub name: String,
+    name: String,
     /// Where its segments are.
     pub range: Range<u64>,
     tags: Vec<(u64, u64)>,
@@ -232,6 +232,11 @@ impl Memory {
 }
 
 impl Object {
+    /// The last part of its path; empty for the program itself.
+    pub fn file_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or_default()
+    }
+
     /// The loader makes these addresses absolute in most objects.
     fn absolute(&self, value: u64) -> u64 {
         if value < self.base { value + self.base } else { value }

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 
 use super::process::Process;
 use super::sys::{self, Instruction};
+use super::tracer;
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const MAX_STEPS: usize = 100_000;
@@ -59,9 +60,7 @@ pub fn check(process: &Process, tid: Pid) -> anyhow::Result<()> {
         return Ok(());
     }
     let (pid, name) = (process.pid, &process.name);
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let mut threads = threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    if !threads.all(|thread| filters_of(Pid::from_raw(thread)) == theirs) {
+    if !tracer::threads_of(process.pid).into_iter().all(|thread| filters_of(thread) == theirs) {
         bail!("process {pid} ({name}) can't be recorded: its threads filter their system calls (seccomp) differently");
     }
     for index in 0.. {

@@ -62,7 +62,7 @@ pub fn listen(tid: Pid) {
 
 /// Lets a thread go on with a signal, or without.
 pub fn go_on(tid: Pid, signal: i32) -> io::Result<()> {
-    ptrace(libc::PTRACE_CONT, tid, 0, signal as usize)
+    ptrace(libc::PTRACE_CONT, tid, 0, signal as usize).map(drop)
 }
 
 pub fn signal_mask(tid: Pid) -> io::Result<u64> {
@@ -72,7 +72,7 @@ pub fn signal_mask(tid: Pid) -> io::Result<u64> {
 }
 
 pub fn set_signal_mask(tid: Pid, mask: u64) -> io::Result<()> {
-    ptrace(libc::PTRACE_SETSIGMASK, tid, size_of::<u64>(), &raw const mask as usize)
+    ptrace(libc::PTRACE_SETSIGMASK, tid, size_of::<u64>(), &raw const mask as usize).map(drop)
 }
 
 /// Instructions of a filter of system calls: operation, jumps, operand.
@@ -82,14 +82,13 @@ pub type Instruction = (u16, u8, u8, u32);
 pub fn seccomp_filter(tid: Pid, index: usize) -> io::Result<Option<Vec<Instruction>>> {
     /// `linux/ptrace.h`, which nothing binds.
     const GET_FILTER: libc::c_uint = 0x420c;
-    // SAFETY: without a buffer the kernel only tells the number of instructions.
-    let len = unsafe { libc::ptrace(GET_FILTER, tid.as_raw(), index, 0) };
-    if len < 0 {
-        let error = io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ENOENT) { Ok(None) } else { Err(error) };
-    }
+    // Without a buffer the kernel only tells the number of instructions.
+    let len = match ptrace(GET_FILTER, tid, index, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+        len => len?,
+    };
     let mut filter = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; len as usize];
-    ptrace_read(GET_FILTER, tid, index, filter.as_mut_ptr() as usize)?;
+    ptrace(GET_FILTER, tid, index, filter.as_mut_ptr() as usize)?;
     Ok(Some(filter.iter().map(|it| (it.code, it.jt, it.jf, it.k)).collect()))
 }
 
@@ -107,24 +106,14 @@ pub fn extended_state(tid: Pid) -> io::Result<Vec<u8>> {
 
 pub fn set_extended_state(tid: Pid, state: &[u8]) -> io::Result<()> {
     let place = libc::iovec { iov_base: state.as_ptr().cast_mut().cast(), iov_len: state.len() };
-    ptrace(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, &raw const place as usize)
+    ptrace(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, &raw const place as usize).map(drop)
 }
 
-/// As [`ptrace`], of requests that return a count.
-fn ptrace_read(request: libc::c_uint, tid: Pid, address: usize, data: usize) -> io::Result<()> {
-    // SAFETY: the caller passes a buffer of the length that the kernel has just told.
-    if unsafe { libc::ptrace(request, tid.as_raw(), address, data) } < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
-fn ptrace(request: libc::c_uint, tid: Pid, address: usize, data: usize) -> io::Result<()> {
+fn ptrace(request: libc::c_uint, tid: Pid, address: usize, data: usize) -> io::Result<libc::c_long> {
     // SAFETY: each caller above passes what its request takes.
     match unsafe { libc::ptrace(request, tid.as_raw(), address, data) } {
         -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
+        answer => Ok(answer),
     }
 }
 

@@ -101,6 +101,11 @@ impl Tracer {
         self.threads.is_empty()
     }
 
+    /// Whether it is a thread of the process, and not a child.
+    pub fn has_thread(&self, tid: Pid) -> bool {
+        self.threads.contains(&tid)
+    }
+
     pub fn threads(&self) -> impl Iterator<Item = Pid> {
         self.threads.iter().copied()
     }
@@ -300,7 +305,8 @@ fn is_waiting(tid: Pid) -> bool {
     text.is_ok_and(|text| text.starts_with(|first: char| first.is_ascii_digit()))
 }
 
-fn threads_of(pid: Pid) -> Vec<Pid> {
+/// All threads that a process has now.
+pub fn threads_of(pid: Pid) -> Vec<Pid> {
     let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     entries.filter_map(|entry| Some(Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))).collect()
 }

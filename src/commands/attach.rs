@@ -2,7 +2,6 @@
 //! order. The process is not our child and must not notice when we end.
 
 use std::env;
-use std::ops::ControlFlow;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::run::{for_pid, relative, say};
+use super::run::{self, for_pid, relative, say, size};
 use crate::attach::process::Process;
 use crate::attach::{self, Start};
 use crate::capture::Capture;
@@ -22,7 +21,7 @@ use crate::commands::load::warnings_of_one;
 use crate::control::client::Client;
 use crate::control::message::Request;
 use crate::control::server::Server;
-use crate::launch::log::{Compression, Finished, Log};
+use crate::launch::log::{Finished, Log};
 use crate::launch::running::{Running, Until};
 use crate::launch::signals::Signals;
 use crate::launch::{clock, shim};
@@ -87,11 +86,7 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     {
         return Err(error.context(format!("{} is still being written", path.display())));
     }
-    let mut is_enough = false;
-    let finished = log.finish(&end, || {
-        is_enough |= signals.is_asked_to_end();
-        is_enough
-    })?;
+    let finished = log.finish(&end, signals.asked_to_end())?;
     signals.release();
     close(args, &path, &finished, &end, watched.until)?;
     Ok(ExitCode::SUCCESS)
@@ -147,21 +142,13 @@ pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn log_path(args: &AttachArgs, process: &Process) -> anyhow::Result<PathBuf> {
-    let path = match &args.output {
-        Some(path) => path.clone(),
-        None => PathBuf::from(format!("memtrace-{}.%p.bin", process.name.replace(['/', '%', ' '], "_"))),
-    };
-    let failed = || format!("cannot create {}", path.display());
-    let absolute = std::path::absolute(&path).with_context(failed)?;
-    if absolute.is_dir() {
-        bail!("{}: it is a folder", failed());
-    }
-    Ok(for_pid(&absolute, process.pid))
+    let path = run::log_path(args.output.as_deref(), &process.name.replace(' ', "_"))?;
+    Ok(for_pid(&path, process.pid))
 }
 
 /// The closing lines.
 fn close(args: &AttachArgs, path: &Path, finished: &Finished, end: &CaptureEnd, until: Until) -> anyhow::Result<()> {
-    let facts = Capture::open(path)?.read_while(|_| {}, |_, _| ControlFlow::Break(()))?.process().facts.clone();
+    let facts = Capture::open(path)?.described()?;
     if args.quiet {
         facts.stop_reason.iter().for_each(|sentence| say(sentence));
         return Ok(());
@@ -170,10 +157,7 @@ fn close(args: &AttachArgs, path: &Path, finished: &Finished, end: &CaptureEnd, 
         say(&sentence);
     }
     let shown = relative(path);
-    let size = match args.recording.compression() {
-        Compression::Never => bytes(finished.len),
-        _ => format!("{}, compressed from {}", bytes(finished.len), bytes(finished.raw_len)),
-    };
+    let size = size(args.recording.compression(), finished);
     let state = if until == Until::ItsEnd { "has ended" } else { "runs on" };
     say(&format!(
         "{} events in {shown} ({size}), peak RSS {}; process {} {state}",

@@ -82,7 +82,8 @@ struct Meeting {
 
 impl Meeting {
     fn new() -> Result<Meeting> {
-        let place = place::create(std::process::id()).context("there is no safe folder for the view's socket")?;
+        let place = place::create(&place::socket(std::process::id()))
+            .context("there is no safe folder for the view's socket")?;
         let path = place.with_extension("view");
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).with_context(|| format!("cannot create {}", path.display()))?;

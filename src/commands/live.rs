@@ -1,7 +1,6 @@
 //! `memtrace live`: watches a recording that goes on, and may come and go as it likes.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use anyhow::{Result, bail};
 use crate::cli::LiveArgs;
 use crate::commands::feed::Feed;
 use crate::control::client::Client;
+use crate::launch::family;
 use crate::terminal;
 use crate::terminal::live::{Picture, Source};
 
@@ -43,8 +43,8 @@ fn check_terminal() -> Result<()> {
 pub struct Logs {
     path: PathBuf,
     feeds: Vec<Feed>,
-    /// The processes of those beside the first, readable or not.
-    others: BTreeSet<u32>,
+    /// Those beside the first, readable or not.
+    others: BTreeSet<PathBuf>,
     next_look: Instant,
 }
 
@@ -57,7 +57,17 @@ impl Logs {
         Ok(Logs { path: path.to_owned(), feeds, others: BTreeSet::new(), next_look: Instant::now() })
     }
 
-    pub fn pictures(&mut self) -> Vec<Arc<Picture>> {
+    fn look_for_others(&mut self) {
+        for path in family::logs_beside(&self.path) {
+            if self.others.insert(path.clone()) {
+                self.feeds.extend(Feed::start(&path));
+            }
+        }
+    }
+}
+
+impl Source for Logs {
+    fn pictures(&mut self) -> Vec<Arc<Picture>> {
         if Instant::now() >= self.next_look {
             self.next_look = Instant::now() + BETWEEN_LOOKS;
             self.look_for_others();
@@ -65,37 +75,10 @@ impl Logs {
         self.feeds.iter().map(Feed::picture).collect()
     }
 
-    pub fn mark(&mut self, process: usize, is_set: bool) {
+    fn mark(&mut self, process: usize, is_set: bool) {
         if let Some(feed) = self.feeds.get(process) {
             feed.mark(is_set);
         }
-    }
-
-    /// The log of a child lies beside its parent's, with its process id behind the name.
-    fn look_for_others(&mut self) {
-        let Some((folder, name)) = self.path.parent().zip(self.path.file_name()) else { return };
-        let mut prefix = name.to_owned();
-        prefix.push(".");
-        for entry in folder.read_dir().into_iter().flatten().flatten() {
-            let Some(pid) = pid_behind(&prefix, &entry.file_name()) else { continue };
-            if self.others.insert(pid) {
-                self.feeds.extend(Feed::start(&entry.path()));
-            }
-        }
-    }
-}
-
-fn pid_behind(prefix: &OsString, name: &OsString) -> Option<u32> {
-    name.to_str()?.strip_prefix(prefix.to_str()?)?.parse().ok()
-}
-
-impl Source for Logs {
-    fn pictures(&mut self) -> Vec<Arc<Picture>> {
-        Logs::pictures(self)
-    }
-
-    fn mark(&mut self, process: usize, is_set: bool) {
-        Logs::mark(self, process, is_set);
     }
 
     fn output(&mut self, _: usize) -> Option<Vec<String>> {

@@ -49,7 +49,7 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         return run_unrecorded(&program, obstacle);
     }
     let shim = shim::find()?;
-    let log_path = log_path(args, &program)?;
+    let log_path = log_path(args.output.as_deref(), &program.name)?;
     let signals = Signals::take_over()?;
     let options = RecordOptions { follow_fork: args.follow_fork, ..args.recording.options() };
     let waiting = spawn::fork_waiting(&program, &signals, |pid| {
@@ -63,18 +63,11 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut log =
         Log::create(&for_pid(&log_path, pid), args.force, args.recording.compression(), pid.as_raw() as u32, &info)?;
     let mut server = Server::start(pid.as_raw() as u32);
-    if args.live_remote {
-        match wait_for_viewer(args, pid, &mut server, &signals, &log) {
-            Ok(None) => {}
-            Ok(Some(exit_code)) => {
-                log.discard();
-                return Ok(exit_code);
-            }
-            Err(error) => {
-                log.discard();
-                return Err(error);
-            }
-        }
+    if args.live_remote
+        && let Some(ended) = wait_for_viewer(args, pid, &mut server, &signals, &log).transpose()
+    {
+        log.discard();
+        return ended;
     }
     if let Err(error) = waiting.start(&program) {
         log.discard();
@@ -88,11 +81,7 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let path = log.path().to_owned();
     let n_children = log.n_children();
     signals.forget();
-    let mut is_enough = false;
-    let mut is_enough = || {
-        is_enough |= signals.is_asked_to_end();
-        is_enough
-    };
+    let mut is_enough = signals.asked_to_end();
     let finished = log.finish(&capture_end(&ended), &mut is_enough);
     let children = family.map(|family| family.end(n_children, &mut is_enough));
     signals.release();
@@ -157,10 +146,10 @@ fn target(args: &RunArgs) -> Target<'_> {
 
 /// Where the log goes, with `%p` where the process id will stand. Absolute: the program may change its folder before
 /// the recorder has started.
-fn log_path(args: &RunArgs, program: &Program) -> anyhow::Result<PathBuf> {
-    let path = match &args.output {
-        Some(path) => path.clone(),
-        None => PathBuf::from(format!("memtrace-{}.%p.bin", program.name.replace(['/', '%'], "_"))),
+pub(super) fn log_path(output: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
+    let path = match output {
+        Some(path) => path.to_owned(),
+        None => PathBuf::from(format!("memtrace-{}.%p.bin", name.replace(['/', '%'], "_"))),
     };
     let failed = || format!("cannot create {}", path.display());
     let absolute = std::path::absolute(&path).with_context(failed)?;
@@ -284,10 +273,7 @@ fn close(
     }
     let shown = relative(path);
     let events = count(finished.n_events);
-    let size = match args.recording.compression() {
-        Compression::Never => bytes(finished.len),
-        _ => format!("{}, compressed from {}", bytes(finished.len), bytes(finished.raw_len)),
-    };
+    let size = size(args.recording.compression(), finished);
     say(&format!("{events} events in {shown} ({size}), peak RSS {}", bytes(ended.peak_rss_bytes)));
     let others = children.filter(|children| !children.logs.is_empty());
     if let Some(children) = children {
@@ -298,6 +284,14 @@ fn close(
         say(&format!("next: memtrace flamegraph {shown}{others}"));
     }
     Ok(())
+}
+
+/// How much of the disk a capture takes.
+pub(super) fn size(compression: Compression, finished: &Finished) -> String {
+    match compression {
+        Compression::Never => bytes(finished.len),
+        _ => format!("{}, compressed from {}", bytes(finished.len), bytes(finished.raw_len)),
+    }
 }
 
 /// What was recorded of the whole tree.

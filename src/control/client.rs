@@ -32,7 +32,7 @@ impl Stream for TcpStream {}
 
 impl Client {
     pub fn connect(pid: u32) -> Result<Client> {
-        match place::possible(pid).find_map(|path| UnixStream::connect(path).ok()) {
+        match place::possible(&place::socket(pid)).find_map(|path| UnixStream::connect(path).ok()) {
             Some(stream) => {
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
@@ -45,7 +45,7 @@ impl Client {
 
     /// By the port on which somebody waits for a viewer; `None` when there is none of this user's.
     pub fn connect_port(port: u16) -> Result<Option<Client>> {
-        let Some(token) = place::possible_tokens(port).find_map(|path| fs::read_to_string(path).ok()) else {
+        let Some(token) = place::possible(&place::token(port)).find_map(|path| fs::read_to_string(path).ok()) else {
             return Ok(None);
         };
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port));

@@ -8,26 +8,24 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
-/// The socket for a process, in a folder that is there now.
-pub fn create(pid: u32) -> Option<PathBuf> {
-    let folder = folders().into_iter().find(|folder| is_made(folder))?;
-    Some(folder.join(format!("{pid}.sock")))
+/// The socket for a process.
+pub fn socket(pid: u32) -> String {
+    format!("{pid}.sock")
 }
 
-/// The sockets that a process may have: whoever keeps its log can have been started in another environment.
-pub fn possible(pid: u32) -> impl Iterator<Item = PathBuf> {
-    folders().into_iter().filter(|folder| is_ours(folder)).map(move |folder| folder.join(format!("{pid}.sock")))
+/// The file with the token of a port.
+pub fn token(port: u16) -> String {
+    format!("{port}.token")
 }
 
-/// The file with the token of a port, in a folder that is there now.
-pub fn create_token(port: u16) -> Option<PathBuf> {
-    let folder = folders().into_iter().find(|folder| is_made(folder))?;
-    Some(folder.join(format!("{port}.token")))
+/// Where a file of this name goes, in a folder that is there now.
+pub fn create(name: &str) -> Option<PathBuf> {
+    folders().into_iter().find(|folder| is_made(folder)).map(|folder| folder.join(name))
 }
 
-/// The files that a port's token may be in.
-pub fn possible_tokens(port: u16) -> impl Iterator<Item = PathBuf> {
-    folders().into_iter().filter(|folder| is_ours(folder)).map(move |folder| folder.join(format!("{port}.token")))
+/// Where a file of this name may be: whoever made it can have been started in another environment.
+pub fn possible(name: &str) -> impl Iterator<Item = PathBuf> {
+    folders().into_iter().filter(|folder| is_ours(folder)).map(move |folder| folder.join(name))
 }
 
 fn folders() -> Vec<PathBuf> {

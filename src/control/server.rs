@@ -52,7 +52,7 @@ impl Stream for TcpStream {}
 impl Server {
     /// `None` when there is no safe place for it.
     pub fn start(pid: u32) -> Option<Server> {
-        let path = place::create(pid)?;
+        let path = place::create(&place::socket(pid))?;
         // Of a process that had this number before.
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).ok()?;
@@ -67,7 +67,7 @@ impl Server {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("cannot use port {port}"))?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
-        let path = place::create_token(port).context("there is no safe folder for the port's token")?;
+        let path = place::create(&place::token(port)).context("there is no safe folder for the port's token")?;
         let mut random = [0; 16];
         File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).context("cannot make a token")?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -98,9 +98,7 @@ impl Server {
         }
         self.peers.retain_mut(|peer| peer.serve(answer));
     }
-}
 
-impl Server {
     fn admit(&mut self, stream: Box<dyn Stream>, token: Option<String>) {
         if self.peers.len() == MAX_PEERS {
             self.peers.remove(0);

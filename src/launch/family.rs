@@ -3,7 +3,7 @@
 //! It must never end a process, nor have more files open than it can afford, however many come and go.
 
 use std::collections::{HashSet, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -27,15 +27,14 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// The logs of all children.
 pub struct Family {
-    folder: PathBuf,
-    /// What the names of their logs begin with.
-    prefix: OsString,
+    /// The log of the program that was started.
+    root: PathBuf,
     /// When the program started: what is older is of another run.
     since_unix_nanos: u64,
     compression: Compression,
     n_announced: u32,
     announced: Instant,
-    known: HashSet<OsString>,
+    known: HashSet<PathBuf>,
     waiting: VecDeque<(PathBuf, FileHeader)>,
     members: Vec<Member>,
     /// Whose turn it is to be compressed.
@@ -68,11 +67,9 @@ impl Totals {
 impl Family {
     /// Of the program that writes to `root`.
     pub fn new(root: &Log, compression: Compression) -> Family {
-        let (folder, prefix) = place(root.path());
         let since_unix_nanos = read_header(root.path()).map_or(0, |header| header.start_unix_nanos);
         Family {
-            folder,
-            prefix,
+            root: root.path().to_owned(),
             since_unix_nanos,
             compression,
             n_announced: 0,
@@ -96,10 +93,8 @@ impl Family {
         if are_missing && self.announced.elapsed() < LONGEST_CREATION {
             self.look_for_logs();
         }
-        let (ended, living) = std::mem::take(&mut self.members).into_iter().partition(Member::has_ended);
-        self.members = living;
+        let ended = self.take_ended();
         self.members.iter_mut().for_each(Member::sample);
-        let ended: Vec<Member> = ended;
         for member in ended {
             self.finish(member, &mut || false);
         }
@@ -127,9 +122,7 @@ impl Family {
         self.n_announced = n_announced;
         self.look_for_logs();
         loop {
-            let (ended, living) = std::mem::take(&mut self.members).into_iter().partition(Member::has_ended);
-            self.members = living;
-            let ended: Vec<Member> = ended;
+            let ended = self.take_ended();
             let was_any = !ended.is_empty();
             for member in ended {
                 self.finish(member, is_enough);
@@ -149,16 +142,18 @@ impl Family {
         self.totals
     }
 
+    fn take_ended(&mut self) -> Vec<Member> {
+        self.members.extract_if(.., |member| member.has_ended()).collect()
+    }
+
     fn look_for_logs(&mut self) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        for name in entries.filter_map(|entry| Some(entry.ok()?.file_name())) {
-            if is_childs(&name, &self.prefix) && !self.known.contains(&name) {
-                let path = self.folder.join(&name);
-                if let Some(header) = read_header(&path).filter(|header| self.is_ours(header)) {
-                    self.known.insert(name);
-                    self.totals.logs.push(path.clone());
-                    self.waiting.push_back((path, header));
-                }
+        for path in logs_beside(&self.root) {
+            if !self.known.contains(&path)
+                && let Some(header) = read_header(&path).filter(|header| self.is_ours(header))
+            {
+                self.known.insert(path.clone());
+                self.totals.logs.push(path.clone());
+                self.waiting.push_back((path, header));
             }
         }
     }
@@ -196,10 +191,7 @@ impl Family {
 
 /// Removes what children of an earlier program that wrote to `root` have left.
 pub fn remove_logs(root: &Path) {
-    let (folder, prefix) = place(root);
-    let Ok(entries) = fs::read_dir(&folder) else { return };
-    for name in entries.filter_map(|entry| Some(entry.ok()?.file_name())).filter(|name| is_childs(name, &prefix)) {
-        let path = folder.join(name);
+    for path in logs_beside(root) {
         if read_header(&path).is_some_and(|header| header.parent_pid != 0) {
             // What can't be removed shows when a child of that number comes.
             let _ = fs::remove_file(path);
@@ -207,11 +199,12 @@ pub fn remove_logs(root: &Path) {
     }
 }
 
-/// The folder of the children's logs, and what their names begin with.
-fn place(root: &Path) -> (PathBuf, OsString) {
+/// The files that are called like logs of children of the program that writes to `root`.
+pub fn logs_beside(root: &Path) -> Vec<PathBuf> {
     let mut prefix = root.file_name().unwrap_or_default().to_owned();
     prefix.push(".");
-    (root.parent().unwrap_or(Path::new("/")).to_owned(), prefix)
+    let entries = root.parent().unwrap_or(Path::new("/")).read_dir().into_iter().flatten().flatten();
+    entries.filter(|entry| is_childs(&entry.file_name(), &prefix)).map(|entry| entry.path()).collect()
 }
 
 /// Whether a file is called like the log of a child: the first one's name, and behind it a process id, and for a process

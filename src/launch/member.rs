@@ -3,25 +3,23 @@
 //! It must never take a log for finished that somebody still writes to: what is cut off under a mapping ends that process.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use memtrace_format::FileHeader;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use crate::launch::log::{Compression, Log};
-use crate::launch::sys;
+use crate::launch::running::Running;
 use crate::launch::watch::Memory;
 
 pub struct Member {
     pub log: Log,
     pub memory: Memory,
     /// `None` when it had ended before we looked.
-    process: Option<OwnedFd>,
+    process: Option<Running>,
 }
 
 impl Member {
@@ -31,21 +29,18 @@ impl Member {
         if u64::from(header.pid_namespace) != own.ino() {
             bail!("its process has another number here");
         }
-        let pid = header.pid as i32;
-        let process = match sys::open_process(pid) {
+        let pid = Pid::from_raw(header.pid as i32);
+        let process = match Running::open(pid) {
             Ok(process) => Some(process),
             Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => None,
             Err(error) => return Err(error).context("cannot watch its process"),
         };
         let log = Log::adopt(path, compression)?;
-        Ok(Member { log, memory: Memory::open(Pid::from_raw(pid)), process })
+        Ok(Member { log, memory: Memory::open(pid), process })
     }
 
     pub fn has_ended(&self) -> bool {
-        self.process.as_ref().is_none_or(|process| {
-            let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-        })
+        self.process.as_ref().is_none_or(Running::has_ended)
     }
 
     pub fn sample(&mut self) {

@@ -80,6 +80,15 @@ impl Signals {
         std::iter::from_fn(|| self.read()).any(|received| Signals::is_asking(received.number))
     }
 
+    /// Asks that again and again: once somebody has, it stays so.
+    pub fn asked_to_end(&self) -> impl FnMut() -> bool {
+        let mut is_asked = false;
+        move || {
+            is_asked |= self.is_asked_to_end();
+            is_asked
+        }
+    }
+
     /// Whether it asks a program to end.
     pub fn is_asking(number: i32) -> bool {
         const ASKING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];

@@ -21,7 +21,7 @@ use nix::sys::statfs::fstatfs;
 use zerocopy::{FromBytes, IntoBytes};
 
 use format::record::{Clock, Mark, Rss, mark};
-use format::turn::{Turn, TurnWord};
+use format::turn::Turn;
 use format::{
     BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, FIRST_BLOCK, FileHeader, HEADER_LEN, LAUNCHER_IMAGE, MAGIC,
     MAPPABLE_FILE_SYSTEMS, PACKED_ALIGN, Record, VERSION, block_kind, block_state, state,
@@ -136,30 +136,14 @@ impl Log {
             _ => FIRST_BLOCK,
         };
         let header = FileHeader {
-            magic: MAGIC,
-            version: VERSION,
             header_len: header_len as u32,
             clock: clock::choose(),
-            pid,
-            state: state::CREATED,
-            stop_reason: format::stop_reason::NONE,
-            next_offset: first_block,
-            counter: 0,
-            lost_events: 0,
-            n_images: 0,
-            stop_errno: 0,
-            turn: TurnWord::START.0,
-            n_self_checked: 0,
             start_unix_nanos: clock::unix_nanos(),
             start_mono_nanos: clock::mono_nanos(),
             info_len: info.len() as u32,
             info_crc: format::crc32c(&info),
             releases_windows: u32::from(is_compacting),
-            is_paused: 0,
-            parent_pid: 0,
-            n_children: 0,
-            pid_namespace: 0,
-            reserved: 0,
+            ..FileHeader::begin(pid, first_block)
         };
         let mut page = vec![0; HEADER_LEN.max(header_len + END_CAPACITY)];
         page[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
