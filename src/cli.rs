@@ -167,6 +167,9 @@ pub struct AttachArgs {
     pub duration: Option<Duration>,
     #[command(flatten)]
     pub recording: RecordingArgs,
+    /// Record the children as well that it starts meanwhile, and theirs: each into a capture of its own, OUTPUT.PID
+    #[arg(long)]
+    pub follow_fork: bool,
 }
 
 const ATTACH_EXAMPLES: &str = "\

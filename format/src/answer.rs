@@ -1,4 +1,4 @@
-//! What the recorder's C functions return: how `memtrace_start(log, options)` and `memtrace_stop()` ended. Whoever calls
+//! What the recorder's C functions return: how `memtrace_start(log, options, shim)` and `memtrace_stop()` ended. Whoever calls
 //! them, from outside or from the Python package, puts it into words.
 
 /// Done.

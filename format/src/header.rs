@@ -126,7 +126,9 @@ pub struct FileHeader {
     /// In which namespace a child's process id is a number (the inode of `/proc/self/ns/pid`); 0 in a log that was made
     /// from outside.
     pub pid_namespace: u32,
-    pub reserved: u32,
+    /// *Shared.* Not 0 in the log of the program that it began with when no more children are to be recorded. Whoever says
+    /// so reads `n_children` afterwards; a child counts itself, looks here, and then takes itself out again.
+    pub refuses_children: u32,
 }
 
 impl FileHeader {

@@ -31,7 +31,9 @@ pub fn create(parent: &CStr) -> Option<Path> {
     }
     let root = root(parent.to_bytes(), &header);
     // Before the log is there: if it can't be made, whoever counts finds one missing.
-    announce(root);
+    if !announce(root) {
+        return None;
+    }
     // It releases no windows until somebody outside takes it up.
     let header = FileHeader {
         header_len: header.header_len,
@@ -93,13 +95,15 @@ fn root<'a>(parent: &'a [u8], header: &FileHeader) -> &'a [u8] {
     ends.and_then(|end| parent.get(..end)).unwrap_or(parent)
 }
 
-/// Counts a child in the first page of the log that began it all.
-fn announce(root: &[u8]) {
-    let Some(mut path) = Path::new() else { return };
+/// Counts a child in the first page of the log that began it all. `false` when that says that no more are recorded; when
+/// it can't be asked, nobody has said so.
+fn announce(root: &[u8]) -> bool {
+    let Some(mut path) = Path::new() else { return true };
     if path.add(root).is_none() {
-        return;
+        return true;
     }
-    let Ok(fd) = sys::open_read_write(path.as_c_str()) else { return };
+    let Ok(fd) = sys::open_read_write(path.as_c_str()) else { return true };
+    let mut is_wanted = true;
     // A page behind the end of the file, if the program has cut it off, can't be touched.
     let mut probe = [0; 1];
     if sys::read_at(fd, &mut probe, HEADER_LEN as u64 - 1) == Ok(1)
@@ -107,11 +111,16 @@ fn announce(root: &[u8]) {
     {
         // SAFETY: the first page of a log.
         let header = unsafe { file::LogHeader::at(start) };
-        header.n_children().fetch_add(1, Ordering::AcqRel);
+        header.n_children().fetch_add(1, Ordering::SeqCst);
+        if header.refuses_children() {
+            header.n_children().fetch_sub(1, Ordering::SeqCst);
+            is_wanted = false;
+        }
         // SAFETY: nobody else knows the mapping.
         unsafe { sys::unmap(start, HEADER_LEN) };
     }
     sys::close(fd);
+    is_wanted
 }
 
 /// A path in memory of its own: a child may begin on a small stack.

@@ -15,15 +15,15 @@ use memtrace_format::answer;
 use memtrace_format::options::RecordOptions;
 
 use crate::guard::{self, MappingGuard};
-use crate::{lifecycle, sys};
+use crate::{environment, lifecycle, sys};
 
 /// Starts recording into the log at an absolute path, which was made for this process. `options` are
-/// [`RecordOptions::to_bits`].
+/// [`RecordOptions::to_bits`]; `shim` is where the programs that this one starts find our library, or null.
 ///
 /// # Safety
-/// `log` is a C string.
+/// `log` is a C string, and so is `shim`.
 #[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn memtrace_start(log: *const c_char, options: u32) -> c_int {
+pub unsafe extern "C" fn memtrace_start(log: *const c_char, options: u32, shim: *const c_char) -> c_int {
     if lifecycle::is_recording() {
         return answer::RECORDING;
     }
@@ -35,6 +35,10 @@ pub unsafe extern "C" fn memtrace_start(log: *const c_char, options: u32) -> c_i
     match sys::open_read_write(log) {
         Ok(fd) => sys::close(fd),
         Err(errno) => return answer::NO_LOG | errno.0 << answer::ERRNO_SHIFT,
+    }
+    if !shim.is_null() {
+        // SAFETY: as the caller says.
+        environment::keep_shim(unsafe { CStr::from_ptr(shim) }.to_bytes());
     }
     let has_begun = lifecycle::begin(&guard, log, RecordOptions::from_bits(options));
     if has_begun { answer::DONE } else { answer::REFUSED }

@@ -5,15 +5,14 @@
 //! Dangerous: the environment is an array of C strings that belongs to the program. It is changed once, in place,
 //! before the program's own code runs; later it is only read, as libc's exec functions do.
 
-use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use memtrace_format::options::{CAPTURE_VAR, OPTIONS_VAR, RecordOptions, SELF_CHECK_VAR, USER_PRELOAD_VAR};
 
 use crate::guard::Guard;
-use crate::{abi, lane, lifecycle, sink, sys};
+use crate::{lane, lifecycle, sink, sys};
 
 unsafe extern "C" {
     /// libc's pointer to the environment.
@@ -21,7 +20,7 @@ unsafe extern "C" {
 }
 
 const PRELOAD_VAR: &str = "LD_PRELOAD";
-/// Room for "LD_PRELOAD=" and our library's path.
+/// Room for our library's path.
 const MAX_SHIM_PATH: usize = 4096;
 /// Room for a variable's name, "=", and what little else stands beside paths.
 const ROOM: usize = 64;
@@ -34,20 +33,15 @@ pub struct Request {
 
 /// What an exec needs to ask the same of the next image, and what cleaning needs to know.
 struct Kept {
-    /// Path of this library, taken from the first place of LD_PRELOAD.
-    shim: UnsafeCell<[u8; MAX_SHIM_PATH]>,
-    shim_len: AtomicUsize,
+    /// Path of this library, where programs that we start find it: a C string that stays. Null when there is none.
+    shim: AtomicPtr<c_char>,
     is_self_check: AtomicBool,
     /// The environment holds variables of ours.
     is_requested: AtomicBool,
 }
 
-// SAFETY: `shim` is written once, before the program's own code runs.
-unsafe impl Sync for Kept {}
-
 static KEPT: Kept = Kept {
-    shim: UnsafeCell::new([0; MAX_SHIM_PATH]),
-    shim_len: AtomicUsize::new(0),
+    shim: AtomicPtr::new(ptr::null_mut()),
     is_self_check: AtomicBool::new(false),
     is_requested: AtomicBool::new(false),
 };
@@ -72,7 +66,8 @@ pub fn read_request(environment: *mut *mut c_char) -> Option<Request> {
     KEPT.is_requested.store(true, Ordering::Relaxed);
     let is_self_check = find(environment, SELF_CHECK_VAR).is_some_and(|it| it.value == c"1");
     KEPT.is_self_check.store(is_self_check, Ordering::Relaxed);
-    keep_shim(preload.value.to_bytes());
+    // Ours is the first one.
+    keep_shim(preload.value.to_bytes().split(|byte| matches!(byte, b':' | b' ')).next().unwrap_or(&[]));
     let bits = options.value.to_bytes().iter().try_fold(0u32, |bits, byte| {
         byte.is_ascii_digit().then(|| bits.wrapping_mul(10).wrapping_add((byte - b'0') as u32))
     })?;
@@ -89,25 +84,18 @@ pub fn clean(environment: *mut *mut c_char) {
     }
 }
 
-/// Path of this library.
-fn shim_path() -> &'static [u8] {
-    // SAFETY: written once, before the program's own code runs.
-    let shim = unsafe { &*KEPT.shim.get() };
-    shim.get(..KEPT.shim_len.load(Ordering::Relaxed)).unwrap_or(&[])
+/// Path of this library, or "".
+fn shim_path() -> &'static CStr {
+    let shim = KEPT.shim.load(Ordering::Acquire);
+    // SAFETY: null, or a C string that stays.
+    if shim.is_null() { c"" } else { unsafe { CStr::from_ptr(shim) } }
 }
 
 /// Whether the next image of the process will find this library and the log: not after a chroot, or without the rights
 /// that it started with.
 pub fn is_reachable() -> bool {
-    // SAFETY: as above. The path is followed by zero bytes.
-    let shim = CStr::from_bytes_until_nul(unsafe { &*KEPT.shim.get() });
-    let log = sys::open_read_write(log_path());
-    let (Ok(shim), Ok(log)) = (shim.map_or(Err(sys::Errno(abi::ENOENT)), sys::open_read), log) else {
-        return false;
-    };
-    sys::close(shim);
-    sys::close(log);
-    true
+    let is_there = |opened: Result<i32, sys::Errno>| opened.map(sys::close).is_ok();
+    is_there(sys::open_read(shim_path())) && is_there(sys::open_read_write(log_path()))
 }
 
 /// Path of the log.
@@ -115,13 +103,16 @@ fn log_path() -> &'static CStr {
     sink::file::current().map_or(c"", |log| log.path())
 }
 
-fn keep_shim(preload: &[u8]) {
-    let end = preload.iter().position(|byte| matches!(byte, b':' | b' ')).unwrap_or(preload.len());
-    let path = preload.get(..end).unwrap_or(&[]);
-    // SAFETY: written once, before the program's own code runs.
-    if let Some(place) = unsafe { (*KEPT.shim.get()).get_mut(..path.len()) } {
-        place.copy_from_slice(path);
-        KEPT.shim_len.store(path.len(), Ordering::Relaxed);
+/// Programs that are started from now on find this library there. (Threads may be reading the path from before, so that
+/// stays as it is.)
+pub fn keep_shim(path: &[u8]) {
+    if path.len() >= MAX_SHIM_PATH || path == shim_path().to_bytes() {
+        return;
+    }
+    if let Ok(place) = sys::map_anonymous(MAX_SHIM_PATH) {
+        // SAFETY: the memory is longer than the path, zeroed, and stays.
+        unsafe { append(place.as_ptr(), path) };
+        KEPT.shim.store(place.as_ptr().cast(), Ordering::Release);
     }
 }
 
@@ -270,9 +261,9 @@ impl WithRequest {
             entry(CAPTURE_VAR, [log_path().to_bytes(), b"", b""]);
             entry(OPTIONS_VAR, [&digits, b"", b""]);
             match users {
-                None => entry(PRELOAD_VAR, [shim_path(), b"", b""]),
+                None => entry(PRELOAD_VAR, [shim_path().to_bytes(), b"", b""]),
                 Some((_, value)) => {
-                    entry(PRELOAD_VAR, [shim_path(), b":", value]);
+                    entry(PRELOAD_VAR, [shim_path().to_bytes(), b":", value]);
                     entry(USER_PRELOAD_VAR, [value, b"", b""]);
                 }
             }

@@ -14,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use memtrace_format::answer;
 
-type Start = unsafe extern "C" fn(*const c_char, u32) -> c_int;
+type Start = unsafe extern "C" fn(*const c_char, u32, *const c_char) -> c_int;
 type Stop = extern "C" fn() -> c_int;
 type IgnoreThread = extern "C" fn();
 
@@ -57,8 +57,8 @@ impl Recorder {
 
     /// Starts recording into a log that was made for this process; the answer is one of [`answer`].
     pub fn start(&self, log: &CStr, options: u32) -> i32 {
-        // SAFETY: a C string, which is read before the function returns.
-        unsafe { (self.start)(log.as_ptr(), options) }
+        // SAFETY: a C string, which is read before the function returns, and null.
+        unsafe { (self.start)(log.as_ptr(), options, std::ptr::null()) }
     }
 
     /// Ends the recording.

@@ -14,7 +14,7 @@ from memtrace._executable import find_executable
 from memtrace._memray_cli import RUN_VALUES, translated
 
 #: What memray has and the program does not have yet.
-MISSING = {"attach --method", "attach --follow-fork"}
+MISSING = {"attach --method"}
 
 PYTHON = ["--python", sys.executable]
 

@@ -47,8 +47,8 @@ pub fn start(process: &Process, start: &Start<'_>) -> anyhow::Result<Duration> {
             n_tries += 1;
             let mut thread = injector.borrow_thread()?;
             seccomp::check(process, thread.tid())?;
-            let places = if process.shares_files {
-                Places { shim: start.shim.to_owned(), log: start.log.to_owned(), descriptors: None }
+            let places = if process.shares_files || start.options.follow_fork {
+                Places::shared(process, start)?
             } else {
                 Places::handed_over(&mut thread, process, start)?
             };
@@ -100,6 +100,22 @@ struct Places {
 }
 
 impl Places {
+    /// By their paths, as its children need them, too.
+    fn shared(process: &Process, start: &Start<'_>) -> anyhow::Result<Places> {
+        let (pid, name) = (process.pid, &process.name);
+        if !process.shares_root {
+            bail!(
+                "the children of process {pid} ({name}) can't be followed: its files are others than ours, as in a container; \
+                 run memtrace in there, or without --follow-fork"
+            );
+        }
+        if !process.shares_files {
+            let log = File::open(start.log).with_context(|| format!("cannot open {}", start.log.display()))?;
+            give(&log, process);
+        }
+        Ok(Places { shim: start.shim.to_owned(), log: start.log.to_owned(), descriptors: None })
+    }
+
     fn handed_over(thread: &mut Borrowed<'_, '_>, process: &Process, start: &Start<'_>) -> anyhow::Result<Places> {
         let library = fs::read(start.shim).with_context(|| format!("cannot read {}", start.shim.display()))?;
         let fd = memfd_create(c"memtrace", MFdFlags::MFD_CLOEXEC).context("cannot hold the recorder in memory")?;
@@ -111,8 +127,7 @@ impl Places {
             .write(true)
             .open(start.log)
             .with_context(|| format!("cannot open {}", start.log.display()))?;
-        // Whoever writes it must be allowed to; for ourselves that changes nothing.
-        let _ = fchown(&log, Some(Uid::from_raw(process.user)), Some(Gid::from_raw(process.group)));
+        give(&log, process);
         let descriptors = handover::send(thread, process.pid, [shim.as_fd(), log.as_fd()])?;
         let [shim, log] = descriptors.map(|fd| PathBuf::from(format!("/proc/self/fd/{fd}")));
         Ok(Places { shim, log, descriptors: Some(descriptors) })
@@ -125,6 +140,11 @@ impl Places {
             }
         }
     }
+}
+
+/// Whoever writes a log must be allowed to; for ourselves that changes nothing.
+fn give(log: &File, process: &Process) {
+    let _ = fchown(log, Some(Uid::from_raw(process.user)), Some(Gid::from_raw(process.group)));
 }
 
 /// Loads the library, if it is not there already.
@@ -156,8 +176,13 @@ fn load(thread: &mut Borrowed<'_, '_>, places: &Places) -> anyhow::Result<()> {
 
 fn begin(thread: &mut Borrowed<'_, '_>, places: &Places, options: RecordOptions) -> anyhow::Result<i32> {
     let start = thread.function("memtrace_start").context("the recorder is not in the process")?;
-    let path = thread.put_text(places.log.as_os_str().as_bytes())?;
-    Ok(thread.call(start, &[path, u64::from(options.to_bits())])? as i32)
+    let log = thread.put_text(places.log.as_os_str().as_bytes())?;
+    // Programs that it starts can't open what was handed over.
+    let shim = match places.descriptors {
+        None => thread.put_text(places.shim.as_os_str().as_bytes())?,
+        Some(_) => 0,
+    };
+    Ok(thread.call(start, &[log, u64::from(options.to_bits()), shim])? as i32)
 }
 
 /// Why the recorder does not record, in words.

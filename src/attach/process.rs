@@ -18,7 +18,9 @@ pub struct Process {
     pub cwd: String,
     pub user: u32,
     pub group: u32,
-    /// Whether paths mean there what they mean here, and it may open what we may.
+    /// Whether paths mean there what they mean here.
+    pub shares_root: bool,
+    /// And it may open what we may.
     pub shares_files: bool,
     /// 0, or the mode of seccomp.
     pub seccomp: u32,
@@ -60,6 +62,7 @@ impl Process {
         if fs::read_link(format!("/proc/{pid}/exe")).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             bail!("{pid} ({name}) is a thread of the kernel and has no allocations of its own");
         }
+        let shares_root = has_our_root(pid);
         let user = field("Uid").get(3).and_then(|id| id.parse().ok()).unwrap_or(0);
         let command_line = read("cmdline").unwrap_or_default();
         let process = Process {
@@ -70,7 +73,8 @@ impl Process {
             cwd: fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default().to_string_lossy().into_owned(),
             user,
             group: field("Gid").get(3).and_then(|id| id.parse().ok()).unwrap_or(0),
-            shares_files: user == geteuid().as_raw() && has_our_root(pid),
+            shares_root,
+            shares_files: shares_root && user == geteuid().as_raw(),
             seccomp: number("Seccomp"),
         };
         process.check_program()?;

@@ -9,8 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use memtrace_format::options::RecordOptions;
+use nix::unistd::Pid;
 
-use super::run::{self, for_pid, relative, say, size};
+use super::run::{self, close_children, for_pid, relative, say, size};
 use crate::attach::process::Process;
 use crate::attach::{self, Start};
 use crate::capture::Capture;
@@ -21,6 +23,7 @@ use crate::commands::load::warnings_of_one;
 use crate::control::client::Client;
 use crate::control::message::Request;
 use crate::control::server::Server;
+use crate::launch::family::{self, Family, Totals};
 use crate::launch::log::{Finished, Log};
 use crate::launch::running::{Running, Until};
 use crate::launch::signals::Signals;
@@ -40,7 +43,7 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     let running = Running::open(process.pid).with_context(|| format!("cannot watch process {}", process.pid))?;
     let shim = shim::find()?;
     let path = log_path(args, &process)?;
-    let options = args.recording.options();
+    let options = RecordOptions { follow_fork: args.follow_fork, ..args.recording.options() };
     let info = CaptureInfo {
         memtrace_version: env!("CARGO_PKG_VERSION").into(),
         command_line: process.command_line.clone(),
@@ -50,6 +53,9 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
         script: None,
         tracked: None,
     };
+    if args.follow_fork && args.force {
+        family::remove_logs(&path);
+    }
     let mut log = Log::create(&path, args.force, args.recording.compression(), process.inner_pid, &info)?;
     let signals = Signals::take_over()?;
     // Before anything is recorded: whoever wants to end that asks here.
@@ -71,10 +77,14 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     } else if !args.quiet {
         say(&format!("recording process {} ({}); Ctrl-C ends it", process.pid, process.name));
     }
-    let watched = running.watch(&signals, &mut log, &mut server, args.duration);
+    let mut family = args.follow_fork.then(|| Family::new(&log, args.recording.compression()));
+    let watched = running.watch(&signals, &mut log, family.as_mut(), &mut server, args.duration);
+    log.refuse_others();
     let stopped = if watched.until == Until::ItsEnd { Ok(false) } else { attach::stop(&process) };
+    family.iter_mut().for_each(|family| family.stop(&log, &mut stop_child));
     drop(server);
     signals.forget();
+    let children = family.map(|family| family.end(log.n_children(), &mut signals.asked_to_end()));
     let end = CaptureEnd {
         unix_nanos: clock::unix_nanos(),
         mono_nanos: clock::mono_nanos(),
@@ -88,8 +98,18 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     }
     let finished = log.finish(&end, signals.asked_to_end())?;
     signals.release();
-    close(args, &path, &finished, &end, watched.until)?;
+    close(args, &path, &finished, &end, watched.until, children.as_ref())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the recording of a child; `false` when that can't be done.
+fn stop_child(pid: Pid) -> bool {
+    let is_stopped = Process::find(pid.as_raw()).and_then(|process| attach::stop(&process)).is_ok();
+    if !is_stopped {
+        // It may just be ending.
+        thread::sleep(BETWEEN_TRIES);
+    }
+    is_stopped
 }
 
 /// Without a file to write to, what is recorded is looked at while it is: by this process, and another one records.
@@ -115,6 +135,7 @@ fn attach_behind_view(args: &AttachArgs, process: &Process) -> anyhow::Result<Ex
     Ok(ExitCode::from(output.status.code().unwrap_or(1) as u8))
 }
 
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 /// How long `detach` waits for the other memtrace, which has to borrow a thread of the process.
 const LONGEST_DETACH: Duration = Duration::from_secs(60);
 
@@ -136,7 +157,7 @@ pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
         if Client::connect(pid).is_err() {
             return Ok(ExitCode::SUCCESS);
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(BETWEEN_TRIES);
     }
     bail!("memtrace is still busy detaching from process {pid}")
 }
@@ -147,7 +168,14 @@ fn log_path(args: &AttachArgs, process: &Process) -> anyhow::Result<PathBuf> {
 }
 
 /// The closing lines.
-fn close(args: &AttachArgs, path: &Path, finished: &Finished, end: &CaptureEnd, until: Until) -> anyhow::Result<()> {
+fn close(
+    args: &AttachArgs,
+    path: &Path,
+    finished: &Finished,
+    end: &CaptureEnd,
+    until: Until,
+    children: Option<&Totals>,
+) -> anyhow::Result<()> {
     let facts = Capture::open(path)?.described()?;
     if args.quiet {
         facts.stop_reason.iter().for_each(|sentence| say(sentence));
@@ -165,7 +193,18 @@ fn close(args: &AttachArgs, path: &Path, finished: &Finished, end: &CaptureEnd, 
         bytes(end.peak_rss_bytes),
         args.pid
     ));
-    say(&format!("next: memtrace flamegraph --leaks {shown}"));
+    if let Some(children) = children {
+        close_children(&shown, finished, children);
+        if children.n_left > 0 {
+            let n_left = count(children.n_left);
+            say(&format!(
+                "{n_left} of them can't be detached from: they are recorded until they end, or by memtrace detach"
+            ));
+        }
+    }
+    let others = children.filter(|children| !children.logs.is_empty());
+    let others = if others.is_some() { format!(" {shown}.*") } else { String::new() };
+    say(&format!("next: memtrace flamegraph --leaks {shown}{others}"));
     Ok(())
 }
 

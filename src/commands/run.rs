@@ -278,6 +278,12 @@ fn close(
     let others = children.filter(|children| !children.logs.is_empty());
     if let Some(children) = children {
         close_children(&shown, finished, children);
+        if children.n_left > 0 {
+            say(&format!(
+                "{} of them run on without memtrace: their captures are whole, and not compressed",
+                count(children.n_left)
+            ));
+        }
     }
     if args.report.is_none() {
         let others = if others.is_some() { format!(" {shown}.*") } else { String::new() };
@@ -295,7 +301,7 @@ pub(super) fn size(compression: Compression, finished: &Finished) -> String {
 }
 
 /// What was recorded of the whole tree.
-fn close_children(shown: &str, own: &Finished, children: &Totals) {
+pub(super) fn close_children(shown: &str, own: &Finished, children: &Totals) {
     if children.logs.is_empty() && children.n_missing == 0 {
         say("it had no children");
         return;
@@ -307,12 +313,6 @@ fn close_children(shown: &str, own: &Finished, children: &Totals) {
         count(n_events),
         bytes(own.len + children.len)
     ));
-    if children.n_left > 0 {
-        say(&format!(
-            "{} of them run on without memtrace: their captures are whole, and not compressed",
-            count(children.n_left)
-        ));
-    }
     if children.n_missing > 0 {
         say(&format!("{} of its children could not create a capture", count(children.n_missing)));
     }

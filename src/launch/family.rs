@@ -1,5 +1,6 @@
 //! The children of a recorded program, and theirs: each makes a log itself (`preload/src/child.rs`) and counts itself in
-//! the first one. Here those logs are noticed, sampled, compressed and finished, until the program ends. Called by `watch`.
+//! the first one. Here those logs are noticed, sampled, compressed and finished, until the program ends or is left. Called
+//! by `watch` and `running`.
 //! It must never end a process, nor have more files open than it can afford, however many come and go.
 
 use std::collections::{HashSet, VecDeque};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use memtrace_format::FileHeader;
 use memtrace_format::state;
+use nix::unistd::Pid;
 
 use crate::capture::info::{CaptureEnd, Exit};
 use crate::launch::clock;
@@ -115,6 +117,26 @@ impl Family {
         progress
     }
 
+    /// Once the first log refuses more of them: has those that are there end their recording, by `stop`, which says
+    /// whether a process has. `end` finishes their logs.
+    pub fn stop(&mut self, root: &Log, stop: &mut dyn FnMut(Pid) -> bool) {
+        let start = Instant::now();
+        loop {
+            self.look_for_logs();
+            self.take_up();
+            let left: Vec<_> = self.members.extract_if(.., |member| !member.stop(stop)).collect();
+            self.leave(left);
+            if !self.waiting.is_empty() {
+                // These make room.
+                self.take_ended().into_iter().for_each(|member| self.finish(member, &mut || false));
+            } else if self.totals.n_processes() >= u64::from(root.n_children()) || start.elapsed() > LONGEST_CREATION {
+                break;
+            } else {
+                std::thread::sleep(BETWEEN_LOOKS);
+            }
+        }
+    }
+
     /// When the program has ended, and so many have counted themselves: finishes the logs of those that have ended as
     /// well, and leaves the others alone.
     pub fn end(mut self, n_announced: u32, is_enough: &mut dyn FnMut() -> bool) -> Totals {
@@ -136,8 +158,9 @@ impl Family {
                 std::thread::sleep(BETWEEN_LOOKS);
             }
         }
-        self.totals.n_left += (self.members.len() + self.waiting.len()) as u64;
-        self.members.drain(..).for_each(|member| member.log.leave());
+        self.totals.n_left += self.waiting.len() as u64;
+        let left = std::mem::take(&mut self.members);
+        self.leave(left);
         self.totals.n_missing = u64::from(self.n_announced).saturating_sub(self.totals.n_processes());
         self.totals
     }
@@ -171,6 +194,12 @@ impl Family {
                 Err(_) => self.totals.n_left += 1,
             }
         }
+    }
+
+    /// They go on writing their logs.
+    fn leave(&mut self, members: Vec<Member>) {
+        self.totals.n_left += members.len() as u64;
+        members.into_iter().for_each(|member| member.log.leave());
     }
 
     fn finish(&mut self, member: Member, is_enough: &mut dyn FnMut() -> bool) {

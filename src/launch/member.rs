@@ -18,7 +18,7 @@ use crate::launch::watch::Memory;
 pub struct Member {
     pub log: Log,
     pub memory: Memory,
-    /// `None` when it had ended before we looked.
+    /// `None` when nobody writes the log any more: the process had ended before we looked, or was told to stop.
     process: Option<Running>,
 }
 
@@ -41,6 +41,19 @@ impl Member {
 
     pub fn has_ended(&self) -> bool {
         self.process.as_ref().is_none_or(Running::has_ended)
+    }
+
+    /// Has the recorder in it end, by `stop`, which says whether it has; `false` when it has not.
+    pub fn stop(&mut self, stop: &mut dyn FnMut(Pid) -> bool) -> bool {
+        let pid = self.memory.pid();
+        if !self.has_ended() {
+            self.log.refuse_others();
+            if !stop(pid) && !self.has_ended() {
+                return false;
+            }
+        }
+        self.process = None;
+        true
     }
 
     pub fn sample(&mut self) {

@@ -1,5 +1,5 @@
-//! Beside a process that is not our child: samples its memory, compresses its log and answers whoever asks about it, until
-//! it ends, or until somebody asks us to. Called by `commands::attach`. Nothing is sent to the process here.
+//! Beside a process that is not our child: samples its memory, compresses its log, looks after its children's, and answers
+//! whoever asks about it, until it ends, or until somebody asks us to. Called by `commands::attach`. Nothing is sent to the process here.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use crate::control::message::{Answer, Request};
 use crate::control::server::Server;
+use crate::launch::family::Family;
 use crate::launch::log::{Log, Progress};
 use crate::launch::signals::{Signals, Woken};
 use crate::launch::sys;
@@ -53,11 +54,12 @@ impl Running {
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
-    /// Stays beside the process.
+    /// Stays beside the process, and beside its children if they are recorded.
     pub fn watch(
         &self,
         signals: &Signals,
         log: &mut Log,
+        mut family: Option<&mut Family>,
         server: &mut Option<Server>,
         duration: Option<Duration>,
     ) -> Watched {
@@ -69,9 +71,11 @@ impl Running {
             let now = Instant::now();
             if now >= next_sample {
                 log.sample(memory.resident_bytes());
+                family.iter_mut().for_each(|family| family.sample(log));
                 next_sample = now + SAMPLE;
             }
-            let timeout = if log.compact() == Progress::Behind { Duration::ZERO } else { LOOK };
+            let progress = log.compact().max(family.as_mut().map_or(Progress::Idle, |family| family.compact()));
+            let timeout = if progress == Progress::Behind { Duration::ZERO } else { LOOK };
             match signals.next_beside(server.iter().flat_map(Server::descriptors), timeout) {
                 Woken::Signal(received) => is_asked |= Signals::is_asking(received.number),
                 Woken::Other | Woken::Nothing => {}

@@ -19,7 +19,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use format::turn::{Turn, TurnWord};
-use format::{FileHeader, HEADER_LEN};
+use format::{FileHeader, HEADER_LEN, state};
 use memtrace_format as format;
 
 /// The shared words of a log's header, as the recorder sees them.
@@ -60,6 +60,16 @@ impl SharedHeader {
     /// How many children have made a log beside this one, or tried to.
     pub fn n_children(&self) -> u32 {
         self.short_word(std::mem::offset_of!(FileHeader, n_children)).load(Ordering::Relaxed)
+    }
+
+    /// Says that no more children are to be recorded; how many have counted themselves is to be read afterwards.
+    pub fn refuse_children(&self) {
+        self.short_word(std::mem::offset_of!(FileHeader, refuses_children)).store(1, Ordering::SeqCst);
+    }
+
+    /// Says that nobody is to begin writing.
+    pub fn refuse_programs(&self) {
+        self.short_word(std::mem::offset_of!(FileHeader, state)).store(state::STOPPED, Ordering::SeqCst);
     }
 
     /// Says whether kept windows are given back.

@@ -249,6 +249,10 @@ impl Memory {
         Memory { statm, page_bytes, peak_bytes: 0, n_samples: 0, pid }
     }
 
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     pub fn resident_bytes(&mut self) -> Option<u64> {
         let mut buf = [0; 128];
         let len = self.statm.as_ref()?.read_at(&mut buf, 0).ok()?;

@@ -65,7 +65,7 @@ impl Log {
             parent_pid: 0,
             n_children: 0,
             pid_namespace: 0,
-            reserved: 0,
+            refuses_children: 0,
         };
         let info = CaptureInfo {
             memtrace_version: "0.1.0".into(),

@@ -143,6 +143,11 @@ impl LogHeader {
         self.u32(offset_of!(FileHeader, n_children))
     }
 
+    /// Whether no more children are to be recorded.
+    pub fn refuses_children(&self) -> bool {
+        self.u32(offset_of!(FileHeader, refuses_children)).load(Ordering::SeqCst) != 0
+    }
+
     pub fn n_self_checked(&self) -> &AtomicU64 {
         self.u64(offset_of!(FileHeader, n_self_checked))
     }

@@ -211,6 +211,15 @@ impl Log {
         if self.len().is_ok() { self.shared.n_children() } else { 0 }
     }
 
+    /// Has the recorder not begin anew: no program that the process becomes from now on writes to it, and no more children
+    /// make logs beside it.
+    pub fn refuse_others(&self) {
+        if self.len().is_ok() {
+            self.shared.refuse_programs();
+            self.shared.refuse_children();
+        }
+    }
+
     /// Removes the log of a program that could not be started.
     pub fn discard(self) {
         let _ = fs::remove_file(&self.path);
