@@ -253,51 +253,66 @@ fn when_the_process_is_killed_its_children_are_detached_from() {
     fs::write(scratch.join("end"), "").unwrap();
 }
 
-/// A server under load from this thread; its port.
-fn start_server(folder: &Path) -> (Child, BufReader<std::process::ChildStderr>, u16) {
-    let mut server = Command::new(support::servers())
-        .args(["-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2", "--max-requests", "30", "--chdir"])
-        .arg(fixture("children"))
-        .arg("service:app")
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut errors = BufReader::new(server.stderr.take().unwrap());
-    let mut line = String::new();
-    loop {
-        line.clear();
-        assert!(errors.read_line(&mut line).unwrap() > 0, "the server ended");
-        if let Some((_, address)) = line.split_once("http://127.0.0.1:") {
-            let port = address.split(' ').next().unwrap().trim().parse().unwrap();
-            return (server, errors, port);
+/// A server without memtrace, with its port; killed at the end.
+struct Server {
+    process: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start(folder: &Path) -> Server {
+        let mut process = Command::new(support::servers())
+            .args(["-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2", "--max-requests", "30", "--chdir"])
+            .arg(fixture("children"))
+            .arg("service:app")
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut errors = BufReader::new(process.stderr.take().unwrap());
+        let mut server = Server { process, port: 0 };
+        let mut line = String::new();
+        while server.port == 0 {
+            line.clear();
+            assert!(errors.read_line(&mut line).unwrap() > 0, "the server ended");
+            if let Some((_, address)) = line.split_once("http://127.0.0.1:") {
+                server.port = address.split(' ').next().unwrap().trim().parse().unwrap();
+            }
         }
+        thread::spawn(move || errors.read_to_string(&mut line));
+        server
+    }
+
+    /// The worker that answered; `None` when none did.
+    fn ask(&self) -> Option<u32> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.rsplit("\r\n\r\n").next()?.parse().ok()
     }
 }
 
-/// The worker that answered; `None` when none did.
-fn ask(port: u16) -> Option<u32> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.rsplit("\r\n\r\n").next()?.parse().ok()
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 #[test]
 fn workers_that_a_server_starts_meanwhile_are_recorded_and_serve_on_afterwards() {
     let scratch = Scratch::new("attach-gunicorn");
-    let (mut server, mut errors, port) = start_server(scratch.path());
-    let reader = thread::spawn(move || errors.read_to_string(&mut String::new()).unwrap());
-    wait_until("a worker answers", || ask(port).is_some());
+    let mut server = Server::start(scratch.path());
+    wait_until("a worker answers", || server.ask().is_some());
     let capture = scratch.join("capture.bin");
-    let attached = Attached::start(server.id(), &capture);
+    let attached = Attached::start(server.process.id(), &capture);
     // Until those that were there before have been replaced, and the new ones have worked.
     let mut answers = BTreeMap::<u32, u32>::new();
     wait_until("workers come and go", || {
-        ask(port).into_iter().for_each(|worker| *answers.entry(worker).or_default() += 1);
+        server.ask().into_iter().for_each(|worker| *answers.entry(worker).or_default() += 1);
         children_with_captures(&capture).iter().filter(|worker| answers.get(worker) > Some(&5)).count() >= 3
     });
     attached.detach();
@@ -307,13 +322,12 @@ fn workers_that_a_server_starts_meanwhile_are_recorded_and_serve_on_afterwards()
     let before = files(scratch.path());
     let mut n_answers = 0;
     wait_until("the server serves on", || {
-        n_answers += u32::from(ask(port).is_some());
+        n_answers += u32::from(server.ask().is_some());
         n_answers >= 80
     });
     assert_eq!(files(scratch.path()), before);
-    kill(Pid::from_raw(server.id() as i32), Signal::SIGTERM).unwrap();
-    assert!(server.wait().unwrap().success());
-    reader.join().unwrap();
+    kill(Pid::from_raw(server.process.id() as i32), Signal::SIGTERM).unwrap();
+    assert!(server.process.wait().unwrap().success());
 }
 
 /// The workers' captures have what their answers have left behind, and the report of all of them as well.
