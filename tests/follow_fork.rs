@@ -130,6 +130,56 @@ fn a_child_with_an_environment_of_its_own_is_followed_and_sees_that_environment(
     assert_eq!(sizes.iter().filter(|size| **size > 5_000_000).count(), 2, "{sizes:?}");
 }
 
+/// Commands whose meaning depends on how the shell was started: its name, its environment, its line numbers, its end.
+const COMMANDS: [&str; 14] = [
+    "echo \"it's\" '$0' $0 $# $- \\",
+    "",
+    "export -p",
+    "env | sort",
+    "unset HOME; set | grep -c -e MEMTRACE_CAPTURE -e LD_PRELOAD=.*memtrace",
+    "exit 7",
+    "kill -9 $$",
+    "no-such-command-here",
+    "echo before; if",
+    "cat <<end\nfirst $((1 + 1))\nend\nfalse",
+    "(exit 3); echo $?; trap 'echo trapped' EXIT",
+    "exec sh -c 'echo $PPID' | grep -c .",
+    "-c 'echo option'",
+    "cd /; pwd; echo \"$PWD $SHLVL\"",
+];
+
+#[test]
+fn what_system_and_popen_start_is_followed_and_does_what_it_would_do() {
+    let scratch = Scratch::new("shell");
+    let program = compile(&scratch, "shell");
+    let mut plain = Command::new(&program);
+    let plain = plain.args(COMMANDS).stdin(Stdio::null()).output().unwrap();
+    let output = memtrace()
+        .args(["run", "-q", "--follow-fork", "-o"])
+        .arg(scratch.join("capture"))
+        .arg(&program)
+        .args(COMMANDS)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(text(&output), text(&plain));
+    let n_shells = 2 * COMMANDS.iter().filter(|command| !command.starts_with('-')).count() + 1;
+    assert!(captures(&scratch).len() > n_shells, "{:?}", captures(&scratch));
+}
+
+#[test]
+fn what_python_starts_by_a_shell_is_followed() {
+    let python = pythons().last().unwrap();
+    let scratch = Scratch::new("python-shell");
+    let script = scratch.join("start.py");
+    let child = "kept = bytearray(5_000_001)";
+    let code = format!("import os, sys\nassert os.system(f'{{sys.executable}} -c \"{child}\"') == 0\n");
+    fs::write(&script, code).unwrap();
+    follow(&scratch, &[&python.path, &script]);
+    let sizes: Vec<u64> = captures(&scratch).iter().flat_map(|capture| sizes(&events(capture))).collect();
+    assert!(sizes.iter().any(|size| *size > 5_000_000), "{sizes:?}");
+}
+
 /// A server under load, with its port.
 struct Server {
     launcher: Child,

@@ -15,7 +15,7 @@ const HOOKS: &[&[&str]] = &[
     &["mmap", "mmap64", "mremap", "munmap"],
     &["dlopen", "dlmopen", "dlclose", "dlsym", "dlvsym"],
     &["execl", "execlp", "execle", "execv", "execvp", "execvpe", "execve", "fexecve"],
-    &["posix_spawn", "posix_spawnp"],
+    &["posix_spawn", "posix_spawnp", "system", "popen"],
     &["prctl", "pthread_setname_np", "syscall"],
     &["fork", "_Fork"],
     &["longjmp", "_longjmp", "siglongjmp", "__longjmp_chk"],

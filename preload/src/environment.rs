@@ -187,6 +187,8 @@ pub struct WithRequest {
     len: usize,
     /// It belongs to the thread, for the next time.
     is_kept: bool,
+    /// So many of its variables are the request; they come first.
+    n_ours: usize,
 }
 
 /// Zeroed memory for a request. A child of vfork has its parent's memory, and what it leaves behind there would never be
@@ -234,7 +236,7 @@ impl WithRequest {
         let text = 2 * (users_len + MAX_SHIM_PATH + ROOM) + sink::file::MAX_PATH + 2 * ROOM;
         let len = (pointers + text).next_multiple_of(4096);
         let (memory, is_kept) = room(len)?;
-        let result = WithRequest { memory, len, is_kept };
+        let result = WithRequest { memory, len, is_kept, n_ours: 3 + usize::from(users.is_some()) };
         let array = memory.as_ptr().cast::<*const c_char>();
         let mut n = 0;
         let mut push = |entry: *const c_char| {
@@ -272,6 +274,12 @@ impl WithRequest {
             }
         }
         Some(result)
+    }
+
+    /// The variables of the request.
+    pub fn ours(&self) -> impl Iterator<Item = &CStr> {
+        // SAFETY: so many entries were put there, each a C string behind the array.
+        (0..self.n_ours).map(|index| unsafe { CStr::from_ptr(*self.as_ptr().add(index)) })
     }
 
     pub fn as_ptr(&self) -> *const *const c_char {
@@ -353,6 +361,7 @@ mod tests {
             "B=2",
         ];
         assert_eq!(entries(again.as_ptr()), expected);
+        assert_eq!(again.ours().map(|entry| entry.to_str().unwrap()).collect::<Vec<_>>(), expected[..4]);
 
         let scrubbed = unsafe { WithRequest::new(ptr::null()) }.unwrap();
         assert_eq!(entries(scrubbed.as_ptr()), ["MEMTRACE_CAPTURE=", "MEMTRACE_OPTIONS=00", "LD_PRELOAD=/lib/ours.so"]);

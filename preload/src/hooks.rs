@@ -79,6 +79,8 @@ table! {
     c"fexecve" install::exec::fexecve, FEXECVE;
     c"posix_spawn" install::exec::posix_spawn, POSIX_SPAWN;
     c"posix_spawnp" install::exec::posix_spawnp, POSIX_SPAWNP;
+    c"system" install::shell::system, SYSTEM;
+    c"popen" install::shell::popen, POPEN;
     c"fork" fork, FORK;
     c"_Fork" _Fork, UNDERSCORE_FORK;
     c"prctl" prctl, PRCTL;

@@ -87,6 +87,8 @@ reals! {
     FEXECVE c"fexecve" => fn fexecve(fd: c_int, arguments: Texts, environment: Texts) -> c_int;
     POSIX_SPAWN c"posix_spawn" => fn posix_spawn(pid: *mut c_int, path: Text, actions: Pointer, attributes: Pointer, arguments: Texts, environment: Texts) -> c_int;
     POSIX_SPAWNP c"posix_spawnp" => fn posix_spawnp(pid: *mut c_int, file: Text, actions: Pointer, attributes: Pointer, arguments: Texts, environment: Texts) -> c_int;
+    SYSTEM c"system" => fn system(command: Text) -> c_int;
+    POPEN c"popen" => fn popen(command: Text, mode: Text) -> Pointer;
     FORK c"fork" => fn fork() -> c_int;
     UNDERSCORE_FORK c"_Fork" => fn _fork() -> c_int;
     PRCTL c"prctl" => fn prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int;

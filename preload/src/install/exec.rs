@@ -226,7 +226,13 @@ unsafe fn request_for(
 }
 
 /// The environment for a program that a child becomes.
-unsafe fn request_for_child(environment: Texts, open: impl FnOnce() -> Result<i32, sys::Errno>) -> Option<WithRequest> {
+///
+/// # Safety
+/// `environment` is what the program passes on.
+pub unsafe fn request_for_child(
+    environment: Texts,
+    open: impl FnOnce() -> Result<i32, sys::Errno>,
+) -> Option<WithRequest> {
     if !lifecycle::follows_children() || !is_there(environment) || !can_follow(open)? {
         return None;
     }
