@@ -128,14 +128,15 @@ impl Decoder<'_, '_> {
                 let len;
                 (size, len) = varint::read_early(bytes, end);
                 end += len;
-                stack = self.deltas.stack;
-                if tag & hot::SAME_STACK == 0 {
+                stack = self.deltas.follower();
+                if tag & hot::EXPECTED_STACK == 0 {
                     let (number, len) = varint::read_early(bytes, end);
-                    let number = (stack as i64).checked_add(unzigzag(number)).and_then(|it| u32::try_from(it).ok());
+                    let last = self.deltas.stack as i64;
+                    let number = last.checked_add(unzigzag(number)).and_then(|it| u32::try_from(it).ok());
                     let Some(number) = number else { return };
                     (stack, end) = (number, end + len);
                 }
-                self.deltas.stack = stack;
+                self.deltas.follow(stack);
             }
             if is_shared {
                 self.deltas.ticks = ticks;
@@ -256,11 +257,11 @@ fn decode<'a>(fields: &mut Fields<'a>, deltas: &mut Deltas) -> Result<Record<'a>
         return Ok(Record::Free(Free { kind, address }));
     }
     let size = fields.varint()?;
-    if tag & hot::SAME_STACK == 0 {
-        deltas.stack = fields.u32_after(deltas.stack)?;
-    }
+    let is_expected = tag & hot::EXPECTED_STACK != 0;
+    let stack = if is_expected { deltas.follower() } else { fields.u32_after(deltas.stack)? };
+    deltas.follow(stack);
     deltas.touch(address);
-    Ok(Record::Alloc(Alloc { kind, address, size, stack: deltas.stack }))
+    Ok(Record::Alloc(Alloc { kind, address, size, stack }))
 }
 
 /// The hot records that are not about a block of memory.
@@ -563,6 +564,18 @@ mod tests {
         let far = 0x7fff_0000_0000;
         let addresses = [0x1000_0000, 0x1000_0020, far, 0x1000_0020, far, 0x1000_0030, 0x1000_3ff0, far, far];
         assert_eq!(addresses.map(&mut len_of), [4, 1, 7, 1, 1, 2, 2, 1, 0]);
+    }
+
+    #[test]
+    fn a_stack_that_comes_after_another_as_before_takes_no_byte() {
+        let mut deltas = Deltas::at_block_start(START, FIRST_NODE);
+        let mut stack_len_of = |stack| {
+            let mut out = [0; encode::HOT_ROOM];
+            let alloc = Alloc { kind: AllocatorKind::Malloc, address: 0, size: 0, stack };
+            alloc.encode(&mut out, &mut deltas, None) - 2
+        };
+        let stacks = [1, 2, 300, 1, 2, 300, 1, 2, 2, 2, 1, 2, 300];
+        assert_eq!(stacks.map(&mut stack_len_of), [1, 1, 2, 2, 0, 0, 0, 0, 1, 0, 1, 0, 2]);
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub const MAX_PLAIN_LEN: usize = 5 + 9 * varint::MAX_LEN;
 /// Places in the table of regions.
 pub const N_REGIONS: usize = 1 << REGION_BITS;
 pub const REGION_BITS: u32 = 7;
+/// Places in the table of stacks that followed others.
+pub const N_FOLLOWERS: usize = 1 << FOLLOWER_BITS;
+const FOLLOWER_BITS: u32 = 8;
 /// A region is 16 KiB: a pool of pymalloc from CPython 3.10 on, whose blocks are of one size.
 const REGION_SHIFT: u32 = 14;
 /// Addresses are written in units of this many bytes where they are multiples of it, as nearly all are.
@@ -34,13 +37,15 @@ pub struct Deltas {
     pub code: u32,
     /// The last address in the region of each place, a whole number of units.
     regions: [u64; N_REGIONS],
+    /// The stack that came after the one of each place.
+    followers: [u32; N_FOLLOWERS],
 }
 
 impl Deltas {
     /// The state at the start of a block that says so in its header.
     pub const fn at_block_start(first_turn: Turn, first_node: u32) -> Deltas {
-        let regions = [0; N_REGIONS];
-        Deltas { turn: first_turn, ticks: 0, address: 0, stack: 0, node: first_node, code: 0, regions }
+        let (regions, followers) = ([0; N_REGIONS], [0; N_FOLLOWERS]);
+        Deltas { turn: first_turn, ticks: 0, address: 0, stack: 0, node: first_node, code: 0, regions, followers }
     }
 
     /// The address that a number with [`hot::REGION`] stands for.
@@ -61,6 +66,21 @@ impl Deltas {
         }
     }
 
+    /// The stack that is expected next: a program that does the same again meets its stacks in the same order.
+    #[inline(always)]
+    pub fn follower(&self) -> u32 {
+        self.followers.get(follower_place(self.stack)).copied().unwrap_or(0)
+    }
+
+    /// Remembers the stack of an allocation.
+    #[inline(always)]
+    pub fn follow(&mut self, stack: u32) {
+        if let Some(place) = self.followers.get_mut(follower_place(self.stack)) {
+            *place = stack;
+        }
+        self.stack = stack;
+    }
+
     /// Moves the clock of a shared turn on; by how many ticks. A clock that steps back would break the order along the
     /// lane: it stands still instead.
     #[inline(always)]
@@ -77,6 +97,12 @@ pub const fn region_place(address: u64) -> u64 {
     ((address >> REGION_SHIFT) as u32).wrapping_mul(0x9e37_79b9) as u64 >> (32 - REGION_BITS)
 }
 
+/// The place of what follows a stack.
+#[inline(always)]
+const fn follower_place(stack: u32) -> usize {
+    (stack.wrapping_mul(0x9e37_79b9) >> (32 - FOLLOWER_BITS)) as usize
+}
+
 /// A record of the hot path.
 pub trait Hot: Copy {
     /// Writes it; its length. `now` is there in a shared turn only.
@@ -86,13 +112,13 @@ pub trait Hot: Copy {
 impl Hot for Alloc {
     #[inline(always)]
     fn encode(self, out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: Option<u64>) -> usize {
-        let is_same_stack = self.stack == deltas.stack;
+        let is_expected = self.stack == deltas.follower();
         let stack = zigzag(self.stack as i64 - deltas.stack as i64);
-        deltas.stack = self.stack;
-        let tag = self.kind as u8 | if is_same_stack { hot::SAME_STACK } else { 0 };
+        deltas.follow(self.stack);
+        let tag = self.kind as u8 | if is_expected { hot::EXPECTED_STACK } else { 0 };
         let len = tag_and_address(out, deltas, now, tag, self.address);
         let len = varint::write_early(out, len, self.size);
-        if is_same_stack { len } else { varint::write_early(out, len, stack) }
+        if is_expected { len } else { varint::write_early(out, len, stack) }
     }
 }
 

@@ -72,8 +72,8 @@
 //! A record starts with a tag byte. With the top bit clear it is a *hot* record of fixed grammar:
 //!
 //! ```text
-//! bit  7       6        5  4      3…0
-//!      0  SAME_STACK  address    kind
+//! bit  7  6               5  4     3…0
+//!      0  EXPECTED_STACK  address  kind
 //!
 //! Alloc    tag  [ticks]  [address]  size  [stack:zigzag]
 //! Free     tag  [ticks]  [address]
@@ -95,7 +95,10 @@
 //!   down to a unit, goes to the place of its region; the table is zero at a block's start.
 //! * `parent`: how many nodes of the lane before this one; `code`: the difference to the previous node's (0 at a block's
 //!   start); `offset`: rotated by one bit to the right, because instructions are two bytes long.
-//! * `stack`: the difference to the previous stack of the block (0 at its start), absent with `SAME_STACK`.
+//! * `stack`: the difference to the previous stack of the block (0 at its start), absent with `EXPECTED_STACK`: then it
+//!   is the one that came after that stack the last time. Reader and writer keep a table of [`encode::N_FOLLOWERS`]
+//!   places in the same way: each stack of an allocation goes to the place of the stack before it; the table is zero at a
+//!   block's start.
 //!
 //! # Time and order
 //!

@@ -91,8 +91,8 @@ pub mod hot {
     pub const SAME: u8 = 0x20;
     /// The difference to the previous address of the block, in bytes.
     pub const RAW_DIFFERENCE: u8 = 0x30;
-    /// The stack is the previous stack of the block.
-    pub const SAME_STACK: u8 = 0x40;
+    /// The stack is the one that came after the previous stack of the block the last time.
+    pub const EXPECTED_STACK: u8 = 0x40;
 
     /// The tag of a [`Restore`](super::Record::Restore).
     pub const RESTORE: u8 = 0x00;

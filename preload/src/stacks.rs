@@ -157,7 +157,15 @@ impl Stacks {
 
     #[inline(always)]
     fn python_at_hand(&mut self) -> Option<u32> {
-        self.while_reading(|stacks| stacks.compare(&python::state_at_hand()?, code::epoch_at_hand()?))
+        self.begin_reading();
+        let node = self.compare_at_hand();
+        self.end_reading();
+        node
+    }
+
+    #[inline(always)]
+    fn compare_at_hand(&mut self) -> Option<u32> {
+        self.compare(&python::state_at_hand()?, code::epoch_at_hand()?)
     }
 
     /// The number of this thread's stack now, with its native one when that is wanted; 0 when it has none.
@@ -177,26 +185,27 @@ impl Stacks {
     }
 
     fn current_python(&mut self, guard: &Guard, writer: &mut Writer) -> u32 {
-        self.while_reading(|stacks| {
-            let state = python::state(guard);
-            let node = stacks.compare(&state, code::epoch()).or_else(|| stacks.read(guard, writer, &state));
-            if environment::is_self_check() && !state.is_none() && stacks.self_check.allows(stacks.chain.frames().len())
-            {
-                python::self_check(guard, &state, &stacks.chain);
-                stacks.compare_with_slow_twin(guard, writer);
-            }
-            node.unwrap_or(0)
-        })
+        self.begin_reading();
+        let state = python::state(guard);
+        let node = self.compare(&state, code::epoch()).or_else(|| self.read(guard, writer, &state));
+        if environment::is_self_check() && !state.is_none() && self.self_check.allows(self.chain.frames().len()) {
+            python::self_check(guard, &state, &self.chain);
+            self.compare_with_slow_twin(guard, writer);
+        }
+        self.end_reading();
+        node.unwrap_or(0)
     }
 
     #[inline(always)]
-    fn while_reading<T>(&mut self, read: impl FnOnce(&mut Stacks) -> T) -> T {
+    fn begin_reading(&self) {
         self.is_reading.store(true, Ordering::Relaxed);
         // Whoever wants to know passes a barrier in all threads first, so the compiler's order is enough here.
         compiler_fence(Ordering::SeqCst);
-        let result = read(self);
+    }
+
+    #[inline(always)]
+    fn end_reading(&self) {
         self.is_reading.store(false, Ordering::Release);
-        result
     }
 
     /// The node of a stack whose frames lie where they lay, and run what they ran or something that is known here;
