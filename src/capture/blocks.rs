@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 
 use anyhow::Result;
 use memtrace_format::turn::Turn;
@@ -84,9 +85,21 @@ pub fn scan_lanes(file: &File, facts: &mut Facts) -> Result<Vec<Block>> {
 
 /// Looks through the whole file. The blocks of each lane come together and in the order in which they were written: one
 /// that was compressed may lie anywhere. Damage is noted in `facts` when they are given.
-pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
-    let file_len = file.metadata()?.len();
+pub fn scan(file: &File, facts: Option<&mut Facts>) -> Result<Vec<Block>> {
     let mut blocks = Vec::new();
+    walk(file, facts, |_| None, |_, block| blocks.push(block))?;
+    Ok(in_order(blocks))
+}
+
+/// Looks through the file, and shows each block with its place. Where `pass` names the end of some that are known, it goes
+/// on there.
+pub(super) fn walk(
+    file: &File,
+    mut facts: Option<&mut Facts>,
+    pass: impl Fn(u64) -> Option<u64>,
+    mut show: impl FnMut(Range<u64>, Block),
+) -> Result<()> {
+    let file_len = file.metadata()?.len();
     let mut offset = first_offset(file)?;
     let mut lost = |start: u64, end: u64, what: &str| {
         if let Some(facts) = facts.as_deref_mut() {
@@ -99,6 +112,10 @@ pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
             lost(offset, found.offset, "a block is damaged");
         }
         let Some(header) = found.header else { break };
+        if let Some(end) = pass(found.offset) {
+            offset = end;
+            continue;
+        }
         let payload_offset = found.offset + BLOCK_HEADER_LEN as u64;
         offset = found.offset + u64::from(header.capacity);
         if header.state == block_state::RELEASED {
@@ -114,7 +131,7 @@ pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
             lost(payload_offset, payload_offset + payload_len, "a block has an unknown encoding");
             continue;
         }
-        blocks.push(Block {
+        let block = Block {
             kind: header.kind,
             codec: header.codec,
             image: header.image,
@@ -129,12 +146,18 @@ pub fn scan(file: &File, mut facts: Option<&mut Facts>) -> Result<Vec<Block>> {
             raw_len: if header.codec == codec::RAW { 0 } else { header.raw_len },
             n_events: (header.state != block_state::OPEN).then_some(header.n_events),
             n_left_out: 0,
-        });
+        };
+        show(found.offset..offset, block);
     }
+    Ok(())
+}
+
+/// Lane by lane, each block once.
+pub(super) fn in_order(mut blocks: Vec<Block>) -> Vec<Block> {
     // Of two blocks with the same place the one that is sealed: a launcher that was killed left both.
     blocks.sort_by_key(|block| (block.place(), block.payload_crc.is_none()));
     blocks.dedup_by_key(|block| block.place());
-    Ok(blocks)
+    blocks
 }
 
 /// Where the first block may begin.

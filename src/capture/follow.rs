@@ -1,5 +1,5 @@
 //! A log that grows, read in steps: each takes what was written since the last one. Called by the live view, which may
-//! come and go: blocks must stay where they are during a step, and never longer.
+//! come and go: blocks must stay where they are during a step, and never longer (but for those that are sealed, `search`).
 //!
 //! # Up to where
 //! A lane may write at any moment, also behind the place where a step has looked. So a step notes first whose turn it is,
@@ -19,18 +19,20 @@ use memtrace_format::{FileHeader, state};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::batch::Batch;
-use super::blocks::{self, Block, LaneKey};
+use super::blocks::{Block, LaneKey};
 use super::events::{self, Events};
 use super::file::{self, Capture, read_at};
 use super::lane::{Lane, Left, Moment};
 use super::merge;
 use super::metadata::{self, Described};
+use super::search::Search;
 use crate::model::native::NativeStacks;
 use crate::model::{Event, Joiner, Model};
 
 /// Reads a log step by step.
 pub struct Follower {
     capture: Capture,
+    search: Search,
     model: Model,
     /// Where the reading of each lane stands; its place here is the lane's number.
     lanes: Vec<Left>,
@@ -66,6 +68,7 @@ impl Follower {
         let model = Model::new(capture.facts().clone(), capture.clock());
         Ok(Follower {
             capture,
+            search: Search::default(),
             model,
             lanes: Vec::new(),
             numbers: HashMap::new(),
@@ -105,9 +108,13 @@ impl Follower {
         read_at(file, header.as_mut_bytes(), 0)?;
         let has_ended = header.state == state::ENDED;
         file::take_over(&mut self.model.process_mut().facts, &header);
+        if has_ended {
+            // For the last time blocks may have moved, and the end is where nothing was before.
+            self.search = Search::default();
+        }
         // First how far the lanes have come, then the metadata: what the lanes refer to is written before they do.
-        let found = blocks::scan(file, None)?;
-        let describing = blocks::scan(file, None)?;
+        let found = self.search.blocks(file)?;
+        let describing = self.search.blocks(file)?;
         self.described.read_on(file, &describing, &mut self.model)?;
         if has_ended {
             let end = describing.iter().rev().find_map(|block| metadata::read_end(file, block));
@@ -138,6 +145,10 @@ impl Follower {
         for (lane, left) in lanes.into_iter().zip(&mut self.lanes) {
             *left = lane.left();
         }
+        self.search.forget(|block| {
+            let left = self.numbers.get(&block.lane()).map(|number| &self.lanes[*number]);
+            self.described.is_past(block) && (!block.has_events() || left.is_some_and(|left| left.is_past(block)))
+        });
         self.has_ended = has_ended && flow.is_continue();
         Ok(match (flow, has_ended) {
             (ControlFlow::Break(()), _) => Progress::Behind,

@@ -75,6 +75,18 @@ pub struct Left {
     is_waiting: bool,
 }
 
+impl Left {
+    /// Whether all of a block was read.
+    pub fn is_past(&self, block: &Block) -> bool {
+        block.sequence < self.next_sequence && !is_begun(self.at.as_ref(), block)
+    }
+}
+
+/// Whether a block was read in part.
+fn is_begun(at: Option<&Position>, block: &Block) -> bool {
+    at.is_some_and(|at| at.sequence == block.sequence && at.offset < block.raw_len())
+}
+
 /// When an event comes: its turn, in a shared turn its ticks, then gifts back before allocations.
 pub type Moment = (u64, u64, bool);
 
@@ -116,9 +128,8 @@ impl Lane {
     /// the next search finds it; what is missing then is lost.
     fn add(&mut self, blocks: &[Block]) {
         let mut wanted = self.next_sequence;
-        let decoded = |at: &Position, block: &Block| at.sequence == block.sequence && at.offset < block.raw_len();
         for block in blocks {
-            let is_begun = self.at.as_ref().is_some_and(|at| decoded(at, block));
+            let is_begun = is_begun(self.at.as_ref(), block);
             if !is_begun && block.sequence < self.next_sequence {
                 continue;
             }

@@ -34,11 +34,8 @@ pub struct Described {
 impl Described {
     /// Takes over what is new in the blocks of a log.
     pub fn read_on(&mut self, file: &File, blocks: &[Block], model: &mut Model) -> Result<()> {
-        for block in blocks.iter().filter(|block| matches!(block.kind, block_kind::META | block_kind::LAUNCHER)) {
-            let is_known = |at: &Position| {
-                block.sequence < at.sequence || block.sequence == at.sequence && block.raw_len() <= at.offset
-            };
-            if self.by_lane.get(&block.lane()).is_some_and(is_known) {
+        for block in blocks {
+            if self.is_past(block) {
                 continue;
             }
             let at = self.by_lane.remove(&block.lane()).filter(|at| at.sequence == block.sequence);
@@ -49,6 +46,15 @@ impl Described {
             self.by_lane.insert(block.lane(), at);
         }
         Ok(())
+    }
+
+    /// Whether nothing of a block is to be taken over, now or any more.
+    pub fn is_past(&self, block: &Block) -> bool {
+        let is_known = |at: &Position| {
+            block.sequence < at.sequence || block.sequence == at.sequence && block.raw_len() <= at.offset
+        };
+        let describes = matches!(block.kind, block_kind::META | block_kind::LAUNCHER);
+        !describes || self.by_lane.get(&block.lane()).is_some_and(is_known)
     }
 }
 

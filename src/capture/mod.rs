@@ -24,6 +24,7 @@ mod merge;
 mod metadata;
 mod payload;
 mod range;
+mod search;
 
 pub use file::Capture;
 

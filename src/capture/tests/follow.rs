@@ -55,7 +55,8 @@ proptest! {
             let (mut log, _) = written(&drawn[..drawn.len() * percent / 100]);
             log.header.state = state::RECORDING;
             log.header.turn = log.last_word().0;
-            (log.is_compressed, log.is_sealed) = (is_compressed, is_compressed);
+            // Here all blocks move between two steps. Sealed ones don't, before the end: `search` relies on it.
+            (log.is_compressed, log.is_sealed) = (is_compressed, false);
             write(&saved, &log, is_reversed);
             let mut n_batches = 0;
             let take = |model: &Model, events: &[Event]| told.extend(events.iter().filter_map(|event| line(model, event)));
