@@ -12,8 +12,9 @@ from ._memtrace import AllocationRecord, Interval, TemporalAllocationRecord, Tra
 from ._metadata import Metadata
 from ._reader import FileReader, MemorySnapshot
 from ._stats import Stats, compute_statistics, dump_all_records
-from ._tracker import start, stop
+from ._tracker import start, start_thread_trace, stop
 from ._version import __version__
+
 
 def load_ipython_extension(ipython: Any) -> None:
     """Called by ``%load_ext memtrace``: adds ``%%memtrace_flamegraph`` and ``%memtrace``."""
@@ -42,5 +43,6 @@ __all__ = [
     "load_ipython_extension",
     "set_log_level",
     "start",
+    "start_thread_trace",
     "stop",
 ]

@@ -24,7 +24,7 @@ __all__ = [
 _Path = Union[str, "os.PathLike[str]"]
 _StackElement = Tuple[str, str, int]
 
-@final
+@disjoint_base
 class AllocationRecord:
     def __new__(cls, record: Tuple[int, int, int, int, int, int, int, int]) -> "AllocationRecord": ...
     @property
@@ -51,7 +51,7 @@ class AllocationRecord:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
-@final
+@disjoint_base
 class TemporalAllocationRecord:
     intervals: List[Interval]
     def __new__(cls, record: Tuple[int, int, int, int, int]) -> "TemporalAllocationRecord": ...

@@ -34,26 +34,26 @@ class FileReader:
                 print(record.size, record.stack_trace())
 
     Args:
-        file_name: The capture.
+        file_name: The capture, or a descriptor of it, which is closed.
         report_progress: Accepted for code that was written for memray; nothing is shown.
         max_memory_records: How many snapshots of the resident set are kept at most.
     """
 
     def __init__(
         self,
-        file_name: Union[str, "os.PathLike[str]"],
+        file_name: Union[int, str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"],
         *,
         report_progress: bool = False,
         max_memory_records: int = 10000,
     ) -> None:
         self._closed = True
-        path = os.fspath(file_name)
         try:
-            with open(path, "rb"):
-                pass
+            file = open(file_name, "rb")
         except OSError as error:
-            raise OSError(error.errno, f"Could not open file {path}: {error.strerror}") from None
-        self._capture = _memtrace.Capture(path, max_memory_records)
+            raise OSError(error.errno, f"Could not open file {file_name!s}: {error.strerror}") from None
+        with file:
+            path = f"/proc/self/fd/{file_name}" if isinstance(file_name, int) else os.fsdecode(file_name)
+            self._capture = _memtrace.Capture(path, max_memory_records)
         self._closed = False
 
     def __enter__(self) -> "FileReader":
@@ -115,11 +115,11 @@ class FileReader:
         Args:
             merge_threads: Whether threads are taken together.
         """
-        return self._capture.high_watermark_records(merge_threads)
+        return self._capture.high_watermark_records(bool(merge_threads))
 
     def get_leaked_allocation_records(self, merge_threads: bool = True) -> Records:
         """What was never given back, summed up by call stack and allocator."""
-        return self._capture.leaked_records(merge_threads)
+        return self._capture.leaked_records(bool(merge_threads))
 
     def get_temporary_allocation_records(self, merge_threads: bool = True, threshold: int = 1) -> Records:
         """What was given back soon, summed up by call stack and allocator.
@@ -129,7 +129,7 @@ class FileReader:
             threshold: How many other allocations of its thread may lie between an allocation and its end.
         """
         self._needs_all("Can't find temporary allocations using a pre-aggregated capture file.")
-        return self._capture.temporary_records(merge_threads, threshold)
+        return self._capture.temporary_records(bool(merge_threads), threshold)
 
     def get_temporal_allocation_records(self, merge_threads: bool = True) -> TemporalRecords:
         """Between which snapshots of the resident set memory was allocated and given back.
@@ -137,14 +137,14 @@ class FileReader:
         What came and went between two snapshots is left out.
         """
         self._needs_all("Can't get allocation history using a pre-aggregated capture file.")
-        return self._capture.temporal_records(merge_threads)
+        return self._capture.temporal_records(bool(merge_threads))
 
     def get_temporal_high_water_mark_allocation_records(
         self, merge_threads: bool = True
     ) -> Tuple[TemporalRecords, List[int]]:
         """What each call stack held when the heap was largest before each snapshot, and how large it was then."""
         self._needs_all("Can't get allocation history using a pre-aggregated capture file.")
-        return self._capture.temporal_high_watermark_records(merge_threads)
+        return self._capture.temporal_high_watermark_records(bool(merge_threads))
 
     def get_memory_snapshots(self) -> Iterator[MemorySnapshot]:
         """The samples of the resident set."""
@@ -159,7 +159,6 @@ class FileReader:
             "The file was not generated with track_object_lifetimes=True."
         )
         yield
-
 
     def _needs_all(self, sentence: str) -> None:
         is_aggregated = self.metadata.file_format is FileFormat.AGGREGATED_ALLOCATIONS

@@ -46,7 +46,7 @@ def compute_statistics(
 
 def dump_all_records(file_name: Union[str, "os.PathLike[str]"]) -> None:
     """Prints every record of a capture on the standard output."""
-    path = os.fspath(file_name)
+    path = os.fsdecode(file_name)
     if not os.path.exists(path):
         raise OSError(f"No such file: {path}")
     _memtrace.dump(path)

@@ -1,7 +1,8 @@
 """Recording without a `with`, and what a fork does to a recording."""
 
 import os
-from typing import Any, Optional, Union
+from types import FrameType
+from typing import Any, Callable, Optional, Union
 
 from . import _memtrace
 from ._memtrace import Tracker
@@ -35,3 +36,8 @@ def stop() -> None:
     if tracker is None:
         raise RuntimeError("memtrace.stop() without memtrace.start()")
     tracker.__exit__(None, None, None)
+
+
+def start_thread_trace(frame: FrameType, event: str, arg: Any) -> Callable[[FrameType, str, Any], Any]:
+    """Accepted by `threading.setprofile`, for code that was written for memray: threads are recorded without it."""
+    return start_thread_trace

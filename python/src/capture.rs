@@ -1,6 +1,7 @@
 //! An open capture, and what can be asked of it.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,8 +81,10 @@ impl Capture {
         let end_unix_nanos = facts.end.map_or(last_sample, |end| end.unix_nanos);
         // Threads are numbered as they show up, and the first one is nearly always the one that started the program.
         let main_os_tid = facts.tracked.map_or(facts.pid, |tracked| tracked.os_tid);
-        let is_main = |thread: &ThreadKey| process.threads.get(*thread).os_tid == main_os_tid;
-        let main = (1..=64).map(|number| ThreadKey { image: 0, number }).find(is_main);
+        let threads = |range: RangeInclusive<u32>| range.map(|number| ThreadKey { image: 0, number });
+        let is = |os_tid| move |thread: &ThreadKey| process.threads.get(*thread).os_tid == os_tid;
+        // When it has recorded nothing: a number that nobody has.
+        let main = threads(1..=64).find(is(main_os_tid)).or_else(|| threads(1..=u32::MAX).find(is(0)));
         let main_thread = main.map_or(1, tid);
         let names = Arc::new(Names::new(model, &capture));
         let undone = Arc::new(std::mem::take(&mut pass.undone));
@@ -148,8 +151,7 @@ impl Capture {
         dict.set_item("command_line", facts.command_line.join(" "))?;
         dict.set_item("pid", facts.pid)?;
         dict.set_item("main_thread_id", main_thread)?;
-        let allocator = facts.python().map_or("", |python| &python.allocator);
-        dict.set_item("python_allocator", if allocator.is_empty() { "unknown" } else { allocator })?;
+        dict.set_item("python_allocator", facts.python_allocator())?;
         dict.set_item("has_native_traces", facts.has_native_stacks)?;
         dict.set_item("trace_python_allocators", facts.python_allocators)?;
         dict.set_item("file_format", facts.tracked.map_or(0, |tracked| tracked.file_format))?;

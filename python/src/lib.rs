@@ -18,6 +18,7 @@
 
 #![deny(unsafe_code)]
 
+mod allocator;
 mod arrow;
 mod capture;
 mod error;

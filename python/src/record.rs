@@ -1,7 +1,6 @@
 //! Records as objects of Python: equal and hashed by the numbers that they have, and asked for stacks when these are
 //! wanted.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use memtrace::units::bytes;
@@ -13,14 +12,14 @@ use pyo3::types::PyTuple;
 use crate::names::{Element, Names};
 
 /// What one allocation, one free, or allocations that have much in common were.
-#[pyclass(frozen, module = "memtrace", skip_from_py_object)]
+#[pyclass(frozen, subclass, module = "memtrace", skip_from_py_object)]
 pub struct AllocationRecord {
     numbers: Numbers,
     origin: Option<Origin>,
 }
 
 /// In the order of the tuple that records are made of and compared by.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, FromPyObject)]
+#[derive(Clone, Copy, PartialEq, Eq, FromPyObject, IntoPyObject)]
 pub struct Numbers(i64, u64, u64, i32, u64, u64, u64, u64);
 
 /// Where a record's stacks are found.
@@ -115,12 +114,13 @@ impl AllocationRecord {
         stack_of(&self.origin, self.numbers.3, max_stacks, Names::hybrid)
     }
 
-    fn __eq__(&self, other: &Bound<'_, PyAny>) -> Option<bool> {
-        other.cast::<AllocationRecord>().ok().map(|other| self.numbers == other.get().numbers)
+    fn __eq__(&self, other: &Bound<'_, AllocationRecord>) -> bool {
+        self.numbers == other.get().numbers
     }
 
-    fn __hash__(&self) -> u64 {
-        hash(&self.numbers)
+    /// That of the tuple.
+    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
+        self.numbers.into_pyobject(py)?.hash()
     }
 
     fn __repr__(&self) -> String {
@@ -136,7 +136,7 @@ impl AllocationRecord {
 }
 
 /// How much a site held, over time.
-#[pyclass(module = "memtrace", skip_from_py_object)]
+#[pyclass(subclass, module = "memtrace", skip_from_py_object)]
 pub struct TemporalAllocationRecord {
     numbers: TemporalNumbers,
     origin: Option<Origin>,
@@ -146,7 +146,7 @@ pub struct TemporalAllocationRecord {
 }
 
 /// Thread, allocator, stack, native stack, and memray's number of a set of loaded libraries.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, IntoPyObject)]
 pub struct TemporalNumbers(i64, i32, u64, u64, u64);
 
 impl TemporalAllocationRecord {
@@ -212,15 +212,15 @@ impl TemporalAllocationRecord {
         stack_of(&self.origin, self.numbers.1, max_stacks, Names::hybrid)
     }
 
-    fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
-        let Ok(other) = other.cast::<TemporalAllocationRecord>() else { return Ok(None) };
+    fn __eq__(&self, other: &Bound<'_, TemporalAllocationRecord>) -> PyResult<bool> {
         let py = other.py();
         let other = other.borrow();
-        Ok(Some(self.numbers == other.numbers && self.intervals.bind(py).eq(other.intervals.bind(py))?))
+        Ok(self.numbers == other.numbers && self.intervals.bind(py).eq(other.intervals.bind(py))?)
     }
 
-    fn __hash__(&self) -> u64 {
-        hash(&self.numbers)
+    /// That of the tuple.
+    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
+        self.numbers.into_pyobject(py)?.hash()
     }
 }
 
@@ -291,10 +291,4 @@ fn stack_of(
 
 fn no_reader(what: &str) -> PyErr {
     PyAssertionError::new_err(format!("Cannot get {what} without reader."))
-}
-
-fn hash(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }

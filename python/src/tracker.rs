@@ -1,7 +1,7 @@
 //! `Tracker`: records this process for as long as a `with` lasts.
 //!
-//! From the moment when the recorder starts, nothing here allocates until it has stopped: an empty `with` is an empty
-//! capture.
+//! From the moment when the recorder starts, nothing here allocates or gives back until it has stopped: an empty `with`
+//! is an empty capture.
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -22,6 +22,7 @@ use nix::unistd::{getpid, gettid};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 
+use crate::allocator;
 use crate::error::{os_error, runtime_error};
 use crate::recorder::Recorder;
 use crate::watcher::Watcher;
@@ -35,6 +36,8 @@ pub struct Tracker {
     interval: Duration,
     /// Absolute.
     path: PathBuf,
+    /// The same for the recorder.
+    c_path: CString,
     is_discarded: bool,
     info: CaptureInfo,
     compression: Compression,
@@ -60,11 +63,11 @@ impl Tracker {
         py: Python<'_>,
         file_name: Option<Bound<'_, PyAny>>,
         destination: Option<Bound<'_, PyAny>>,
-        native_traces: bool,
+        #[pyo3(from_py_with = truth)] native_traces: bool,
         memory_interval_ms: u32,
-        follow_fork: bool,
-        trace_python_allocators: bool,
-        track_object_lifetimes: bool,
+        #[pyo3(from_py_with = truth)] follow_fork: bool,
+        #[pyo3(from_py_with = truth)] trace_python_allocators: bool,
+        #[pyo3(from_py_with = truth)] track_object_lifetimes: bool,
         file_format: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Tracker> {
         if track_object_lifetimes {
@@ -97,12 +100,14 @@ impl Tracker {
             false => Compression::Never,
         };
         let pid = getpid().as_raw() as u32;
+        let c_path = CString::new(path.as_os_str().as_bytes())?;
         let info = info(py, &options, file_format)?;
-        reserve(&path, destination.is_forced)?;
+        reserve(&path, &destination)?;
         Ok(Tracker {
             options,
             interval: Duration::from_millis(memory_interval_ms.max(1).into()),
             path,
+            c_path,
             is_discarded,
             info,
             compression,
@@ -175,10 +180,10 @@ impl Tracker {
             (tracked.os_tid, tracked.n_hidden_frames) = (gettid().as_raw() as u32, n_frames_outside(py));
         }
         let log = Log::create(&self.path, true, self.compression, self.pid, &info).map_err(os_error)?;
-        let path = CString::new(self.path.as_os_str().as_bytes())?;
+        drop(info);
         let watcher = Watcher::start(log, recorder, self.interval).map_err(runtime_error)?;
         *stage = Stage::Active(watcher, recorder);
-        let (answer, errno) = answer::parts(recorder.start(&path, self.options.to_bits()));
+        let (answer, errno) = answer::parts(recorder.start(&self.c_path, self.options.to_bits()));
         if answer == answer::DONE {
             return Ok(());
         }
@@ -244,6 +249,11 @@ pub fn after_fork_in_child() {
     IS_ACTIVE.store(false, Ordering::Release);
 }
 
+/// Flags may be anything that is true or not, `None` and 1 for instance.
+fn truth(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    value.is_truthy()
+}
+
 /// What a `FileDestination` says.
 struct Destination {
     path: PathBuf,
@@ -269,14 +279,15 @@ impl Destination {
 }
 
 /// Makes an empty file that nobody else has, so that a wrong path is noticed at once.
-fn reserve(path: &Path, is_forced: bool) -> PyResult<()> {
+fn reserve(path: &Path, destination: &Destination) -> PyResult<()> {
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600);
-    match is_forced {
+    match destination.is_forced {
         true => options.create(true).truncate(true),
         false => options.create_new(true),
     };
-    let shown = path.display();
+    // As its user calls it.
+    let shown = destination.path.display();
     match options.open(path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(PyOSError::new_err(format!(
@@ -307,7 +318,7 @@ fn info(py: Python<'_>, options: &RecordOptions, file_format: u8) -> PyResult<Ca
         command_line: arguments,
         cwd,
         python_allocators: options.python_allocators,
-        tracked: Some(Tracked { file_format, os_tid: 0, n_hidden_frames: 0 }),
+        tracked: Some(Tracked { file_format, os_tid: 0, n_hidden_frames: 0, python_allocator: allocator::current(py) }),
     })
 }
 

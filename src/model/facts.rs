@@ -59,7 +59,13 @@ pub struct Tracked {
     pub os_tid: u32,
     /// So many frames of that thread are outside of the recorded part: they are not shown.
     pub n_hidden_frames: u32,
+    /// What handed out Python objects: the place of its name in [`PYTHON_ALLOCATORS`].
+    pub python_allocator: u8,
 }
+
+/// What CPython calls its allocators of objects.
+pub const PYTHON_ALLOCATORS: [&str; 7] =
+    ["", "pymalloc", "pymalloc_debug", "malloc", "malloc_debug", "mimalloc", "mimalloc_debug"];
 
 /// Places of damage that are listed one by one.
 pub const MAX_DAMAGE: usize = 1000;
@@ -201,6 +207,16 @@ impl Facts {
     /// The first Python of the process: the one that the user means.
     pub fn python(&self) -> Option<&Python> {
         self.images.iter().find_map(|image| image.python.as_ref())
+    }
+
+    /// What hands out Python objects, in memray's words: `pymalloc`, `malloc debug`, or `unknown`.
+    pub fn python_allocator(&self) -> String {
+        let wrapped = self.python().map_or("", |python| python.allocator.as_str());
+        let told = self.tracked.and_then(|tracked| PYTHON_ALLOCATORS.get(usize::from(tracked.python_allocator)));
+        match if wrapped.is_empty() { told.copied().unwrap_or_default() } else { wrapped } {
+            "" | "custom" => "unknown".to_string(),
+            name => name.replace('_', " "),
+        }
     }
 
     /// Whether objects of Python are recorded one by one in this image, so that arenas must not be counted as well.

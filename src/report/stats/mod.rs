@@ -198,7 +198,7 @@ fn metadata(model: &Model, stats: &Stats, last_turns: &[u64]) -> Metadata {
         command_line: facts.command_line.join(" "),
         pid: facts.pid,
         main_thread_id: 1,
-        python_allocator: if allocator.is_empty() { "unknown".to_string() } else { allocator.replace('_', " ") },
+        python_allocator: facts.python_allocator(),
         has_native_traces: model.processes().iter().any(|process| process.facts.has_native_stacks),
         trace_python_allocators: !allocator.is_empty(),
         file_format: 0,
