@@ -53,6 +53,7 @@ class Translation(unittest.TestCase):
         given = "run -o x --trace-python-allocators --aggregate --buffered-file-io --native app.py"
         self.check(given, ["run", "-o", "x", "--python-allocators", "--native", *PYTHON, "--", "app.py"])
         self.check("attach --method gdb --aggregate -v 12", ["attach", "--method", "ptrace", "12"])
+        self.check("attach --follow-fork 12", ["attach", "--follow-fork", "12"])
         self.check("attach --method=sys.remote_exec 12", ["attach", "--method=remote-exec", "12"])
         self.check("detach --method lldb 12", ["detach", "12"])
         self.check("transform CSV x.bin", ["transform", "csv", "x.bin"])
@@ -147,6 +148,28 @@ class Program(unittest.TestCase):
         self.assertEqual(told, f"{sys.executable} ['b']\n")
         names = [name.split(".")[0] for name in self.files()]
         self.assertEqual(names, ["memtrace-mod", "memtrace-string", "mod"])
+
+    def test_a_running_process_is_recorded_with_the_children_that_it_starts(self) -> None:
+        code = """if True:
+            import os, time
+            while True:
+                if os.fork() == 0:
+                    kept = bytearray(3_000_000)
+                    os._exit(0)
+                os.wait()
+                time.sleep(0.01)
+            """
+        with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code]) as process:
+            self.addCleanup(process.kill)
+            options = ["--follow-fork", "--aggregate", "--trace-python-allocators", "--duration", "1", "-o", "a.bin"]
+            told = self.check("attach", *options, str(process.pid))
+            self.assertIsNone(process.poll())
+            process.kill()
+        self.assertIn("with its children: ", told)
+        children = [name for name in self.files() if name.startswith("a.bin.")]
+        self.assertGreater(len(children), 3)
+        self.assertIn("3.000MB", self.check("table", "--text", children[0]))
+        self.check("flamegraph", "-o", "page.html", "a.bin", *children)
 
     def test_the_exit_code_is_that_of_the_script(self) -> None:
         self.assertEqual(self.run_memtrace("run", "-q", "-c", "raise SystemExit(7)")[0], 7)
