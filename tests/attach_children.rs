@@ -218,6 +218,25 @@ fn a_child_that_does_nothing_before_the_end_is_not_recorded_afterwards() {
 }
 
 #[test]
+fn a_process_with_other_files_is_recorded_without_its_children_only() {
+    let scratch = Scratch::new("attach-family-namespace");
+    let capture = scratch.join("capture.bin");
+    let mut outer = Command::new("unshare");
+    outer.args(["--user", "--map-root-user", "--mount", "--fork", "--kill-child"]).arg(family(&scratch).get_program());
+    let mut parent = Parent::start(&mut outer, scratch.path());
+    let child = parent.start_working_child("f");
+    let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap();
+    let pid = status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap().to_string();
+    let output = memtrace().args(["attach", &pid, "--follow-fork", "-o"]).arg(&capture).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("can't be followed"), "{said}");
+    assert!(!capture.exists());
+    let shortly = ["attach", &pid, "--duration", "0.1", "-o"];
+    support::run(memtrace().args(shortly).arg(&capture));
+    parent.assert_goes_on(child);
+}
+
+#[test]
 fn when_the_process_is_killed_its_children_are_detached_from() {
     let scratch = Scratch::new("attach-family-killed");
     let capture = scratch.join("capture.bin");
