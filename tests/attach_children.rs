@@ -16,9 +16,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Scratch, fixture, memtrace, pythons};
 
-/// A process that makes children when it is told to, in its own folder; killed at the end.
+/// A process that makes children when it is told to, in its own folder; killed at the end, with them.
 struct Parent {
     process: Child,
+    children: Vec<u32>,
     stdout: BufReader<ChildStdout>,
     folder: PathBuf,
 }
@@ -28,7 +29,7 @@ impl Parent {
         let command = command.current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let stdout = BufReader::new(process.stdout.take().unwrap());
-        Parent { process, stdout, folder: folder.to_owned() }
+        Parent { process, children: Vec::new(), stdout, folder: folder.to_owned() }
     }
 
     /// A child of this kind: its process id.
@@ -36,7 +37,11 @@ impl Parent {
         writeln!(self.process.stdin.as_mut().unwrap(), "{kind}").unwrap();
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
-        line.trim_end().parse().unwrap()
+        let child = line.trim_end().parse().unwrap();
+        if child != self.process.id() {
+            self.children.push(child);
+        }
+        child
     }
 
     /// The same, when it works.
@@ -56,9 +61,16 @@ impl Parent {
 
 impl Drop for Parent {
     fn drop(&mut self) {
+        // Those of multiprocessing's server are not its own and keep that alive.
+        self.children.drain(..).for_each(end);
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Ends a process that is not our child.
+fn end(pid: u32) {
+    let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
 }
 
 #[track_caller]
@@ -244,11 +256,10 @@ fn when_the_process_is_killed_its_children_are_detached_from() {
     let code = "import os, time\n\
                 while not os.path.exists('fork'): time.sleep(0.01)\n\
                 if os.fork() == 0:\n    \
-                    while not os.path.exists('end'):\n        \
+                    while True:\n        \
                         kept = bytearray(1_000_001)\n        \
                         time.sleep(0.001)\n        \
                         open('alive', 'a').write('.')\n    \
-                    os._exit(0)\n\
                 time.sleep(1000)\n";
     fs::write(&script, code).unwrap();
     let python = pythons().last().unwrap();
@@ -263,13 +274,14 @@ fn when_the_process_is_killed_its_children_are_detached_from() {
     attached.stderr.read_to_string(&mut said).unwrap();
     assert!(attached.memtrace.wait().unwrap().success(), "{said}");
     assert!(said.contains("with its children: 2 processes") && !said.contains("can't be detached"), "{said}");
-    assert_recorded(&capture, &children_with_captures(&capture));
+    let children = children_with_captures(&capture);
+    assert_recorded(&capture, &children);
     let (enough, recorded) = (n_alive() + 20, files(scratch.path()));
     wait_until("the child goes on", || n_alive() >= enough);
     let mut now = files(scratch.path());
     now.insert("alive".into(), recorded["alive"]);
     assert_eq!(now, recorded);
-    fs::write(scratch.join("end"), "").unwrap();
+    children.into_iter().for_each(end);
 }
 
 /// A server without memtrace, with its port; killed at the end.
