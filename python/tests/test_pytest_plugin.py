@@ -100,6 +100,8 @@ class Summaries(Suite):
             told.index("results for test_it.py::test_large"), told.index("results for test_it.py::test_small")
         )
         self.assertRegex(told, r"Total memory allocated: 3\.\dMiB")
+        # Those that were there at the peak, and no frees.
+        self.assertEqual(told.count("Total allocations: 1\n"), 2)
         self.assertRegex(told, rf"make:{re.escape(str(self.folder))}/test_it\.py:3 -> 3\.\dMiB")
 
     def test_the_summary_names_as_many_tests_as_asked_for(self) -> None:
@@ -233,8 +235,10 @@ class Limits(Suite):
     def test_a_limit_that_is_no_size_fails_the_test_and_not_the_run(self) -> None:
         self.write(LIMITED.format(limit="a lot", n_bytes=1) + "\n    def test_other():\n        pass\n")
         told = self.check(1)
-        self.assertIn("Invalid memory size format: 'a lot'", told)
+        self.assertIn("@pytest.mark.limit_memory(limit, *, current_thread_only=False): Invalid memory size format: 'a lot'", told)
         self.assertIn("1 failed, 1 passed", told)
+        # The user's mistake is shown, and not our code.
+        self.assertNotIn("recorder.py", told)
 
     def test_other_threads_count_unless_left_out(self) -> None:
         for thread_only, exit_code in ((False, 1), (True, 0)):

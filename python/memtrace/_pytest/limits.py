@@ -271,5 +271,12 @@ def _shown(obj: object) -> str:
 
 def limits_of(item: pytest.Item) -> List[Limit]:
     """What a test is allowed: of several markers of a kind the nearest one holds."""
-    found = ((limit, item.get_closest_marker(name)) for name, limit in LIMITS.items())
-    return [limit(*marker.args, **marker.kwargs) for limit, marker in found if marker]
+    limits = []
+    for name, limit in LIMITS.items():
+        marker = item.get_closest_marker(name)
+        try:
+            limits += [limit(*marker.args, **marker.kwargs)] if marker else []
+        except (TypeError, ValueError) as error:
+            # In a line, and not with the frames of ours that noticed it.
+            pytest.fail(f"@pytest.mark.{name}{limit.SIGNATURE}: {error}", pytrace=False)
+    return limits

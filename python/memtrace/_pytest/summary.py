@@ -24,14 +24,13 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 def measure(reader: FileReader) -> Dict[str, Any]:
     """What is told of a test: plain values, as reports travel between processes."""
-    metadata = reader.metadata
     records = list(reader.get_high_watermark_allocation_records(merge_threads=True))
     functions: List[List[Any]] = []
     for record in sorted(records, key=lambda record: record.size, reverse=True)[:_N_FUNCTIONS]:
         functions.extend([*frame, record.size] for frame in record.stack_trace(max_stacks=1))
     return {
-        "peak_bytes": metadata.peak_memory,
-        "n_allocations": metadata.total_allocations,
+        "peak_bytes": reader.metadata.peak_memory,
+        "n_allocations": sum(record.n_allocations for record in records),
         "histogram": _histogram(records) if records else "",
         "functions": functions,
     }
