@@ -165,11 +165,25 @@ pub struct AttachArgs {
     /// Record for so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub duration: Option<Duration>,
+    /// How to get into the process
+    #[arg(long, value_enum, default_value = "auto")]
+    pub method: AttachMethod,
     #[command(flatten)]
     pub recording: RecordingArgs,
     /// Record the children as well that it starts meanwhile, and theirs: each into a capture of its own, OUTPUT.PID
     #[arg(long)]
     pub follow_fork: bool,
+}
+
+/// The ways into a running process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AttachMethod {
+    /// Remote execution when it works within a quarter of a second, else ptrace
+    Auto,
+    /// The interpreter of Python 3.14 or later runs a script for us; nothing is stopped
+    RemoteExec,
+    /// A thread is borrowed for a few milliseconds
+    Ptrace,
 }
 
 const ATTACH_EXAMPLES: &str = "\

@@ -156,6 +156,106 @@ fn a_hundred_busy_python_processes_are_recorded_and_go_on() {
     attach_to_new_python_processes(100);
 }
 
+/// A Python that waits for a line, then says `done`.
+const WAITING: &str = "print('ready', flush=True); input(); print('done', flush=True)";
+
+fn has_remote_execution(python: &Python) -> bool {
+    python.minor.trim_end_matches('t').split_once('.').unwrap().1.parse::<u32>().unwrap() >= 14
+}
+
+/// From 3.14 on they run what they are asked to from outside.
+fn pythons_with_remote_execution() -> impl Iterator<Item = &'static Python> {
+    pythons().iter().filter(|python| has_remote_execution(python))
+}
+
+#[test]
+fn an_interpreter_that_runs_scripts_from_outside_loads_the_recorder_itself() {
+    let scratch = Scratch::new("attach-remote");
+    let capture = scratch.join("capture.bin");
+    for python in pythons_with_remote_execution() {
+        for (n_threads, method) in [(1, "remote-exec"), (3, "remote-exec"), (1, "auto")] {
+            let mut target = busy_python(python, n_threads);
+            // The second time the recorder is there already.
+            for _ in 0..2 {
+                let said = must_attach(target.pid(), &capture, &["-v", "--duration", "0.1", "--method", method]);
+                // The machine may be too busy for a quarter of a second.
+                assert!(said.contains("its Python has loaded it") || method == "auto", "{said}");
+                let table = support::run(memtrace().arg("table").arg(&capture).args(["--json"]));
+                let table = String::from_utf8(table.stdout).unwrap();
+                assert!(table.contains("take") && table.contains("busy.py"), "{} {table}", python.minor);
+            }
+            target.assert_goes_on();
+            assert_eq!(left_in_tmp(target.pid()), 0);
+        }
+    }
+}
+
+/// Folders that were made there for a process.
+fn left_in_tmp(pid: u32) -> usize {
+    let entries = fs::read_dir("/tmp").unwrap().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("memtrace-{pid}-"))).count()
+}
+
+#[test]
+fn an_interpreter_in_other_namespaces_loads_the_recorder_itself() {
+    let scratch = Scratch::new("attach-remote-namespaces");
+    let capture = scratch.join("capture.bin");
+    for python in pythons_with_remote_execution() {
+        let unshare = ["--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+        let mut command = Command::new("unshare");
+        command.args(unshare).arg(&python.path).arg(fixture("attach/busy.py")).arg("2");
+        let outer = Target::start_busy(&mut command);
+        let children = format!("/proc/{0}/task/{0}/children", outer.pid());
+        let inner = fs::read_to_string(&children).unwrap().trim().parse().unwrap();
+        must_attach(inner, &capture, &["--duration", "0.1", "--method", "remote-exec"]);
+        assert!(n_allocations(&capture) > 100);
+        assert!(Path::new(&format!("/proc/{inner}/exe")).exists());
+    }
+}
+
+#[test]
+fn an_interpreter_that_waits_is_entered_otherwise_and_runs_no_script_later() {
+    let scratch = Scratch::new("attach-remote-waiting");
+    let capture = scratch.join("capture.bin");
+    for python in pythons_with_remote_execution() {
+        let mut target = Target::start_busy(Command::new(&python.path).args(["-c", WAITING]));
+        let output = attach(target.pid(), &capture, &["--duration", "0.1", "--method", "remote-exec"]);
+        assert!(text(&output).contains("has not come to execute Python code"), "{}", text(&output));
+        let said = must_attach(target.pid(), &capture, &["-v", "--duration", "0.1"]);
+        assert!(said.contains("which was held up"), "{said}");
+        target.tell();
+        assert_eq!(target.line(), "done");
+        assert!(target.process.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn who_can_not_run_scripts_from_outside_is_entered_otherwise() {
+    let scratch = Scratch::new("attach-remote-refused");
+    let capture = scratch.join("capture.bin");
+    let check = |target: &mut Target, reason: &str| {
+        let output = attach(target.pid(), &capture, &["--duration", "0.1", "--method", "remote-exec"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(reason) && said.lines().count() == 1, "{said}");
+        let said = must_attach(target.pid(), &capture, &["-v", "--duration", "0.1"]);
+        assert!(said.contains("which was held up"), "{said}");
+        target.assert_goes_on();
+    };
+    check(&mut Target::start_busy(&mut Command::new(build(&scratch, "busy.c", &[]))), "there is no Python in it");
+    for python in pythons() {
+        let mut command = Command::new(&python.path);
+        command.arg(fixture("attach/busy.py")).arg("1").env("PYTHON_DISABLE_REMOTE_DEBUG", "1");
+        let reason = if has_remote_execution(python) { "remote debugging disabled" } else { "older than 3.14" };
+        check(&mut Target::start_busy(&mut command), reason);
+    }
+    for python in pythons_with_remote_execution() {
+        let mut command = Command::new(&python.path);
+        let busy = "import sys; sys.modules['_ctypes'] = None; print('ready', flush=True)\nwhile True: bytes(2000)";
+        check(&mut Target::start_busy(command.args(["-c", busy])), "_ctypes");
+    }
+}
+
 #[test]
 fn a_process_that_waits_in_a_system_call_goes_on_waiting() {
     let scratch = Scratch::new("attach-waiting");

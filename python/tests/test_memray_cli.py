@@ -7,14 +7,14 @@ import tempfile
 import textwrap
 import unittest
 from pathlib import Path
-from typing import List, Tuple
+from typing import List, Set, Tuple
 from unittest import mock
 
 from memtrace._executable import find_executable
 from memtrace._memray_cli import RUN_VALUES, translated
 
 #: What memray has and the program does not have yet.
-MISSING = {"attach --method"}
+MISSING: Set[str] = set()
 
 PYTHON = ["--python", sys.executable]
 

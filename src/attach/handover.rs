@@ -1,18 +1,44 @@
-//! Descriptors of ours in another process, whatever its root folder, its user and its namespaces: it makes a pair of
-//! sockets, we take a copy of one of them, and send through it. Called on a borrowed thread.
+//! Descriptors of ours in another process, whatever its root folder, its user and its namespaces: on a borrowed thread it
+//! makes a pair of sockets, we take a copy of one of them, and send through it.
 
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, bail, ensure};
-use nix::unistd::Pid;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, Pid, Uid, fchown};
 
 use super::inject::Borrowed;
-use super::sys;
+use super::process::Process;
+use super::{Start, sys};
 use crate::launch::running::Running;
 
 /// Length of a control message with two descriptors, `CMSG_SPACE(8)`; its header has 16 bytes.
 const CONTROL_LEN: usize = 24;
 const CONTROL_HEADER: u64 = 16;
+
+/// The recorder's library and the log, as a process can use them that can't open ours.
+pub fn files(process: &Process, start: &Start<'_>) -> anyhow::Result<[File; 2]> {
+    let library = fs::read(start.shim).with_context(|| format!("cannot read {}", start.shim.display()))?;
+    let fd = memfd_create(c"memtrace", MFdFlags::MFD_CLOEXEC).context("cannot hold the recorder in memory")?;
+    let mut shim = File::from(fd);
+    shim.write_all(&library)?;
+    fchmod(&shim, Mode::from_bits_truncate(0o555))?;
+    let log = File::options()
+        .read(true)
+        .write(true)
+        .open(start.log)
+        .with_context(|| format!("cannot open {}", start.log.display()))?;
+    give(&log, process);
+    Ok([shim, log])
+}
+
+/// Whoever writes a log must be allowed to; for ourselves that changes nothing.
+pub fn give(log: &File, process: &Process) {
+    let _ = fchown(log, Some(Uid::from_raw(process.user)), Some(Gid::from_raw(process.group)));
+}
 
 /// The numbers of copies of two descriptors in the process. They are closed on exec.
 pub fn send(thread: &mut Borrowed<'_, '_>, pid: Pid, descriptors: [BorrowedFd<'_>; 2]) -> anyhow::Result<[i32; 2]> {
@@ -42,7 +68,7 @@ fn receive(
     let process = Running::open(pid).context("cannot open the process")?;
     let socket = sys::copy_descriptor(process.fd().as_fd(), pair[0])
         .context("cannot hand files over to the process, which takes Linux 5.6")?;
-    sys::send_descriptors(socket.as_fd(), &descriptors.map(|fd| fd.as_raw_fd()))?;
+    sys::send_descriptors(socket.as_fd(), b"x", &descriptors.map(|fd| fd.as_raw_fd()))?;
     let control = thread.put(&[0; CONTROL_LEN])?;
     let payload = thread.put(&[0; 8])?;
     let vector = thread.put(&words([payload, 1]))?;

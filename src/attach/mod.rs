@@ -1,17 +1,20 @@
-//! The recorder in a process that was started without us: `process` says what we can attach to, `inject` borrows a thread
-//! of it, through `tracer` and `memory`, and `handover` gives it what it can't open itself. Called by `commands::attach`.
+//! The recorder in a process that was started without us: `process` says what we can attach to. From Python 3.14 on the
+//! interpreter runs a script for us (`remote`, through the door that `interpreter` finds); otherwise `inject` borrows a
+//! thread by ptrace, through `tracer` and `memory`, and `handover` gives the process what it can't open itself. Called by
+//! `commands::attach`.
 //! The process must never be worse off for it: what can't be done is left, and said in one sentence.
 
 mod handover;
 mod inject;
+mod interpreter;
 mod memory;
 pub mod process;
+mod remote;
 mod seccomp;
 mod sys;
 mod tracer;
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -21,9 +24,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use memtrace_format::answer;
 use memtrace_format::options::RecordOptions;
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{Gid, Uid, fchown};
 
 use inject::{Borrowed, Injector};
 use process::Process;
@@ -35,11 +35,89 @@ pub struct Start<'a> {
     pub options: RecordOptions,
 }
 
+/// The way into a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// The first that works, in the order below.
+    Auto,
+    /// The interpreter runs a script, from Python 3.14 on.
+    RemoteExec,
+    /// A thread is borrowed.
+    Ptrace,
+}
+
+/// How recording was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    ByRemoteExec,
+    /// A thread of the process was held up for so long.
+    ByPtrace(Duration),
+}
+
+/// For so long an interpreter is waited for, when there is another way.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// And when there is none.
+const LONG_PATIENCE: Duration = Duration::from_secs(5);
 /// A borrowed thread may just be inside the recorder: another one is not.
 const MAX_TRIES: u32 = 20;
 
-/// Starts recording in a process; for how long a thread of it was held up.
-pub fn start(process: &Process, start: &Start<'_>) -> anyhow::Result<Duration> {
+/// Starts recording in a process.
+pub fn start(process: &Process, start: &Start<'_>, method: Method) -> anyhow::Result<Entered> {
+    if start.options.follow_fork {
+        allow_children(process, start)?;
+    }
+    if method != Method::Ptrace {
+        let patience = if method == Method::Auto { PATIENCE } else { LONG_PATIENCE };
+        match remote::start(process, start, patience) {
+            Ok(answer) => match answer::parts(answer) {
+                (answer::DONE, _) => return Ok(Entered::ByRemoteExec),
+                parts => bail!("process {} ({}) can't be recorded: {}", process.pid, process.name, refusal(parts)),
+            },
+            Err(reason) if method == Method::RemoteExec => bail!(
+                "process {} ({}) can't be entered by remote execution: {reason:#}; try --method ptrace",
+                process.pid,
+                process.name
+            ),
+            Err(_) => {}
+        }
+    }
+    start_by_ptrace(process, start).map(Entered::ByPtrace)
+}
+
+/// Whether the process opens the library and the log by our paths. Its children need these, too.
+fn is_by_path(process: &Process, start: &Start<'_>) -> bool {
+    process.shares_files || start.options.follow_fork
+}
+
+fn allow_children(process: &Process, start: &Start<'_>) -> anyhow::Result<()> {
+    let (pid, name) = (process.pid, &process.name);
+    if !process.shares_root {
+        bail!(
+            "the children of process {pid} ({name}) can't be followed: its files are others than ours, as in a container; \
+             run memtrace in there, or without --follow-fork"
+        );
+    }
+    if !process.shares_files {
+        let log = File::open(start.log).with_context(|| format!("cannot open {}", start.log.display()))?;
+        handover::give(&log, process);
+    }
+    Ok(())
+}
+
+/// Ends recording in a process, if need be by another method. `false` when nothing is recorded there, perhaps because
+/// another program runs in it now.
+pub fn stop(process: &Process, method: Method) -> anyhow::Result<bool> {
+    if method == Method::RemoteExec
+        && let Ok(answer) = remote::stop(process, LONG_PATIENCE)
+        && answer != Some(answer::BUSY)
+    {
+        return Ok(answer == Some(answer::DONE));
+    }
+    stop_by_ptrace(process)
+}
+
+/// For how long a thread of it was held up.
+fn start_by_ptrace(process: &Process, start: &Start<'_>) -> anyhow::Result<Duration> {
     on_a_thread_of_its_own(|| {
         let mut injector = Injector::seize(process)?;
         let mut n_tries = 0;
@@ -47,8 +125,8 @@ pub fn start(process: &Process, start: &Start<'_>) -> anyhow::Result<Duration> {
             n_tries += 1;
             let mut thread = injector.borrow_thread()?;
             seccomp::check(process, thread.tid())?;
-            let places = if process.shares_files || start.options.follow_fork {
-                Places::shared(process, start)?
+            let places = if is_by_path(process, start) {
+                Places { shim: start.shim.to_owned(), log: start.log.to_owned(), descriptors: None }
             } else {
                 Places::handed_over(&mut thread, process, start)?
             };
@@ -65,8 +143,7 @@ pub fn start(process: &Process, start: &Start<'_>) -> anyhow::Result<Duration> {
     })
 }
 
-/// Ends recording in a process. `false` when nothing is recorded there, perhaps because another program runs in it now.
-pub fn stop(process: &Process) -> anyhow::Result<bool> {
+fn stop_by_ptrace(process: &Process) -> anyhow::Result<bool> {
     on_a_thread_of_its_own(|| {
         let mut injector = Injector::seize(process)?;
         let Some(stop) = injector.function("memtrace_stop") else { return Ok(false) };
@@ -100,34 +177,8 @@ struct Places {
 }
 
 impl Places {
-    /// By their paths, as its children need them, too.
-    fn shared(process: &Process, start: &Start<'_>) -> anyhow::Result<Places> {
-        let (pid, name) = (process.pid, &process.name);
-        if !process.shares_root {
-            bail!(
-                "the children of process {pid} ({name}) can't be followed: its files are others than ours, as in a container; \
-                 run memtrace in there, or without --follow-fork"
-            );
-        }
-        if !process.shares_files {
-            let log = File::open(start.log).with_context(|| format!("cannot open {}", start.log.display()))?;
-            give(&log, process);
-        }
-        Ok(Places { shim: start.shim.to_owned(), log: start.log.to_owned(), descriptors: None })
-    }
-
     fn handed_over(thread: &mut Borrowed<'_, '_>, process: &Process, start: &Start<'_>) -> anyhow::Result<Places> {
-        let library = fs::read(start.shim).with_context(|| format!("cannot read {}", start.shim.display()))?;
-        let fd = memfd_create(c"memtrace", MFdFlags::MFD_CLOEXEC).context("cannot hold the recorder in memory")?;
-        let mut shim = File::from(fd);
-        shim.write_all(&library)?;
-        fchmod(&shim, Mode::from_bits_truncate(0o555))?;
-        let log = File::options()
-            .read(true)
-            .write(true)
-            .open(start.log)
-            .with_context(|| format!("cannot open {}", start.log.display()))?;
-        give(&log, process);
+        let [shim, log] = handover::files(process, start)?;
         let descriptors = handover::send(thread, process.pid, [shim.as_fd(), log.as_fd()])?;
         let [shim, log] = descriptors.map(|fd| PathBuf::from(format!("/proc/self/fd/{fd}")));
         Ok(Places { shim, log, descriptors: Some(descriptors) })
@@ -140,11 +191,6 @@ impl Places {
             }
         }
     }
-}
-
-/// Whoever writes a log must be allowed to; for ourselves that changes nothing.
-fn give(log: &File, process: &Process) {
-    let _ = fchown(log, Some(Uid::from_raw(process.user)), Some(Gid::from_raw(process.group)));
 }
 
 /// Loads the library, if it is not there already.

@@ -128,9 +128,10 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }) }
 }
 
-/// Sends descriptors through a socket.
-pub fn send_descriptors(socket: BorrowedFd<'_>, descriptors: &[i32]) -> io::Result<()> {
-    let (payload, rights) = ([IoSlice::new(b"x")], [ControlMessage::ScmRights(descriptors)]);
-    sendmsg::<UnixAddr>(socket.as_raw_fd(), &payload, &rights, MsgFlags::empty(), None)?;
+/// Sends descriptors, or none, through a socket, with a message.
+pub fn send_descriptors(socket: BorrowedFd<'_>, message: &[u8], descriptors: &[i32]) -> io::Result<()> {
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    let rights = if descriptors.is_empty() { &[][..] } else { &rights };
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(message)], rights, MsgFlags::MSG_NOSIGNAL, None)?;
     Ok(())
 }

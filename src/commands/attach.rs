@@ -14,10 +14,10 @@ use nix::unistd::Pid;
 
 use super::run::{self, close_children, for_pid, relative, say, size};
 use crate::attach::process::Process;
-use crate::attach::{self, Start};
+use crate::attach::{self, Entered, Method, Start};
 use crate::capture::Capture;
 use crate::capture::info::{CaptureEnd, CaptureInfo, Exit};
-use crate::cli::{AttachArgs, DetachArgs};
+use crate::cli::{AttachArgs, AttachMethod, DetachArgs};
 use crate::commands::live;
 use crate::commands::load::warnings_of_one;
 use crate::control::client::Client;
@@ -60,27 +60,35 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     let signals = Signals::take_over()?;
     // Before anything is recorded: whoever wants to end that asks here.
     let mut server = Server::start(process.pid.as_raw() as u32);
-    let held_up = match attach::start(&process, &Start { shim: &shim, log: &path, options }) {
-        Ok(held_up) => held_up,
+    let method = match args.method {
+        AttachMethod::Auto => Method::Auto,
+        AttachMethod::RemoteExec => Method::RemoteExec,
+        AttachMethod::Ptrace => Method::Ptrace,
+    };
+    let entered = match attach::start(&process, &Start { shim: &shim, log: &path, options }, method) {
+        Ok(entered) => entered,
         Err(error) => {
             log.discard();
             return Err(error);
         }
     };
     if args.verbose {
-        say(&format!(
-            "the recorder is in process {} ({}), which was held up for {}",
-            process.pid,
-            process.name,
-            shown(held_up)
-        ));
+        let how = match entered {
+            Entered::ByRemoteExec => "where its Python has loaded it".into(),
+            Entered::ByPtrace(held_up) => format!("which was held up for {}", shown(held_up)),
+        };
+        say(&format!("the recorder is in process {} ({}), {how}", process.pid, process.name));
     } else if !args.quiet {
         say(&format!("recording process {} ({}); Ctrl-C ends it", process.pid, process.name));
     }
     let mut family = args.follow_fork.then(|| Family::new(&log, args.recording.compression()));
     let watched = running.watch(&signals, &mut log, family.as_mut(), &mut server, args.duration);
     log.refuse_others();
-    let stopped = if watched.until == Until::ItsEnd { Ok(false) } else { attach::stop(&process) };
+    if method == Method::RemoteExec && watched.until == Until::Asked {
+        // What a script allocates that ends the recording is not the program's.
+        log.pause(true);
+    }
+    let stopped = if watched.until == Until::ItsEnd { Ok(false) } else { attach::stop(&process, method) };
     family.iter_mut().for_each(|family| family.stop(&log, &mut stop_child));
     drop(server);
     signals.forget();
@@ -104,7 +112,7 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
 
 /// Ends the recording of a child; `false` when that can't be done.
 fn stop_child(pid: Pid) -> bool {
-    let is_stopped = Process::find(pid.as_raw()).and_then(|process| attach::stop(&process)).is_ok();
+    let is_stopped = Process::find(pid.as_raw()).and_then(|process| attach::stop(&process, Method::Ptrace)).is_ok();
     if !is_stopped {
         // It may just be ending.
         thread::sleep(BETWEEN_TRIES);
@@ -146,7 +154,7 @@ pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
     let Ok(mut keeper) = Client::connect(pid) else {
         // Whoever ended us in the middle would end the process, too.
         let _signals = Signals::take_over()?;
-        if !attach::stop(&process)? {
+        if !attach::stop(&process, Method::Ptrace)? {
             bail!("process {pid} ({}) is not being recorded", process.name);
         }
         return Ok(ExitCode::SUCCESS);
