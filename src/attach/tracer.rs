@@ -20,6 +20,8 @@ use super::sys::{self, State};
 
 /// `int3`
 const BREAKPOINT: u8 = 0xcc;
+/// On a machine that has much else to do, a thread may take long to stop. Nobody is held up by that.
+const LONGEST_SETTLING: Duration = Duration::from_secs(30);
 /// Between two looks for changes.
 const PAUSE: Duration = Duration::from_micros(50);
 
@@ -250,11 +252,18 @@ impl Tracer {
         for tid in running {
             self.tell_to_stop(tid);
         }
-        let deadline = Instant::now() + Duration::from_secs(2);
-        while !self.told.is_empty() {
+        // A thread that has met one just now stops because it was told to first, and then for its signal.
+        let mut met = HashSet::new();
+        let deadline = Instant::now() + LONGEST_SETTLING;
+        while !self.told.is_empty() || !met.is_empty() {
             let Some(stop) = self.wait(memory, deadline) else { break };
             if stop.why == Why::Told {
                 restart_if_interrupted(stop.tid);
+                if signals(stop.tid, "SigPnd:") & TRAP != 0 {
+                    met.insert(stop.tid);
+                }
+            } else {
+                met.remove(&stop.tid);
             }
             let _ = sys::go_on(stop.tid, 0);
         }
