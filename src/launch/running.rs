@@ -16,10 +16,10 @@ use crate::launch::signals::{Signals, Woken};
 use crate::launch::sys;
 use crate::launch::watch::{self, Memory};
 
-/// Between two samples.
+/// Between two samples, of which each can bring new children…
 const SAMPLE: Duration = Duration::from_millis(100);
-/// Between two looks for blocks to compress, for signals, and for the end.
-const LOOK: Duration = Duration::from_millis(10);
+/// …and when there are none to look for, and nothing has changed for a while.
+const LONGEST_SAMPLE: Duration = Duration::from_secs(1);
 
 /// A process by a descriptor: its number may be another's once it has ended.
 pub struct Running {
@@ -65,18 +65,25 @@ impl Running {
     ) -> Watched {
         let mut memory = Memory::open(self.pid);
         let start = Instant::now();
-        let mut next_sample = start;
+        let (mut next_sample, mut sample_pause, mut resident) = (start, SAMPLE, None);
+        let mut pause = Duration::ZERO;
         let mut is_asked = false;
         let until = loop {
             let now = Instant::now();
-            if now >= next_sample {
-                log.sample(memory.resident_bytes());
-                family.iter_mut().for_each(|family| family.sample(log));
-                next_sample = now + SAMPLE;
-            }
             let progress = log.compact().max(family.as_mut().map_or(Progress::Idle, |family| family.compact()));
-            let timeout = if progress == Progress::Behind { Duration::ZERO } else { LOOK };
-            match signals.next_beside(server.iter().flat_map(Server::descriptors), timeout) {
+            pause = watch::pause_after(progress, pause);
+            if now >= next_sample {
+                let before = std::mem::replace(&mut resident, memory.resident_bytes());
+                log.sample(resident);
+                family.iter_mut().for_each(|family| family.sample(log));
+                let is_idle = progress == Progress::Idle && resident == before && family.is_none();
+                sample_pause = if is_idle { (sample_pause * 2).min(LONGEST_SAMPLE) } else { SAMPLE };
+                next_sample = now + sample_pause;
+            }
+            let end = duration.map_or(next_sample, |duration| next_sample.min(start + duration));
+            let timeout = end.saturating_duration_since(Instant::now()).min(pause);
+            let others = std::iter::once(self.fd.as_fd()).chain(server.iter().flat_map(Server::descriptors));
+            match signals.next_beside(others, timeout) {
                 Woken::Signal(received) => is_asked |= Signals::is_asking(received.number),
                 Woken::Other | Woken::Nothing => {}
             }

@@ -69,11 +69,7 @@ pub fn until_end(
             next_look = now;
         }
         if now >= next_look {
-            pause = match watch.compact() {
-                Progress::Behind => BETWEEN_STEPS,
-                Progress::CaughtUp => SHORTEST_LOOK,
-                Progress::Idle => (pause * 2).clamp(SHORTEST_LOOK, LONGEST_LOOK),
-            };
+            pause = pause_after(watch.compact(), pause);
             next_look = Instant::now() + pause;
         }
         let due = next_sample.min(next_look);
@@ -107,6 +103,15 @@ pub fn until_end(
     // that is no more than a C library and a little.)
     let peak_rss_bytes = if has_had_children { watch.memory.peak_bytes } else { peak_rss_bytes };
     Ok(Ended { exit, peak_rss_bytes })
+}
+
+/// How long to wait for the next look for blocks, when the pause before this one was `last`.
+pub fn pause_after(progress: Progress, last: Duration) -> Duration {
+    match progress {
+        Progress::Behind => BETWEEN_STEPS,
+        Progress::CaughtUp => SHORTEST_LOOK,
+        Progress::Idle => (last * 2).clamp(SHORTEST_LOOK, LONGEST_LOOK),
+    }
 }
 
 struct Watch<'a> {
