@@ -373,6 +373,149 @@ fn a_process_that_can_not_be_recorded_is_left_alone() {
 }
 
 #[test]
+fn a_process_that_is_traced_already_is_left_alone() {
+    let scratch = Scratch::new("attach-traced");
+    let (busy, tracing) = (build(&scratch, "busy.c", &[]), build(&scratch, "tracing.c", &[]));
+    let mut target = Target::start_busy(&mut Command::new(busy));
+    let tracer = Target::start_busy(Command::new(tracing).arg(target.pid().to_string()));
+    assert_refused(target.pid(), &format!("is being traced already, by process {} (tracing)", tracer.pid()));
+    target.assert_goes_on();
+    drop(tracer);
+    must_attach(target.pid(), &scratch.join("capture.bin"), &["--duration", "0.05"]);
+    target.assert_goes_on();
+}
+
+/// `busy.c` by another compiler or for another processor, if that is installed here.
+fn build_otherwise(scratch: &Scratch, compiler: &str, flag: &str) -> Option<PathBuf> {
+    let program = scratch.join("busy");
+    let mut command = Command::new(compiler);
+    command.args(["-O1", "-pthread", flag, "-o"]).arg(&program).arg(fixture("attach/busy.c"));
+    let is_built = command.output().is_ok_and(|output| output.status.success());
+    if !is_built {
+        eprintln!("left out: {compiler} {flag} builds nothing here");
+    }
+    is_built.then_some(program)
+}
+
+#[test]
+fn a_program_of_another_c_library_or_processor_is_left_alone() {
+    let scratch = Scratch::new("attach-foreign");
+    for (compiler, flag, sentence) in [("musl-gcc", "-O1", "uses musl"), ("gcc", "-m32", "is a 32-bit program")] {
+        if let Some(program) = build_otherwise(&scratch, compiler, flag) {
+            let mut target = Target::start_busy(Command::new(program).arg("2"));
+            assert_refused(target.pid(), sentence);
+            target.assert_goes_on();
+        }
+    }
+}
+
+#[test]
+fn a_process_with_a_read_only_root_is_recorded() {
+    let scratch = Scratch::new("attach-read-only");
+    let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
+    let script = "mount --rbind / /mnt && mount -o remount,bind,ro /mnt && exec chroot /mnt \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(&program).arg("2");
+    let mut target = Target::start_busy(&mut command);
+    must_attach(target.pid(), &capture, &["--duration", "0.1"]);
+    assert!(n_allocations(&capture) > 100);
+    target.assert_goes_on();
+}
+
+#[test]
+fn a_process_of_another_user_is_recorded_by_root() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("left out: only root can have processes of another user");
+        return;
+    }
+    let scratch = Scratch::new("attach-user");
+    let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
+    // Anybody may execute it, wherever the folders of the tests are.
+    let folder = std::env::temp_dir().join(format!("memtrace-attach-user-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    let copy = folder.join("busy");
+    fs::copy(program, &copy).unwrap();
+    support::run(Command::new("chmod").arg("0755").args([&folder, &copy]));
+    let mut command = Command::new("setpriv");
+    let mut target =
+        Target::start_busy(command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy).arg("2"));
+    fs::remove_dir_all(folder).unwrap();
+    must_attach(target.pid(), &capture, &["--duration", "0.1"]);
+    assert!(n_allocations(&capture) > 100);
+    target.assert_goes_on();
+}
+
+#[test]
+fn a_process_that_may_not_write_more_is_recorded_as_far_as_it_may() {
+    let scratch = Scratch::new("attach-fsize");
+    let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
+    let mut target = Target::start_busy(Command::new("prlimit").arg("--fsize=1048576").arg(&program));
+    // It ends by itself.
+    let said = must_attach(target.pid(), &capture, &["--no-compress"]);
+    assert!(said.contains("runs on") && said.contains("limit"), "{said}");
+    assert!(n_allocations(&capture) > 100);
+    target.assert_goes_on();
+}
+
+#[test]
+fn a_process_without_room_for_the_recorder_is_left_alone() {
+    let scratch = Scratch::new("attach-as");
+    let program = build(&scratch, "busy.c", &[]);
+    let mut target = Target::start_busy(&mut Command::new(program));
+    // All that it has, and hardly more.
+    target.assert_goes_on();
+    let status = fs::read_to_string(format!("/proc/{}/status", target.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmSize:")).unwrap();
+    let size = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10;
+    let limit = format!("--as={}", size + 400_000);
+    support::run(Command::new("prlimit").arg(limit).arg("--pid").arg(target.pid().to_string()));
+    assert_refused(target.pid(), "can't load the recorder");
+    target.assert_goes_on();
+}
+
+#[test]
+fn native_stacks_of_a_running_process_have_its_functions() {
+    let scratch = Scratch::new("attach-native");
+    let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
+    let mut target = Target::start_busy(Command::new(program).arg("2"));
+    must_attach(target.pid(), &capture, &["--duration", "0.1", "--native"]);
+    let folded = scratch.join("folded.txt");
+    support::run(memtrace().args(["transform", "folded", "-o"]).arg(&folded).arg(&capture));
+    let stacks = fs::read_to_string(folded).unwrap();
+    let has = |is_one: &dyn Fn(&str) -> bool| stacks.lines().any(is_one);
+    assert!(
+        has(&|stack| stack.contains(";main (") && stack.contains("busy.c:") && stack.contains(";take (")),
+        "{stacks}"
+    );
+    // Of the other thread.
+    assert!(has(&|stack| !stack.contains(";main (") && stack.contains(";work (")), "{stacks}");
+    target.assert_goes_on();
+}
+
+#[test]
+fn a_process_that_replaces_itself_is_recorded_on() {
+    let scratch = Scratch::new("attach-exec");
+    let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
+    let mut command = Command::new("bash");
+    command.args(["-c", "echo ready; read line; exec \"$0\" 1"]).arg(&program);
+    let mut target = Target::start_busy(&mut command);
+    let mut keeper = memtrace();
+    keeper.args(["attach", "-o"]).arg(&capture).arg(target.pid().to_string());
+    let mut keeper = keeper.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut stderr = BufReader::new(keeper.stderr.take().unwrap());
+    stderr.read_line(&mut said).unwrap();
+    assert!(said.contains("recording process"), "{said}");
+    target.tell();
+    assert_eq!(target.line(), "ready");
+    target.assert_goes_on();
+    support::run(memtrace().arg("detach").arg(target.pid().to_string()));
+    assert!(keeper.wait().unwrap().success());
+    assert!(n_allocations(&capture) > 10_000);
+    target.assert_goes_on();
+}
+
+#[test]
 fn a_process_with_a_harmless_filter_is_recorded_by_who_can_read_it() {
     let scratch = Scratch::new("attach-filter");
     let (program, capture) = (build(&scratch, "filtered.c", &[]), scratch.join("capture.bin"));

@@ -6,7 +6,10 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use anyhow::{Context, bail};
+use nix::errno::Errno;
 use nix::unistd::{Pid, geteuid};
+
+const MUSL: &[u8] = b"/ld-musl-";
 
 pub struct Process {
     pub pid: Pid,
@@ -84,7 +87,7 @@ impl Process {
     /// Whether it is a program into which our library can be loaded.
     fn check_program(&self) -> anyhow::Result<()> {
         let (pid, name) = (self.pid, &self.name);
-        let mut head = [0; 64];
+        let mut head = [0; 4096];
         let Ok(file) = File::open(format!("/proc/{pid}/exe")) else {
             bail!("process {pid} ({name}) belongs to another user: attach as that user, or as root");
         };
@@ -95,38 +98,39 @@ impl Process {
         if self.seccomp == 1 {
             bail!("process {pid} ({name}) may only read, write and exit (strict seccomp): it can't be recorded");
         }
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-        if maps.contains("/ld-musl-") {
+        // Its loader's name stands behind the program headers.
+        if head.windows(MUSL.len()).any(|name| name == MUSL) {
             bail!("process {pid} ({name}) uses musl: only programs of the GNU C library can be recorded");
         }
         Ok(())
     }
 
     /// Why the kernel does not let us trace it, in words.
-    pub fn refusal(&self, errno: nix::errno::Errno) -> String {
-        let (pid, name) = (self.pid, &self.name);
-        let about = format!("process {pid} ({name})");
-        if errno == nix::errno::Errno::ESRCH {
-            return format!("{about} has ended");
-        }
-        let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-        match yama.trim() {
-            "3" => format!(
-                "{about} can't be attached to: this system forbids tracing (kernel.yama.ptrace_scope is 3) until it is started anew"
-            ),
-            "2" if !geteuid().is_root() => format!(
-                "{about} can't be attached to: only root may trace here (kernel.yama.ptrace_scope is 2): use sudo"
-            ),
-            "1" if self.user == geteuid().as_raw() => format!(
-                "{about} can't be attached to: only parents may trace their children here: use sudo, or sysctl kernel.yama.ptrace_scope=0"
-            ),
-            _ if !geteuid().is_root() => format!("{about} can't be attached to ({}): use sudo", errno.desc()),
-            _ => format!(
-                "{about} can't be attached to ({}): memtrace needs the capability CAP_SYS_PTRACE; in a container, start that with --cap-add SYS_PTRACE",
-                errno.desc()
-            ),
-        }
+    pub fn refusal(&self, errno: Errno) -> String {
+        let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+        let about = format!("process {} ({})", self.pid, self.name);
+        refusal(&about, errno, scope.trim(), geteuid().is_root(), self.user == geteuid().as_raw())
     }
+}
+
+/// `scope` is what Yama forbids, if it is there.
+fn refusal(about: &str, errno: Errno, scope: &str, are_root: bool, is_ours: bool) -> String {
+    if errno == Errno::ESRCH {
+        return format!("{about} has ended");
+    }
+    let why = match scope {
+        "3" => ": this system forbids tracing (kernel.yama.ptrace_scope is 3) until it is started anew".to_owned(),
+        "2" if !are_root => ": only root may trace here (kernel.yama.ptrace_scope is 2): use sudo".to_owned(),
+        "1" if is_ours && !are_root => {
+            ": only parents may trace their children here: use sudo, or sysctl kernel.yama.ptrace_scope=0".to_owned()
+        }
+        _ if !are_root => format!(" ({}): use sudo", errno.desc()),
+        _ => format!(
+            " ({}): memtrace needs the capability CAP_SYS_PTRACE; in a container, start that with --cap-add SYS_PTRACE",
+            errno.desc()
+        ),
+    };
+    format!("{about} can't be attached to{why}")
 }
 
 fn has_our_root(pid: i32) -> bool {
@@ -134,4 +138,47 @@ fn has_our_root(pid: i32) -> bool {
     let root = |pid: &str| fs::metadata(format!("/proc/{pid}/root/")).map(|root| (root.dev(), root.ino())).ok();
     let (ours, theirs) = ("self", pid.to_string());
     namespace(ours) == namespace(&theirs) && root(ours) == root(&theirs) && root(ours).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_trace_is_told_why_and_what_to_do() {
+        let check = |scope, are_root, is_ours, expected: &str| {
+            assert_eq!(refusal("process 7 (app)", Errno::EPERM, scope, are_root, is_ours), expected);
+        };
+        check(
+            "1",
+            false,
+            true,
+            "process 7 (app) can't be attached to: only parents may trace their children here: use sudo, or sysctl \
+             kernel.yama.ptrace_scope=0",
+        );
+        check(
+            "2",
+            false,
+            true,
+            "process 7 (app) can't be attached to: only root may trace here (kernel.yama.ptrace_scope is 2): use sudo",
+        );
+        for are_root in [false, true] {
+            check(
+                "3",
+                are_root,
+                true,
+                "process 7 (app) can't be attached to: this system forbids tracing (kernel.yama.ptrace_scope is 3) until it \
+                 is started anew",
+            );
+        }
+        for scope in ["", "0", "1"] {
+            check(scope, false, false, "process 7 (app) can't be attached to (Operation not permitted): use sudo");
+        }
+        let expected = "process 7 (app) can't be attached to (Operation not permitted): memtrace needs the capability \
+                        CAP_SYS_PTRACE; in a container, start that with --cap-add SYS_PTRACE";
+        for scope in ["", "1", "2"] {
+            check(scope, true, true, expected);
+        }
+        assert_eq!(refusal("process 7 (app)", Errno::ESRCH, "3", false, true), "process 7 (app) has ended");
+    }
 }
