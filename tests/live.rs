@@ -14,6 +14,7 @@ use std::time::Duration;
 use memtrace::analysis::{Detail, Heap, MmapRule};
 use memtrace::capture::Capture;
 use memtrace::capture::follow::{Follower, Progress};
+use memtrace::model::native::NativeStacks;
 use memtrace::model::{Event, Model};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -113,7 +114,7 @@ fn following_a_program_to_its_end_comes_to_what_reading_its_capture_does() {
     while !capture.exists() || std::fs::metadata(&capture).unwrap().len() == 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let mut follower = Follower::open(&capture, None).unwrap();
+    let mut follower = Follower::open(&capture, NativeStacks::LeftOut).unwrap();
     let (mut fold, mut n_steps) = (Fold::new(), 0);
     loop {
         n_steps += 1;

@@ -11,6 +11,7 @@ from ._log import set_log_level
 from ._memtrace import AllocationRecord, Interval, TemporalAllocationRecord, Tracker
 from ._metadata import Metadata
 from ._reader import FileReader, MemorySnapshot
+from ._socket import SocketReader
 from ._stats import Stats, compute_statistics, dump_all_records
 from ._tracker import start, start_thread_trace, stop
 from ._version import __version__
@@ -34,6 +35,7 @@ __all__ = [
     "MemorySnapshot",
     "Metadata",
     "SocketDestination",
+    "SocketReader",
     "Stats",
     "TemporalAllocationRecord",
     "Tracker",

@@ -10,8 +10,10 @@
 //!            ├─ AllocationRecord, TemporalAllocationRecord ── names    stacks as lists of tuples
 //!            └─ arrow           columns handed over without copying
 //!
+//!   Connection    the same of a recording that goes on, in this process or another one
+//!
 //!   Tracker ── recorder    the C functions of the library that lives in this process
-//!      └────── watcher     samples, compression, the end of the log
+//!      └────── watcher     samples, compression, answers to readers, the end of the log
 //! ```
 //!
 //! Everything here may be called from any thread; reading lets the interpreter go on.
@@ -21,6 +23,7 @@
 mod allocator;
 mod arrow;
 mod capture;
+mod connection;
 mod error;
 mod names;
 mod pass;
@@ -42,6 +45,8 @@ mod _memtrace {
     use crate::capture::Capture;
     #[pymodule_export]
     use crate::capture::dump;
+    #[pymodule_export]
+    use crate::connection::Connection;
     #[pymodule_export]
     use crate::record::{AllocationRecord, Interval, TemporalAllocationRecord};
     #[pymodule_export]

@@ -14,10 +14,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use memtrace::capture::info::CaptureInfo;
+use memtrace::control::server::Server;
 use memtrace::launch::log::{Compression, Log};
 use memtrace::model::facts::Tracked;
 use memtrace_format::answer;
 use memtrace_format::options::{NativeStacks, RecordOptions};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::{getpid, gettid};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
@@ -36,9 +38,8 @@ pub struct Tracker {
     interval: Duration,
     /// Absolute.
     path: PathBuf,
-    /// The same for the recorder.
-    c_path: CString,
-    is_discarded: bool,
+    /// Whether there is a file with that name afterwards.
+    is_kept: bool,
     info: CaptureInfo,
     compression: Compression,
     /// Whose log it is: a forked child has no part in it.
@@ -47,9 +48,10 @@ pub struct Tracker {
 }
 
 enum Stage {
-    /// The file is there, and empty.
-    New,
-    Active(Watcher, Recorder),
+    /// The file, if it is kept, is there and empty; a reader, if one is wanted, has come.
+    New(Option<Server>),
+    /// With what the recorder was given for its start: nothing is given back while it records.
+    Active(Watcher, Recorder, #[expect(dead_code, reason = "it is there")] CString),
     Over,
 }
 
@@ -74,45 +76,51 @@ impl Tracker {
             return Err(PyRuntimeError::new_err("memtrace does not track the lifetimes of objects yet"));
         }
         let destination = match (file_name, destination) {
-            (Some(path), None) => Destination { path: path.extract()?, is_forced: false, compresses: true },
+            (Some(path), None) => Destination::File { path: path.extract()?, is_forced: false, compresses: true },
             (None, Some(destination)) => Destination::of(&destination)?,
             _ => {
                 let message = "Exactly one of 'file_name' or 'destination' argument must be specified";
                 return Err(PyTypeError::new_err(message));
             }
         };
-        if follow_fork {
-            return Err(PyRuntimeError::new_err("memtrace does not follow forks of a Tracker yet"));
-        }
         let file_format = file_format.map_or(Ok(0), |format| format.extract::<u8>())?;
         if file_format > 1 {
             return Err(PyRuntimeError::new_err("Invalid file format enumerator"));
         }
+        if let Destination::Socket { .. } = destination {
+            if follow_fork {
+                return Err(PyRuntimeError::new_err("follow_fork requires an output file"));
+            }
+            if file_format > 0 {
+                return Err(PyRuntimeError::new_err("AGGREGATED_ALLOCATIONS requires an output file"));
+            }
+        }
         let native_stacks = if native_traces { NativeStacks::Always } else { NativeStacks::Never };
+        if follow_fork {
+            return Err(PyRuntimeError::new_err("memtrace does not follow forks of a Tracker yet"));
+        }
         let options = RecordOptions { python_allocators: trace_python_allocators, native_stacks, follow_fork };
-        let is_discarded = is_null_device(&destination.path);
-        let path = match is_discarded {
-            true => std::env::temp_dir().join(format!("memtrace-discarded-{}-{}.bin", getpid(), unique())),
-            false => std::path::absolute(&destination.path)?,
-        };
-        let compression = match destination.compresses && !is_discarded {
-            true => Compression::WhileRunning,
-            false => Compression::Never,
-        };
-        let pid = getpid().as_raw() as u32;
-        let c_path = CString::new(path.as_os_str().as_bytes())?;
         let info = info(py, &options, file_format)?;
-        reserve(&path, &destination)?;
+        let (path, is_kept, compression, server) = match destination {
+            Destination::File { path, .. } if is_null_device(&path) => (nameless(), false, Compression::Never, None),
+            Destination::File { path: named, is_forced, compresses } => {
+                let path = std::path::absolute(&named)?;
+                reserve(&path, &named, is_forced)?;
+                (path, true, if compresses { Compression::WhileRunning } else { Compression::Never }, None)
+            }
+            Destination::Socket { address, port } => {
+                (nameless(), false, Compression::WhileRunning, Some(wait_for_reader(py, &address, port)?))
+            }
+        };
         Ok(Tracker {
             options,
             interval: Duration::from_millis(memory_interval_ms.max(1).into()),
             path,
-            c_path,
-            is_discarded,
+            is_kept,
             info,
             compression,
-            pid,
-            stage: Mutex::new(Stage::New),
+            pid: getpid().as_raw() as u32,
+            stage: Mutex::new(Stage::New(server)),
         })
     }
 
@@ -171,26 +179,32 @@ impl Tracker {
     }
 
     fn begin_alone(&self, py: Python<'_>, stage: &mut Stage, recorder: Recorder) -> PyResult<()> {
-        let Stage::New = stage else {
+        let Stage::New(server) = stage else {
             return Err(PyRuntimeError::new_err("Attempting to use stale output handle"));
         };
+        let server = server.take();
         *stage = Stage::Over;
         let mut info = self.info.clone();
         if let Some(tracked) = &mut info.tracked {
             (tracked.os_tid, tracked.n_hidden_frames) = (gettid().as_raw() as u32, n_frames_outside(py));
         }
-        let log = Log::create(&self.path, true, self.compression, self.pid, &info).map_err(os_error)?;
+        let mut log = Log::create(&self.path, true, self.compression, self.pid, &info).map_err(os_error)?;
+        if !self.is_kept {
+            log.unlink()?;
+        }
         drop(info);
-        let watcher = Watcher::start(log, recorder, self.interval).map_err(runtime_error)?;
-        *stage = Stage::Active(watcher, recorder);
-        let (answer, errno) = answer::parts(recorder.start(&self.c_path, self.options.to_bits()));
+        let path = CString::new(log.path().as_os_str().as_bytes())?;
+        let watcher = Watcher::start(log, recorder, self.interval, server).map_err(runtime_error)?;
+        let (answer, errno) = answer::parts(recorder.start(&path, self.options.to_bits()));
+        watcher.has_begun();
+        *stage = Stage::Active(watcher, recorder, path);
         if answer == answer::DONE {
             return Ok(());
         }
-        if let Stage::Active(watcher, _) = std::mem::replace(stage, Stage::Over) {
+        if let Stage::Active(watcher, ..) = std::mem::replace(stage, Stage::Over) {
             let _ = watcher.finish();
         }
-        let _ = std::fs::remove_file(&self.path);
+        self.remove();
         Err(match answer {
             answer::RECORDING => {
                 PyRuntimeError::new_err("this process is recorded already, by `memtrace run` or `memtrace attach`")
@@ -202,28 +216,31 @@ impl Tracker {
 
     fn end(&self, py: Python<'_>) -> PyResult<()> {
         let mut stage = self.stage();
-        let Stage::Active(_, recorder) = &*stage else { return Ok(()) };
-        let recorder = *recorder;
+        let Stage::Active(watcher, recorder, _) = &*stage else { return Ok(()) };
         // The recorder of a forked child has noticed the fork, and the log is its parent's.
         if getpid().as_raw() as u32 != self.pid {
             std::mem::forget(std::mem::replace(&mut *stage, Stage::Over));
             IS_ACTIVE.store(false, Ordering::Release);
             return Ok(());
         }
-        recorder.stop();
-        let Stage::Active(watcher, _) = std::mem::replace(&mut *stage, Stage::Over) else { return Ok(()) };
+        watcher.stop(*recorder);
+        let Stage::Active(watcher, ..) = std::mem::replace(&mut *stage, Stage::Over) else { return Ok(()) };
         drop(stage);
         let finished = py.detach(|| watcher.finish());
-        if self.is_discarded {
-            let _ = std::fs::remove_file(&self.path);
-        }
         IS_ACTIVE.store(false, Ordering::Release);
         finished.map_err(os_error)
     }
 
+    /// Leaves nothing of a recording that there was not.
+    fn remove(&self) {
+        if self.is_kept {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
     fn write(&self, what: &str, write: impl FnOnce(&mut Log) -> bool) -> PyResult<()> {
         match &*self.stage() {
-            Stage::Active(watcher, _) if watcher.with_log(write) => Ok(()),
+            Stage::Active(watcher, ..) if watcher.with_log(write) => Ok(()),
             Stage::Active(..) => Err(PyOSError::new_err(format!("cannot {what}: the capture can't be written to"))),
             _ => Err(PyRuntimeError::new_err(format!("cannot {what}: this Tracker is not active"))),
         }
@@ -237,8 +254,8 @@ impl Tracker {
 impl Drop for Tracker {
     fn drop(&mut self) {
         // Never entered: there is nothing in it.
-        if let Ok(Stage::New) = self.stage.get_mut() {
-            let _ = std::fs::remove_file(&self.path);
+        if let Ok(Stage::New(_)) = self.stage.get_mut() {
+            self.remove();
         }
     }
 }
@@ -254,23 +271,25 @@ fn truth(value: &Bound<'_, PyAny>) -> PyResult<bool> {
     value.is_truthy()
 }
 
-/// What a `FileDestination` says.
-struct Destination {
-    path: PathBuf,
-    is_forced: bool,
-    compresses: bool,
+/// What a destination says.
+enum Destination {
+    File { path: PathBuf, is_forced: bool, compresses: bool },
+    Socket { address: String, port: u16 },
 }
 
 impl Destination {
     fn of(destination: &Bound<'_, PyAny>) -> PyResult<Destination> {
         let kinds = destination.py().import("memtrace._destination")?;
         if destination.is_instance(&kinds.getattr("SocketDestination")?)? {
-            return Err(PyRuntimeError::new_err("memtrace has no socket destination yet"));
+            return Ok(Destination::Socket {
+                address: destination.getattr("address")?.extract()?,
+                port: destination.getattr("server_port")?.extract()?,
+            });
         }
         if !destination.is_instance(&kinds.getattr("FileDestination")?)? {
             return Err(PyTypeError::new_err("destination must be a SocketDestination or FileDestination"));
         }
-        Ok(Destination {
+        Ok(Destination::File {
             path: destination.getattr("path")?.extract()?,
             is_forced: destination.getattr("overwrite")?.extract()?,
             compresses: destination.getattr("compress_on_exit")?.extract()?,
@@ -278,16 +297,34 @@ impl Destination {
     }
 }
 
-/// Makes an empty file that nobody else has, so that a wrong path is noticed at once.
-fn reserve(path: &Path, destination: &Destination) -> PyResult<()> {
+/// Returns when a reader of this user has come, who is answered when the recording has begun.
+fn wait_for_reader(py: Python<'_>, address: &str, port: u16) -> PyResult<Server> {
+    /// Between two looks whether the user would rather not wait.
+    const PATIENCE: u16 = 100;
+    let mut server = Server::default();
+    py.detach(|| server.open_port(address, port)).map_err(os_error)?;
+    while !server.has_viewer() {
+        py.check_signals()?;
+        let mut fds: Vec<_> = server.descriptors().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let _ = py.detach(|| poll(&mut fds, PATIENCE));
+    }
+    Ok(server)
+}
+
+/// A name for a log that has none as soon as it is there.
+fn nameless() -> PathBuf {
+    std::env::temp_dir().join(format!("memtrace-{}-{}.bin", getpid(), unique()))
+}
+
+/// Makes an empty file that nobody else has, so that a wrong path is noticed at once. Its user calls it `named`.
+fn reserve(path: &Path, named: &Path, is_forced: bool) -> PyResult<()> {
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600);
-    match destination.is_forced {
+    match is_forced {
         true => options.create(true).truncate(true),
         false => options.create_new(true),
     };
-    // As its user calls it.
-    let shown = destination.path.display();
+    let shown = named.display();
     match options.open(path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(PyOSError::new_err(format!(

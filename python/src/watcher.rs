@@ -1,16 +1,19 @@
 //! What an outside process does for a recording that `memtrace run` started, done by a thread in the recorded process:
-//! samples of the resident set, and making the log small. What the thread allocates is not recorded.
+//! samples of the resident set, making the log small, and answers to whoever reads it meanwhile. What the thread allocates
+//! is not recorded.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use memtrace::capture::info::{CaptureEnd, Exit};
+use memtrace::control::message::{Answer, Request};
+use memtrace::control::server::Server;
 use memtrace::launch::clock;
 use memtrace::launch::log::Log;
-use memtrace::launch::watch::Memory;
+use memtrace::launch::watch::{self, Memory};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::SigSet;
 use nix::unistd::getpid;
@@ -25,13 +28,21 @@ pub struct Watcher {
 struct Shared {
     /// `None` when the log is finished.
     log: Mutex<Option<Log>>,
+    /// Whether there is a recording to be told about.
+    has_begun: AtomicBool,
     has_ended: AtomicBool,
 }
 
+/// While somebody may ask, between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+
 impl Watcher {
-    /// Begins to watch; returns when the thread runs, so that its start is not part of the recording.
-    pub fn start(log: Log, recorder: Recorder, interval: Duration) -> Result<Watcher> {
-        let shared = Arc::new(Shared { log: Mutex::new(Some(log)), has_ended: AtomicBool::new(false) });
+    /// Begins to watch; returns when the thread runs, so that its start is not part of the recording. With a server, the
+    /// recording is for those who watch it.
+    pub fn start(log: Log, recorder: Recorder, interval: Duration, server: Option<Server>) -> Result<Watcher> {
+        let shared =
+            Shared { log: Mutex::new(Some(log)), has_begun: AtomicBool::new(false), has_ended: AtomicBool::new(false) };
+        let shared = Arc::new(shared);
         let of_thread = Arc::clone(&shared);
         let (runs, is_running) = std::sync::mpsc::sync_channel(1);
         // Signals are for the program's own threads.
@@ -40,7 +51,7 @@ impl Watcher {
         let thread = thread::Builder::new().name("memtrace".into()).spawn(move || {
             recorder.ignore_thread();
             let _ = runs.send(());
-            of_thread.watch(interval)
+            of_thread.watch(recorder, interval, server)
         });
         mask.thread_set_mask().context("cannot restore the signal mask")?;
         let thread = thread.context("cannot start a thread")?;
@@ -48,9 +59,22 @@ impl Watcher {
         Ok(Watcher { thread, shared })
     }
 
+    /// From now on whoever asks is told.
+    pub fn has_begun(&self) {
+        self.shared.has_begun.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+    }
+
     /// Has something written into the log; `false` when it could not be.
     pub fn with_log(&self, write: impl FnOnce(&mut Log) -> bool) -> bool {
         self.shared.log().as_mut().is_some_and(write)
+    }
+
+    /// Ends the recording, unless that has ended before: another one may have begun then, which is none of ours.
+    pub fn stop(&self, recorder: Recorder) {
+        if self.shared.log().as_ref().is_some_and(|log| !log.has_stopped()) {
+            recorder.stop();
+        }
     }
 
     /// Puts the log in order, after the recording has ended.
@@ -66,21 +90,57 @@ impl Shared {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watch(&self, interval: Duration) -> Result<()> {
+    fn watch(&self, recorder: Recorder, interval: Duration, mut server: Option<Server>) -> Result<()> {
         let mut memory = Memory::open(getpid());
+        let wait = if server.is_some() { interval.min(LOOK) } else { interval };
+        let mut next_sample = Instant::now();
         loop {
             let has_ended = self.has_ended.load(Ordering::Acquire);
             if let Some(log) = self.log().as_mut() {
-                log.sample(memory.resident_bytes());
+                let now = Instant::now();
+                if has_ended || now >= next_sample {
+                    log.sample(memory.resident_bytes());
+                    next_sample = now + interval;
+                }
                 log.compact();
+            }
+            if let Some(server) = server.as_mut().filter(|_| self.has_begun.load(Ordering::Acquire)) {
+                self.answer(server, &mut memory);
+                if !server.is_watched() {
+                    self.abandon(recorder);
+                    return Ok(());
+                }
             }
             if has_ended {
                 break;
             }
-            thread::park_timeout(interval);
+            thread::park_timeout(wait);
         }
-        let log = self.log().take();
-        log.map_or(Ok(()), |log| log.finish(&end(), || false).map(drop))
+        let Some(log) = self.log().take() else { return Ok(()) };
+        // Nothing is made small that goes at once.
+        let is_kept = server.is_none();
+        let finished = log.finish(&end(), || !is_kept);
+        // Whoever watches is let go only here, and so finds the end.
+        finished.map(drop)
+    }
+
+    fn answer(&self, server: &mut Server, memory: &mut Memory) {
+        let mut log = self.log();
+        let Some(log) = log.as_mut() else { return };
+        server.serve(&mut |request| match request {
+            Request::Detach => Answer::Refused { reason: "its own Tracker records it, until its with ends".into() },
+            request => watch::answer(getpid(), log, memory, request),
+        });
+    }
+
+    /// Nobody sees any more what is recorded, and so it would only fill the disk.
+    fn abandon(&self, recorder: Recorder) {
+        let mut log = self.log();
+        // This thread is no part of the recording, and can't end it.
+        let ended = thread::Builder::new().spawn(move || recorder.stop()).map(JoinHandle::join);
+        if matches!(ended, Ok(Ok(()))) {
+            *log = None;
+        }
     }
 }
 

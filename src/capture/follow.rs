@@ -27,7 +27,7 @@ use super::merge;
 use super::metadata::{self, Described};
 use super::search::Search;
 use crate::model::native::NativeStacks;
-use crate::model::{Event, Joiner, Model};
+use crate::model::{Event, Model};
 
 /// Reads a log step by step.
 pub struct Follower {
@@ -40,8 +40,8 @@ pub struct Follower {
     described: Described,
     standing: events::Standing,
     native: NativeStacks<'static>,
-    /// For native stacks, until there are some.
-    joiner: Option<Joiner<'static>>,
+    /// What they become, until there are some.
+    wanted: Option<NativeStacks<'static>>,
     /// Whose turn it was at the last step.
     last_word: Option<u64>,
     has_ended: bool,
@@ -62,8 +62,8 @@ pub enum Progress {
 const N_TRIES: u32 = 20;
 
 impl Follower {
-    /// Begins before the first event. With a `joiner`, native stacks are shown.
-    pub fn open(path: &Path, joiner: Option<Joiner<'static>>) -> Result<Follower> {
+    /// Begins before the first event. `native` is what becomes of native stacks.
+    pub fn open(path: &Path, native: NativeStacks<'static>) -> Result<Follower> {
         let capture = Capture::open_moving(path)?;
         let model = Model::new(capture.facts().clone(), capture.clock());
         Ok(Follower {
@@ -75,7 +75,7 @@ impl Follower {
             described: Described::default(),
             standing: events::Standing::default(),
             native: NativeStacks::LeftOut,
-            joiner,
+            wanted: Some(native),
             last_word: None,
             has_ended: false,
         })
@@ -83,6 +83,11 @@ impl Follower {
 
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// For what grows when it is asked: stacks that are joined.
+    pub fn model_mut(&mut self) -> &mut Model {
+        &mut self.model
     }
 
     /// Hands over what was written since the last step, until `is_enough`.
@@ -121,9 +126,9 @@ impl Follower {
             self.model.process_mut().facts.end = end;
         }
         if self.model.process().facts.has_native_stacks
-            && let Some(joiner) = self.joiner.take()
+            && let Some(wanted) = self.wanted.take()
         {
-            self.native = NativeStacks::Named(joiner);
+            self.native = wanted;
         }
         let horizon = self.horizon(&header, has_ended);
         let mut lanes = self.go_on(&found);

@@ -16,9 +16,9 @@ use crate::analysis::{BySite, Detail, Heap, MmapRule};
 use crate::capture::follow::{Follower, Progress};
 use crate::commands::load::warnings_of_one;
 use crate::commands::native::Names;
+use crate::model::native::NativeStacks;
 use crate::model::{Action, Event, Joiner, Model, ThreadKey};
 use crate::report::origin;
-use crate::symbols::{self, Symbols};
 use crate::terminal::live::{History, Picture, Row, Since, Thread};
 
 /// A log that is read.
@@ -51,15 +51,15 @@ const MAX_ROWS: usize = 2000;
 impl Feed {
     /// An error says why the log can't be read.
     pub fn start(path: &Path) -> Result<Feed> {
-        let mut names = Names::new(Symbols::new(symbols::Options::default()));
+        let mut names = Names::of_this_machine();
         let joiner = move || Joiner::new(Box::new(move |module, address| names.of(module, address)));
         // An error is told at once.
-        Follower::open(path, None)?;
+        Follower::open(path, NativeStacks::LeftOut)?;
         let shared = Arc::new(Shared::default());
         let reading = shared.clone();
         let path = path.to_owned();
         // What names native code stays on its thread.
-        let reader = thread::spawn(move || match Follower::open(&path, Some(joiner())) {
+        let reader = thread::spawn(move || match Follower::open(&path, NativeStacks::Named(joiner())) {
             Ok(follower) => Reading::new(follower).run(&reading),
             Err(error) => reading.end(&error),
         });

@@ -22,7 +22,9 @@ pub fn run(args: &LiveArgs) -> Result<ExitCode> {
         Some(client) => client,
         None => Client::connect(args.number)?,
     };
-    watch(&client.watch()?.log)?;
+    if let Some(status) = client.watch(|| true)? {
+        watch(&status.log)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

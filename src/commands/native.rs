@@ -6,7 +6,7 @@ use crate::commands::load::to_stderr;
 use crate::commands::names;
 use crate::model::native::{NativeModule, NativeStacks};
 use crate::model::{Handles, Joiner, Model, Named, StackId};
-use crate::symbols::{NativeFrame, Place, Symbols};
+use crate::symbols::{self, NativeFrame, Place, Symbols};
 
 /// What is known about native code, asked for what is shown.
 pub struct Names {
@@ -21,6 +21,11 @@ impl Names {
     /// Of one capture.
     pub fn of_capture(capture: &Capture, args: &NativeArgs) -> Names {
         Names::new(names::known(&args.symbols, std::slice::from_ref(capture)))
+    }
+
+    /// Of what runs here and now.
+    pub fn of_this_machine() -> Names {
+        Names::new(Symbols::new(symbols::Options::default()))
     }
 
     /// The model with what reports show of these stacks.

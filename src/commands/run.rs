@@ -20,7 +20,7 @@ use crate::cli::{Cli, Command, RunArgs};
 use crate::commands::load::warnings_of_one;
 use crate::commands::{behind, flamegraph};
 use crate::control::message::Request;
-use crate::control::server::Server;
+use crate::control::server::{LOOPBACK, Server};
 use crate::launch::family::{self, Family, Totals};
 use crate::launch::log::{Compression, Finished, Log};
 use crate::launch::program::{NotRunnable, Program, Target};
@@ -117,7 +117,7 @@ fn wait_for_viewer(
     log: &Log,
 ) -> anyhow::Result<Option<ExitCode>> {
     let server = server.as_mut().context("there is no safe folder for the viewer's token")?;
-    let port = server.open_port(args.live_port.unwrap_or(0))?;
+    let port = server.open_port(LOOPBACK, args.live_port.unwrap_or(0))?;
     say(&format!("waiting for a viewer before the program starts: memtrace live {port}"));
     let mut is_there = false;
     while !is_there {

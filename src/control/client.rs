@@ -3,11 +3,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 
 use super::message::{Answer, MAX_LINE_LEN, Request, Sent, Status};
@@ -15,6 +17,9 @@ use super::place;
 
 /// A keeper that is stopped, or busy for this long, is not waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// While an answer may take as long as it likes, somebody is asked so often whether to go on.
+const BETWEEN_ASKING: Duration = Duration::from_millis(50);
 
 /// A connection to whoever keeps the log of a process.
 pub struct Client {
@@ -24,7 +29,7 @@ pub struct Client {
     stream: BufReader<Box<dyn Stream>>,
 }
 
-trait Stream: Read + Write {}
+trait Stream: Read + Write + AsFd + Send {}
 
 impl Stream for UnixStream {}
 
@@ -57,16 +62,37 @@ impl Client {
     }
 
     pub fn status(&mut self) -> Result<Status> {
-        self.status_by(&Request::Status)
+        let answer = self.ask(&Request::Status)?;
+        self.status_in(answer)
     }
 
-    /// The same as a viewer, whom a program may wait for.
-    pub fn watch(&mut self) -> Result<Status> {
-        self.status_by(&Request::Watch)
+    /// The same as a viewer, for whom a program may wait before it starts, and who may have to wait for that; `None` when
+    /// that is not wanted any more.
+    pub fn watch(&mut self, mut go_on: impl FnMut() -> bool) -> Result<Option<Status>> {
+        self.send(&Request::Watch)?;
+        while !self.has_more(BETWEEN_ASKING) {
+            if !go_on() {
+                return Ok(None);
+            }
+        }
+        let answer = self.receive()?;
+        self.status_in(answer).map(Some)
     }
 
-    fn status_by(&mut self, request: &Request) -> Result<Status> {
-        match self.ask(request)? {
+    /// Whether the other side is there. It says nothing unasked.
+    pub fn is_connected(&self) -> bool {
+        !self.has_more(Duration::ZERO)
+    }
+
+    /// Whether there is something to read, if only the end.
+    fn has_more(&self, timeout: Duration) -> bool {
+        let mut fds = [PollFd::new(self.stream.get_ref().as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
+        !self.stream.buffer().is_empty() || poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
+    }
+
+    fn status_in(&self, answer: Answer) -> Result<Status> {
+        match answer {
             Answer::Status(status) => Ok(status),
             other => bail!("the memtrace behind {} is another version: it answers {other:?}", self.whom),
         }
@@ -78,20 +104,32 @@ impl Client {
     }
 
     fn ask(&mut self, request: &Request) -> Result<Answer> {
-        let failed = || format!("the memtrace behind {} does not answer", self.whom);
+        self.send(request)?;
+        self.receive()
+    }
+
+    fn send(&mut self, request: &Request) -> Result<()> {
         let sent = Sent { token: self.token.clone(), request: request.clone() };
         let mut line = serde_json::to_vec(&sent)?;
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line).with_context(failed)?;
+        self.stream.get_mut().write_all(&line).with_context(|| self.silence())
+    }
+
+    fn receive(&mut self) -> Result<Answer> {
         let mut told = Vec::new();
-        (&mut self.stream).take(MAX_LINE_LEN as u64).read_until(b'\n', &mut told).with_context(failed)?;
+        let read = (&mut self.stream).take(MAX_LINE_LEN as u64).read_until(b'\n', &mut told);
+        read.with_context(|| self.silence())?;
         if told.is_empty() {
-            bail!("{}: it has ended", failed());
+            bail!("{}: it has ended", self.silence());
         }
-        match serde_json::from_slice(&told).with_context(failed)? {
+        match serde_json::from_slice(&told).with_context(|| self.silence())? {
             Answer::Refused { reason } => bail!("{reason}"),
             answer => Ok(answer),
         }
+    }
+
+    fn silence(&self) -> String {
+        format!("the memtrace behind {} does not answer", self.whom)
     }
 }
 

@@ -1,30 +1,42 @@
 //! The keeper's side: takes requests between its other work and never waits for anybody. What can't be had — a folder, a
 //! socket, a descriptor — is done without: the recording goes on.
+//!
+//! Over a port, whoever has not shown the token is no more than a connection, and makes room for whoever has.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::{self, TcpListener, TcpStream};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt};
 use nix::unistd::geteuid;
 
 use super::message::{Answer, MAX_LINE_LEN, Request, Sent};
 use super::place;
 
-/// Connections at a time; the next one takes the place of the oldest.
+/// For ports that only this machine reaches.
+pub const LOOPBACK: &str = "127.0.0.1";
+
+/// Connections at a time; the next one takes the place of the oldest that is no viewer.
 const MAX_PEERS: usize = 8;
 
 /// Listens for one recorded process.
+#[derive(Default)]
 pub struct Server {
-    listener: UnixListener,
-    path: PathBuf,
+    local: Option<Local>,
     port: Option<Port>,
     peers: Vec<Peer>,
+}
+
+/// What the user's programs find by the process.
+struct Local {
+    listener: UnixListener,
+    path: PathBuf,
 }
 
 /// Of the loopback device, for any user; so a token is asked for.
@@ -39,15 +51,28 @@ struct Peer {
     stream: Box<dyn Stream>,
     /// What each request must bring.
     token: Option<String>,
-    /// What came of the next line.
-    line: Vec<u8>,
+    /// What came of the next lines.
+    lines: Vec<u8>,
+    /// Whether it was told as a viewer where the log is.
+    is_watching: bool,
 }
 
-trait Stream: Read + Write + AsFd {}
+trait Stream: Read + Write + AsFd + Send {
+    /// Ends the connection, whoever else has it: children that the program has forked, when we are in it.
+    fn end(&self);
+}
 
-impl Stream for UnixStream {}
+impl Stream for UnixStream {
+    fn end(&self) {
+        let _ = self.shutdown(net::Shutdown::Both);
+    }
+}
 
-impl Stream for TcpStream {}
+impl Stream for TcpStream {
+    fn end(&self) {
+        let _ = self.shutdown(net::Shutdown::Both);
+    }
+}
 
 impl Server {
     /// `None` when there is no safe place for it.
@@ -58,13 +83,12 @@ impl Server {
         let listener = UnixListener::bind(&path).ok()?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).ok()?;
         listener.set_nonblocking(true).ok()?;
-        Some(Server { listener, path, port: None, peers: Vec::new() })
+        Some(Server { local: Some(Local { listener, path }), port: None, peers: Vec::new() })
     }
 
-    /// Listens on a port of the loopback device too, on any when it is 0; its number.
-    pub fn open_port(&mut self, port: u16) -> Result<u16> {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("cannot use port {port}"))?;
+    /// Listens on a port too, on any when it is 0; its number.
+    pub fn open_port(&mut self, address: &str, port: u16) -> Result<u16> {
+        let listener = TcpListener::bind((address, port)).with_context(|| format!("cannot use port {port}"))?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let path = place::create(&place::token(port)).context("there is no safe folder for the port's token")?;
@@ -82,28 +106,57 @@ impl Server {
 
     /// What to wait for.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let local = self.local.iter().map(|local| local.listener.as_fd());
         let port = self.port.iter().map(|port| port.listener.as_fd());
-        std::iter::once(self.listener.as_fd()).chain(port).chain(self.peers.iter().map(|peer| peer.stream.as_fd()))
+        local.chain(port).chain(self.peers.iter().map(|peer| peer.stream.as_fd()))
     }
 
     /// Lets new peers in, and answers what has come.
     pub fn serve(&mut self, answer: &mut dyn FnMut(Request) -> Answer) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            if is_same_user(&stream) && stream.set_nonblocking(true).is_ok() {
-                self.admit(Box::new(stream), None);
-            }
+        self.admit_all();
+        self.peers.retain_mut(|peer| peer.serve(answer));
+    }
+
+    /// Lets new peers in while there is nothing to tell: whether a viewer is among them. They get their answers later.
+    pub fn has_viewer(&mut self) -> bool {
+        self.admit_all();
+        self.peers.retain_mut(Peer::wait);
+        self.peers.iter().any(Peer::asks_to_watch)
+    }
+
+    /// Whether somebody is still there who was told as a viewer where the log is.
+    pub fn is_watched(&self) -> bool {
+        self.peers.iter().any(|peer| peer.is_watching)
+    }
+
+    fn admit_all(&mut self) {
+        while let Some(stream) = self.local.as_ref().and_then(Local::accept) {
+            self.admit(stream, None);
         }
         while let Some((stream, token)) = self.port.as_ref().and_then(Port::accept) {
             self.admit(stream, Some(token));
         }
-        self.peers.retain_mut(|peer| peer.serve(answer));
     }
 
     fn admit(&mut self, stream: Box<dyn Stream>, token: Option<String>) {
         if self.peers.len() == MAX_PEERS {
-            self.peers.remove(0);
+            let Some(oldest) = self.peers.iter().position(|peer| !peer.is_watching && !peer.asks_to_watch()) else {
+                return;
+            };
+            self.peers.remove(oldest);
         }
-        self.peers.push(Peer { stream, token, line: Vec::new() });
+        self.peers.push(Peer { stream, token, lines: Vec::new(), is_watching: false });
+    }
+}
+
+impl Local {
+    fn accept(&self) -> Option<Box<dyn Stream>> {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if is_same_user(&stream) && stream.set_nonblocking(true).is_ok() {
+                return Some(Box::new(stream));
+            }
+        }
+        None
     }
 }
 
@@ -117,50 +170,92 @@ impl Port {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if let Some(local) = &self.local {
+            let _ = fs::remove_file(&local.path);
+        }
         if let Some(port) = &self.port {
             let _ = fs::remove_file(&port.path);
+            // A forked child may have it, too.
+            let _ = shutdown(port.listener.as_raw_fd(), Shutdown::Both);
         }
+        self.peers.iter().for_each(|peer| peer.stream.end());
     }
 }
 
 impl Peer {
     /// `false` when it is to be let go.
     fn serve(&mut self, answer: &mut dyn FnMut(Request) -> Answer) -> bool {
-        let mut buf = [0; 4096];
+        if !self.answer_all(answer) {
+            return false;
+        }
         // A few at a time: whoever asks without end must not keep us from our work.
         for _ in 0..4 {
-            match self.stream.read(&mut buf) {
-                Ok(0) => return false,
-                Ok(n) => self.line.extend_from_slice(&buf[..n]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return false,
+            if let ControlFlow::Break(is_there) = self.receive() {
+                return is_there;
             }
-            while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = self.line.drain(..=end).collect();
-                let sent = serde_json::from_slice::<Sent>(&line);
-                if self.token.is_some()
-                    && sent.as_ref().ok().and_then(|sent| sent.token.as_ref()) != self.token.as_ref()
-                {
-                    return false;
-                }
-                let told = match sent {
-                    Ok(Sent { request, .. }) => answer(request),
-                    Err(error) => Answer::Refused { reason: format!("this memtrace does not understand it: {error}") },
-                };
-                // Short, and so there is room for it unless the peer does not read.
-                let Ok(mut told) = serde_json::to_vec(&told) else { return false };
-                told.push(b'\n');
-                if self.stream.write_all(&told).is_err() {
-                    return false;
-                }
-            }
-            if self.line.len() > MAX_LINE_LEN {
+            if !self.answer_all(answer) {
                 return false;
             }
         }
         true
+    }
+
+    /// The same while nothing is answered.
+    fn wait(&mut self) -> bool {
+        match self.receive() {
+            ControlFlow::Break(is_there) => is_there,
+            ControlFlow::Continue(()) => self.lines.len() <= MAX_LINE_LEN,
+        }
+    }
+
+    /// Whether there is a request of a viewer, with the token, that waits for its answer.
+    fn asks_to_watch(&self) -> bool {
+        let mut lines = self.lines.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        lines.any(|line| {
+            let sent = serde_json::from_slice::<Sent>(line);
+            sent.is_ok_and(|sent| self.is_known(&sent) && sent.request == Request::Watch)
+        })
+    }
+
+    fn is_known(&self, sent: &Sent) -> bool {
+        self.token.is_none() || self.token == sent.token
+    }
+
+    /// Takes what has come; breaks off when that is nothing, with whether the peer is still there.
+    fn receive(&mut self) -> ControlFlow<bool> {
+        let mut buf = [0; 4096];
+        match self.stream.read(&mut buf) {
+            Ok(0) => return ControlFlow::Break(false),
+            Ok(n) => self.lines.extend_from_slice(&buf[..n]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return ControlFlow::Break(true),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return ControlFlow::Break(false),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// `false` when it is to be let go.
+    fn answer_all(&mut self, answer: &mut dyn FnMut(Request) -> Answer) -> bool {
+        while let Some(end) = self.lines.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.lines.drain(..=end).collect();
+            let told = match serde_json::from_slice::<Sent>(&line) {
+                Ok(sent) if self.is_known(&sent) => {
+                    self.is_watching |= sent.request == Request::Watch;
+                    answer(sent.request)
+                }
+                Err(error) if self.token.is_none() => {
+                    Answer::Refused { reason: format!("this memtrace does not understand it: {error}") }
+                }
+                _ => return false,
+            };
+            // Short, and so there is room for it unless the peer does not read.
+            let Ok(mut told) = serde_json::to_vec(&told) else { return false };
+            told.push(b'\n');
+            if self.stream.write_all(&told).is_err() {
+                return false;
+            }
+        }
+        self.lines.len() <= MAX_LINE_LEN
     }
 }
 

@@ -207,7 +207,8 @@ pub fn answer_before_start(pid: Pid, log: &Log, request: &Request) -> Answer {
     }
 }
 
-pub(super) fn answer(pid: Pid, log: &mut Log, memory: &mut Memory, request: Request) -> Answer {
+/// What whoever asks about the recording is told.
+pub fn answer(pid: Pid, log: &mut Log, memory: &mut Memory, request: Request) -> Answer {
     let done = |is_written: bool| match is_written {
         true => Answer::Done { changed: true },
         false => Answer::Refused { reason: "the capture can't be written any more".into() },

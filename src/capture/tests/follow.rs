@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::super::follow::{Follower, Progress};
 use super::orders::{drawn, line, written};
 use super::*;
+use crate::model::native::NativeStacks;
 use memtrace_format::state;
 use memtrace_format::turn::TurnWord;
 
@@ -49,7 +50,7 @@ proptest! {
     #[test]
     fn following_a_log_to_its_end_is_reading_it_at_once(drawn in drawn(), steps in found(), is_last_compressed: bool) {
         let saved = Saved::new(&format!("follow-{}", drawn.len()), &Log::new().bytes());
-        let mut follower = Follower::open(&saved.0, None).unwrap();
+        let mut follower = Follower::open(&saved.0, NativeStacks::LeftOut).unwrap();
         let mut told = Vec::new();
         for Found { percent, is_compressed, is_reversed, patience } in steps {
             let (mut log, _) = written(&drawn[..drawn.len() * percent / 100]);
@@ -82,7 +83,7 @@ struct Growing {
 impl Growing {
     fn new(name: &str, log: &Log) -> Growing {
         let saved = Saved::new(name, &log.bytes());
-        let follower = Follower::open(&saved.0, None).unwrap();
+        let follower = Follower::open(&saved.0, NativeStacks::LeftOut).unwrap();
         Growing { saved, follower }
     }
 

@@ -11,6 +11,7 @@ mod space;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -200,6 +201,14 @@ impl Log {
         if self.len().is_ok() {
             self.shared.set_releases_windows(false);
         }
+    }
+
+    /// Nobody keeps it: it has no name any more, and is gone when nobody has it open. Others find it by this process, at
+    /// the path that it has then.
+    pub fn unlink(&mut self) -> io::Result<()> {
+        fs::remove_file(&self.path)?;
+        self.path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into();
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {
