@@ -15,7 +15,7 @@ use memtrace_format::answer;
 use memtrace_format::options::RecordOptions;
 
 use crate::guard::{self, MappingGuard};
-use crate::{environment, lifecycle, sys};
+use crate::{environment, lifecycle, recorder, sys};
 
 /// Starts recording into the log at an absolute path, which was made for this process. `options` are
 /// [`RecordOptions::to_bits`]; `shim` is where the programs that this one starts find our library, or null.
@@ -57,4 +57,20 @@ pub extern "C" fn memtrace_stop() -> c_int {
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn memtrace_ignore_thread() {
     guard::ignore_thread();
+}
+
+/// What the program itself calls a thread, by its `pthread_t`: at most so many bytes of a C string are recorded.
+///
+/// # Safety
+/// `name` is a C string.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn memtrace_name_thread(thread: usize, name: *const c_char) -> c_int {
+    const MAX_LEN: usize = 255;
+    let Some(guard) = lifecycle::enter() else {
+        return answer::NOT_RECORDING;
+    };
+    // SAFETY: as the caller says.
+    let name = unsafe { CStr::from_ptr(name) }.to_bytes();
+    recorder::named(&guard, thread, name.get(..MAX_LEN).unwrap_or(name));
+    answer::DONE
 }

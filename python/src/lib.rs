@@ -13,7 +13,8 @@
 //!   Connection    the same of a recording that goes on, in this process or another one
 //!
 //!   Tracker ── recorder    the C functions of the library that lives in this process
-//!      └────── watcher     samples, compression, answers to readers, the end of the log
+//!      ├────── watcher     samples, compression, answers to readers, the end of the log
+//!      └────── threads     what Python calls its threads
 //! ```
 //!
 //! Everything here may be called from any thread; reading lets the interpreter go on.
@@ -33,6 +34,7 @@ mod records;
 mod rows;
 mod statistics;
 mod temporal;
+mod threads;
 mod tracker;
 mod watcher;
 

@@ -17,6 +17,7 @@ use memtrace_format::answer;
 type Start = unsafe extern "C" fn(*const c_char, u32, *const c_char) -> c_int;
 type Stop = extern "C" fn() -> c_int;
 type IgnoreThread = extern "C" fn();
+type NameThread = unsafe extern "C" fn(usize, *const c_char) -> c_int;
 
 /// The functions of a library that is never unloaded.
 #[derive(Clone, Copy)]
@@ -24,6 +25,7 @@ pub struct Recorder {
     start: Start,
     stop: Stop,
     ignore_thread: IgnoreThread,
+    name_thread: NameThread,
 }
 
 impl Recorder {
@@ -43,14 +45,15 @@ impl Recorder {
     }
 
     fn find(library: *mut c_void) -> Option<Recorder> {
-        let [start, stop, ignore_thread] =
-            [c"memtrace_start", c"memtrace_stop", c"memtrace_ignore_thread"].map(|name| address(library, name));
+        let names = [c"memtrace_start", c"memtrace_stop", c"memtrace_ignore_thread", c"memtrace_name_thread"];
+        let [start, stop, ignore_thread, name_thread] = names.map(|name| address(library, name));
         // SAFETY: the functions have these types.
         unsafe {
             Some(Recorder {
                 start: transmute::<*mut c_void, Start>(start?),
                 stop: transmute::<*mut c_void, Stop>(stop?),
                 ignore_thread: transmute::<*mut c_void, IgnoreThread>(ignore_thread?),
+                name_thread: transmute::<*mut c_void, NameThread>(name_thread?),
             })
         }
     }
@@ -71,6 +74,12 @@ impl Recorder {
     /// Nothing that this thread does from now on is recorded. To be called by a thread's first function.
     pub fn ignore_thread(&self) {
         (self.ignore_thread)();
+    }
+
+    /// What the program calls a thread, by its `pthread_t`.
+    pub fn name_thread(&self, thread: usize, name: &CStr) {
+        // SAFETY: a C string, which is read before the function returns.
+        unsafe { (self.name_thread)(thread, name.as_ptr()) };
     }
 }
 

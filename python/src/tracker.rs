@@ -27,6 +27,7 @@ use pyo3::prelude::*;
 use crate::allocator;
 use crate::error::{os_error, runtime_error};
 use crate::recorder::Recorder;
+use crate::threads;
 use crate::watcher::Watcher;
 
 /// Whether one of them is active in this process.
@@ -51,9 +52,12 @@ enum Stage {
     /// The file, if it is kept, is there and empty; a reader, if one is wanted, has come.
     New(Option<Server>),
     /// With what the recorder was given for its start: nothing is given back while it records.
-    Active(Watcher, Recorder, #[expect(dead_code, reason = "it is there")] CString),
+    Active(Watcher, Recorder, #[expect(dead_code, reason = "it is there")] Given),
     Over,
 }
+
+/// The path of the log, and what threads are called.
+type Given = (CString, Vec<(usize, CString)>);
 
 #[pymethods]
 impl Tracker {
@@ -173,6 +177,7 @@ impl Tracker {
         }
         let begun = self.begin_alone(py, &mut stage, recorder);
         if begun.is_err() {
+            threads::stop_listening(py)?;
             IS_ACTIVE.store(false, Ordering::Release);
         }
         begun
@@ -188,6 +193,7 @@ impl Tracker {
         if let Some(tracked) = &mut info.tracked {
             (tracked.os_tid, tracked.n_hidden_frames) = (gettid().as_raw() as u32, n_frames_outside(py));
         }
+        let names = threads::names(py)?;
         let mut log = Log::create(&self.path, true, self.compression, self.pid, &info).map_err(os_error)?;
         if !self.is_kept {
             log.unlink()?;
@@ -195,9 +201,13 @@ impl Tracker {
         drop(info);
         let path = CString::new(log.path().as_os_str().as_bytes())?;
         let watcher = Watcher::start(log, recorder, self.interval, server).map_err(runtime_error)?;
+        threads::listen(py, recorder)?;
         let (answer, errno) = answer::parts(recorder.start(&path, self.options.to_bits()));
         watcher.has_begun();
-        *stage = Stage::Active(watcher, recorder, path);
+        if answer == answer::DONE {
+            names.iter().for_each(|(thread, name)| recorder.name_thread(*thread, name));
+        }
+        *stage = Stage::Active(watcher, recorder, (path, names));
         if answer == answer::DONE {
             return Ok(());
         }
@@ -221,11 +231,12 @@ impl Tracker {
         if getpid().as_raw() as u32 != self.pid {
             std::mem::forget(std::mem::replace(&mut *stage, Stage::Over));
             IS_ACTIVE.store(false, Ordering::Release);
-            return Ok(());
+            return threads::stop_listening(py);
         }
         watcher.stop(*recorder);
         let Stage::Active(watcher, ..) = std::mem::replace(&mut *stage, Stage::Over) else { return Ok(()) };
         drop(stage);
+        threads::stop_listening(py)?;
         let finished = py.detach(|| watcher.finish());
         IS_ACTIVE.store(false, Ordering::Release);
         finished.map_err(os_error)

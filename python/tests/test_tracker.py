@@ -249,6 +249,42 @@ class Recording(unittest.TestCase):
         run(f"with Tracker(os.devnull): kept = bytearray({ONE})")
 
 
+class NamesOfThreads(unittest.TestCase):
+    def test_they_are_those_that_threading_has(self) -> None:
+        capture = fresh()
+        run(
+            f"""
+            import threading
+            go, kept = threading.Event(), []
+            def work(n, name=None):
+                if name:
+                    threading.current_thread().name = name
+                go.wait()
+                kept.append(bytearray(n))
+            def start(n, name=None, own=None):
+                thread = threading.Thread(target=work, args=({ONE} + n, own), name=name)
+                thread.start()
+                return thread
+            threads = [start(100, "before"), start(200)]
+            threads[1].name = "renamed before"
+            with Tracker(sys.argv[1]):
+                threads += [start(300, "during, and with a long name"), start(400, "x", "its own"), start(500, "y")]
+                threads[-1].name = "from outside"
+                go.set()
+                for thread in threads:
+                    thread.join()
+                kept.append(bytearray({ONE}))
+            assert "_name" not in vars(threading.Thread) and threading.Thread(name="z").name == "z"
+            """,
+            capture,
+        )
+        with FileReader(capture) as reader:
+            records = list(reader.get_allocation_records())
+        names = [find(records, ONE + n)[0].thread_name for n in range(0, 600, 100)]
+        expected = ["", "before", "renamed before", "during, and with a long name", "its own", "from outside"]
+        self.assertEqual(names, expected)
+
+
 class Mistakes(unittest.TestCase):
     def check(self, code: str, expected: str, *arguments: str) -> None:
         code = f"try:\n    {code}\nexcept Exception as error:\n    print(type(error).__name__, error)"

@@ -9,7 +9,7 @@ use memtrace_format::{LAUNCHER_IMAGE, record};
 
 use super::batch::{Batch, Step};
 use crate::model::native::{Level, NativeStacks, NodeStack};
-use crate::model::{Action, Event, MarkKind, Model, ThreadKey};
+use crate::model::{Action, Event, MarkKind, Model, StringId, ThreadKey};
 
 /// How many events are handed over at a time: so many that a fold can look ahead, and few enough for the nearest cache.
 const N_AT_A_TIME: usize = 512;
@@ -152,7 +152,7 @@ impl<'m, 'n, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, 'n, T> {
                 Action::Thread { os_tid: it.os_tid, pthread: it.pthread }
             }
             Step::ThreadName { pthread, name } => {
-                let name = model.intern(&String::from_utf8_lossy(name));
+                let name = name_of_thread(model, lane.image, *pthread, &String::from_utf8_lossy(name));
                 Action::ThreadName { pthread: *pthread, name, named: None }
             }
             Step::Mark { mono_nanos, what, name } => {
@@ -278,4 +278,12 @@ impl Nodes {
         }
         native.lost(model)
     }
+}
+
+/// What a thread is called from now on. Python from 3.14 on gives its own names to the kernel, which keeps 15 bytes.
+fn name_of_thread(model: &mut Model, image: u16, pthread: u64, name: &str) -> StringId {
+    const KERNEL_LEN: usize = 15;
+    let known = model.process().threads.name_of(image, pthread);
+    let is_cut = |known: &StringId| name.len() == KERNEL_LEN && model.text(*known).starts_with(name);
+    known.filter(is_cut).unwrap_or_else(|| model.intern(name))
 }

@@ -34,6 +34,11 @@ impl Threads {
         self.threads.get(&key).copied().unwrap_or_default()
     }
 
+    /// What the latest thread with this `pthread_t` is called so far.
+    pub fn name_of(&self, image: u16, pthread: u64) -> Option<StringId> {
+        self.get(ThreadKey { image, number: *self.by_pthread.get(&(image, pthread))? }).name
+    }
+
     /// Names are strings of another model now.
     pub fn rename(&mut self, handles: &Handles) {
         let names = self.threads.values_mut().filter_map(|thread| thread.name.as_mut());
