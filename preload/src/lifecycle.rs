@@ -294,6 +294,11 @@ pub fn end(guard: &Guard) -> bool {
     if log.has_been_left() {
         return false;
     }
+    // In a child of fork before its first event it is the parent's.
+    if pid() != sys::pid() {
+        switch_off();
+        return false;
+    }
     if is_recording() && log.mode() == Mode::Buffered {
         flush_all(guard, log);
     }

@@ -13,7 +13,7 @@
 //!   Connection    the same of a recording that goes on, in this process or another one
 //!
 //!   Tracker ── recorder    the C functions of the library that lives in this process
-//!      ├────── watcher     samples, compression, answers to readers, the end of the log
+//!      ├────── watcher     samples, compression, answers to readers, forked children, the end of the log
 //!      └────── threads     what Python calls its threads
 //! ```
 //!

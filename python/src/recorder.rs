@@ -29,9 +29,10 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// The one that the program was started with, or the library at `path`.
+    /// The one that is here already, from the start of the program or because somebody has attached to it, or else the
+    /// library at `path`: two would be in each other's way.
     pub fn load(path: &Path) -> Result<Recorder> {
-        if let Some(recorder) = Recorder::find(libc::RTLD_DEFAULT) {
+        if let Some(recorder) = Recorder::find(libc::RTLD_DEFAULT).or_else(Recorder::find_loaded) {
             return Ok(recorder);
         }
         let name =
@@ -58,6 +59,21 @@ impl Recorder {
         }
     }
 
+    /// Among all libraries, whatever they are called: one that came by attaching has the name of a descriptor.
+    fn find_loaded() -> Option<Recorder> {
+        loaded_names().iter().filter(|name| !name.is_empty()).find_map(|name| {
+            // SAFETY: loads nothing, and what is there stays for as long as we have the handle.
+            let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
+            if library.is_null() {
+                return None;
+            }
+            let found = Recorder::find(library);
+            // SAFETY: the handle from above, given back once. The recorder itself is never unloaded.
+            unsafe { libc::dlclose(library) };
+            found
+        })
+    }
+
     /// Starts recording into a log that was made for this process; the answer is one of [`answer`].
     pub fn start(&self, log: &CStr, options: u32) -> i32 {
         // SAFETY: a C string, which is read before the function returns, and null.
@@ -81,6 +97,23 @@ impl Recorder {
         // SAFETY: a C string, which is read before the function returns.
         unsafe { (self.name_thread)(thread, name.as_ptr()) };
     }
+}
+
+/// What the loader calls the objects that are loaded.
+fn loaded_names() -> Vec<CString> {
+    unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _: usize, names: *mut c_void) -> c_int {
+        // SAFETY: the loader's description of an object, and the list that was handed over for us.
+        let (info, names) = unsafe { (&*info, &mut *names.cast::<Vec<CString>>()) };
+        if !info.dlpi_name.is_null() {
+            // SAFETY: a name of the loader's, good for the time of this call.
+            names.push(unsafe { CStr::from_ptr(info.dlpi_name) }.to_owned());
+        }
+        0
+    }
+    let mut names: Vec<CString> = Vec::new();
+    // SAFETY: the function takes what it is given, and is called before this returns.
+    unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut names).cast()) };
+    names
 }
 
 fn address(library: *mut c_void, name: &CStr) -> Option<*mut c_void> {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use memtrace::capture::info::CaptureInfo;
 use memtrace::control::server::Server;
+use memtrace::launch::family::{self, Family};
 use memtrace::launch::log::{Compression, Log};
 use memtrace::model::facts::Tracked;
 use memtrace_format::answer;
@@ -32,6 +33,7 @@ use crate::watcher::Watcher;
 
 /// Whether one of them is active in this process.
 static IS_ACTIVE: AtomicBool = AtomicBool::new(false);
+const ONLY_ONE: &str = "No more than one Tracker instance can be active at the same time";
 
 #[pyclass(frozen, subclass, module = "memtrace", skip_from_py_object)]
 pub struct Tracker {
@@ -100,22 +102,24 @@ impl Tracker {
             }
         }
         let native_stacks = if native_traces { NativeStacks::Always } else { NativeStacks::Never };
-        if follow_fork {
-            return Err(PyRuntimeError::new_err("memtrace does not follow forks of a Tracker yet"));
-        }
-        let options = RecordOptions { python_allocators: trace_python_allocators, native_stacks, follow_fork };
+        let mut options = RecordOptions { python_allocators: trace_python_allocators, native_stacks, follow_fork };
         let info = info(py, &options, file_format)?;
         let (path, is_kept, compression, server) = match destination {
             Destination::File { path, .. } if is_null_device(&path) => (nameless(), false, Compression::Never, None),
             Destination::File { path: named, is_forced, compresses } => {
                 let path = std::path::absolute(&named)?;
                 reserve(&path, &named, is_forced)?;
+                if follow_fork && is_forced {
+                    family::remove_logs(&path);
+                }
                 (path, true, if compresses { Compression::WhileRunning } else { Compression::Never }, None)
             }
             Destination::Socket { address, port } => {
                 (nameless(), false, Compression::WhileRunning, Some(wait_for_reader(py, &address, port)?))
             }
         };
+        // Beside what is not kept there is no place for more.
+        options.follow_fork &= is_kept;
         Ok(Tracker {
             options,
             interval: Duration::from_millis(memory_interval_ms.max(1).into()),
@@ -172,8 +176,7 @@ impl Tracker {
         let recorder = Recorder::load(&library(py)?).map_err(runtime_error)?;
         let mut stage = self.stage();
         if IS_ACTIVE.swap(true, Ordering::AcqRel) {
-            let message = "No more than one Tracker instance can be active at the same time";
-            return Err(PyRuntimeError::new_err(message));
+            return Err(PyRuntimeError::new_err(ONLY_ONE));
         }
         let begun = self.begin_alone(py, &mut stage, recorder);
         if begun.is_err() {
@@ -200,7 +203,8 @@ impl Tracker {
         }
         drop(info);
         let path = CString::new(log.path().as_os_str().as_bytes())?;
-        let watcher = Watcher::start(log, recorder, self.interval, server).map_err(runtime_error)?;
+        let family = self.options.follow_fork.then(|| Family::new(&log, self.compression));
+        let watcher = Watcher::start(log, recorder, self.interval, server, family).map_err(runtime_error)?;
         threads::listen(py, recorder)?;
         let (answer, errno) = answer::parts(recorder.start(&path, self.options.to_bits()));
         watcher.has_begun();
@@ -216,9 +220,9 @@ impl Tracker {
         }
         self.remove();
         Err(match answer {
-            answer::RECORDING => {
-                PyRuntimeError::new_err("this process is recorded already, by `memtrace run` or `memtrace attach`")
-            }
+            answer::RECORDING => PyRuntimeError::new_err(format!(
+                "{ONLY_ONE}: this process is recorded by `memtrace run`, by `memtrace attach` or by a Tracker of its parent"
+            )),
             answer::NO_LOG => PyOSError::new_err((errno, format!("cannot record into {}", self.path.display()))),
             _ => PyRuntimeError::new_err(format!("the recorder does not start (answer {answer})")),
         })
@@ -227,8 +231,12 @@ impl Tracker {
     fn end(&self, py: Python<'_>) -> PyResult<()> {
         let mut stage = self.stage();
         let Stage::Active(watcher, recorder, _) = &*stage else { return Ok(()) };
-        // The recorder of a forked child has noticed the fork, and the log is its parent's.
+        // The recorder of a forked child has noticed the fork, and the log is its parent's. One of its own is finished by
+        // the parent's watcher when the child has ended.
         if getpid().as_raw() as u32 != self.pid {
+            if self.options.follow_fork {
+                recorder.stop();
+            }
             std::mem::forget(std::mem::replace(&mut *stage, Stage::Over));
             IS_ACTIVE.store(false, Ordering::Release);
             return threads::stop_listening(py);

@@ -1,6 +1,6 @@
 //! What an outside process does for a recording that `memtrace run` started, done by a thread in the recorded process:
-//! samples of the resident set, making the log small, and answers to whoever reads it meanwhile. What the thread allocates
-//! is not recorded.
+//! samples of the resident set, making the log small, the same for the logs of forked children, and answers to whoever
+//! reads meanwhile. What the thread allocates is not recorded.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,7 @@ use memtrace::capture::info::{CaptureEnd, Exit};
 use memtrace::control::message::{Answer, Request};
 use memtrace::control::server::Server;
 use memtrace::launch::clock;
+use memtrace::launch::family::Family;
 use memtrace::launch::log::Log;
 use memtrace::launch::watch::{self, Memory};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -38,8 +39,14 @@ const LOOK: Duration = Duration::from_millis(10);
 
 impl Watcher {
     /// Begins to watch; returns when the thread runs, so that its start is not part of the recording. With a server, the
-    /// recording is for those who watch it.
-    pub fn start(log: Log, recorder: Recorder, interval: Duration, server: Option<Server>) -> Result<Watcher> {
+    /// recording is for those who watch it; with a family, children that are forked are recorded, too.
+    pub fn start(
+        log: Log,
+        recorder: Recorder,
+        interval: Duration,
+        server: Option<Server>,
+        family: Option<Family>,
+    ) -> Result<Watcher> {
         let shared =
             Shared { log: Mutex::new(Some(log)), has_begun: AtomicBool::new(false), has_ended: AtomicBool::new(false) };
         let shared = Arc::new(shared);
@@ -51,7 +58,7 @@ impl Watcher {
         let thread = thread::Builder::new().name("memtrace".into()).spawn(move || {
             recorder.ignore_thread();
             let _ = runs.send(());
-            of_thread.watch(recorder, interval, server)
+            of_thread.watch(recorder, interval, server, family)
         });
         mask.thread_set_mask().context("cannot restore the signal mask")?;
         let thread = thread.context("cannot start a thread")?;
@@ -90,7 +97,13 @@ impl Shared {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watch(&self, recorder: Recorder, interval: Duration, mut server: Option<Server>) -> Result<()> {
+    fn watch(
+        &self,
+        recorder: Recorder,
+        interval: Duration,
+        mut server: Option<Server>,
+        mut family: Option<Family>,
+    ) -> Result<()> {
         let mut memory = Memory::open(getpid());
         let wait = if server.is_some() { interval.min(LOOK) } else { interval };
         let mut next_sample = Instant::now();
@@ -100,9 +113,13 @@ impl Shared {
                 let now = Instant::now();
                 if has_ended || now >= next_sample {
                     log.sample(memory.resident_bytes());
+                    family.iter_mut().for_each(|family| family.sample(log));
                     next_sample = now + interval;
                 }
                 log.compact();
+            }
+            if let Some(family) = &mut family {
+                family.compact();
             }
             if let Some(server) = server.as_mut().filter(|_| self.has_begun.load(Ordering::Acquire)) {
                 self.answer(server, &mut memory);
@@ -117,9 +134,13 @@ impl Shared {
             thread::park_timeout(wait);
         }
         let Some(log) = self.log().take() else { return Ok(()) };
+        let n_children = log.n_children();
         // Nothing is made small that goes at once.
         let is_kept = server.is_none();
         let finished = log.finish(&end(), || !is_kept);
+        if let Some(family) = family {
+            family.end(n_children, &mut || false);
+        }
         // Whoever watches is let go only here, and so finds the end.
         finished.map(drop)
     }

@@ -1,30 +1,43 @@
 """`Tracker`: a process that records itself, without having been started for it."""
 
+import glob
 import os
 import subprocess
 import sys
 import sysconfig
 import textwrap
 import unittest
-
+from typing import Dict, Optional, Sequence
 
 import captures
 from captures import EXTRA, MANY, ONE, find, stack, sums_of
 
+import memtrace
 from memtrace import AllocatorType, FileReader
 
 
 IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
-def run(code: str, *arguments: str, status: int = 0) -> str:
-    """What a program prints that is started for itself: a process has but one recorder."""
-    program = "import memtrace, os, sys\nfrom memtrace import FileDestination, FileFormat, FileReader, Tracker\n"
+def program(code: str) -> str:
+    begin = "import memtrace, os, sys\nfrom memtrace import FileDestination, FileFormat, FileReader, Tracker\n"
     if IS_FREE_THREADED:
         # Objects lie in memory that mimalloc has taken at once.
-        program += "import functools\nTracker = functools.partial(Tracker, trace_python_allocators=True)\n"
-    program += textwrap.dedent(code)
-    done = subprocess.run([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        begin += "import functools\nTracker = functools.partial(Tracker, trace_python_allocators=True)\n"
+    return begin + textwrap.dedent(code)
+
+
+def run(
+    code: str,
+    *arguments: str,
+    status: int = 0,
+    env: Optional[Dict[str, str]] = None,
+    command: Sequence[str] = (sys.executable, "-c"),
+) -> str:
+    """What a program prints that is started for itself: a process has but one recorder."""
+    done = subprocess.run(
+        [*command, program(code), *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     if done.returncode != status:
         raise AssertionError(done.stderr.decode() + done.stdout.decode())
     return done.stdout.decode()
@@ -247,6 +260,210 @@ class Recording(unittest.TestCase):
 
     def test_the_null_device_takes_everything(self) -> None:
         run(f"with Tracker(os.devnull): kept = bytearray({ONE})")
+
+
+class Children(unittest.TestCase):
+    def check_child(self, capture: str, pid: str, size: int, warnings: int = 0) -> None:
+        with FileReader(f"{capture}.{pid}") as reader:
+            records = list(reader.get_allocation_records())
+            self.assertEqual(reader.metadata.pid, int(pid))
+            self.assertEqual(len(reader.warnings), warnings, reader.warnings)
+        [made] = find(records, size)
+        self.assertEqual(stack(made)[0], "make")
+        self.assertEqual(find(records, size + 100), [])
+
+    def test_forked_children_have_captures_of_their_own(self) -> None:
+        capture = fresh()
+        pid = run(
+            f"""
+            def make(n):
+                return bytearray(n)
+            with Tracker(sys.argv[1], follow_fork=True):
+                child = os.fork()
+                kept = make({MANY} if child == 0 else {ONE})
+                if child:
+                    os.waitpid(child, 0)
+            if child == 0:
+                # The with is over here as well.
+                later = make({MANY} + 100)
+                os._exit(0)
+            print(child)
+            """,
+            capture,
+        ).strip()
+        self.check_child(capture, pid, MANY)
+        with FileReader(capture) as reader:
+            records = list(reader.get_allocation_records())
+            self.assertEqual(reader.warnings, [])
+        self.assertEqual((len(find(records, ONE)), len(find(records, MANY))), (1, 0))
+
+    def test_workers_of_multiprocessing_are_followed_and_what_they_execute_is_not(self) -> None:
+        capture = fresh()
+        pids = run(
+            f"""
+            import multiprocessing, subprocess
+            kept = []
+            def make(n):
+                return bytearray(n)
+            def work(n):
+                kept.append(make(n))
+                subprocess.run([sys.executable, "-c", "pass"], check=True)
+                return os.getpid()
+            with Tracker(sys.argv[1], follow_fork=True):
+                with multiprocessing.get_context("fork").Pool(1) as pool:
+                    print(*pool.map(work, [{ONE}]))
+                    pool.close()
+                    pool.join()
+            """,
+            capture,
+        ).split()
+        self.check_child(capture, pids[0], ONE)
+        # The one between fork and exec of a subprocess may have one too, of the worker's own code.
+        for path in glob.glob(f"{capture}.*"):
+            with FileReader(path) as reader:
+                self.assertNotIn("-c pass", reader.metadata.command_line)
+
+    def test_a_child_that_is_killed_leaves_a_capture(self) -> None:
+        capture = fresh()
+        pid = run(
+            f"""
+            import signal
+            def make(n):
+                return bytearray(n)
+            with Tracker(sys.argv[1], follow_fork=True):
+                child = os.fork()
+                if child == 0:
+                    kept = make({ONE})
+                    os.kill(os.getpid(), signal.SIGKILL)
+                os.waitpid(child, 0)
+            print(child)
+            """,
+            capture,
+        ).strip()
+        self.check_child(capture, pid, ONE)
+
+    def test_a_child_that_outlives_the_tracker_is_recorded_on(self) -> None:
+        capture = fresh()
+        pid = run(
+            f"""
+            def make(n):
+                return bytearray(n)
+            go_on, tell = os.pipe()
+            with Tracker(sys.argv[1], follow_fork=True):
+                child = os.fork()
+                if child == 0:
+                    os.read(go_on, 1)
+                    kept = make({ONE})
+                    os._exit(0)
+            os.write(tell, b"!")
+            os.waitpid(child, 0)
+            print(child)
+            """,
+            capture,
+        ).strip()
+        # It has no end.
+        self.check_child(capture, pid, ONE, warnings=1)
+
+    def test_a_child_that_is_followed_has_no_room_for_another_tracker(self) -> None:
+        capture, other = fresh(), fresh()
+        run(
+            """
+            with Tracker(sys.argv[1], follow_fork=True):
+                child = os.fork()
+                if child == 0:
+                    try:
+                        with Tracker(sys.argv[2]): pass
+                    except RuntimeError as error:
+                        os._exit("No more than one Tracker instance" not in str(error))
+                    os._exit(2)
+                status = os.waitpid(child, 0)[1]
+            sys.exit(status)
+            """,
+            capture,
+            other,
+        )
+        self.assertFalse(os.path.exists(other))
+
+
+class BesideOthers(unittest.TestCase):
+    """In a process that other recordings are in, or were."""
+
+    def check(self, capture: str) -> None:
+        with FileReader(capture) as reader:
+            [made] = find(reader.get_allocation_records(), ONE)
+            self.assertEqual(reader.warnings, [])
+        self.assertEqual(stack(made), ("make", "<module>"))
+
+    TRACKED = f"""
+        def make(n):
+            return bytearray(n)
+        with Tracker(sys.argv[1]):
+            kept = make({ONE})
+        """
+
+    def test_the_recorder_may_be_there_from_the_start_and_idle(self) -> None:
+        capture = fresh()
+        library = os.path.join(os.path.dirname(memtrace.__file__), "libmemtrace_preload.so")
+        run(self.TRACKED, capture, env=dict(os.environ, LD_PRELOAD=library))
+        self.check(capture)
+
+    def test_under_memtrace_run_there_is_a_recording_already(self) -> None:
+        capture, whole = fresh(), fresh()
+        code = """
+            try:
+                with Tracker(sys.argv[1]): pass
+            except RuntimeError as error:
+                print(error)
+            """
+        command = [sys.executable, "-m", "memtrace", "run", "-q", "-o", whole, "-c"]
+        printed = run(code, capture, command=command)
+        self.assertIn("No more than one Tracker instance can be active at the same time", printed)
+        self.assertIn("`memtrace run`", printed)
+        self.assertFalse(os.path.exists(capture))
+        FileReader(whole).close()
+
+    def attach(self, target: "subprocess.Popen[bytes]", *options: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "memtrace", "attach", *options, str(target.pid)]
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+
+    def start(self, code: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-c", program(code), *arguments]
+        target = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.addCleanup(target.communicate)
+        self.addCleanup(target.kill)
+        assert target.stdout is not None
+        self.assertEqual(target.stdout.readline(), b"ready\n")
+        return target
+
+    def test_a_process_that_was_attached_to_and_let_go_has_room_for_a_tracker(self) -> None:
+        capture, attached = fresh(), fresh()
+        code = "print('ready', flush=True)\nsys.stdin.read(1)\n" + textwrap.dedent(self.TRACKED)
+        target = self.start(code, capture)
+        done = self.attach(target, "-o", attached, "--duration", "0.1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        target.communicate(b"!")
+        self.assertEqual(target.returncode, 0)
+        self.check(capture)
+        FileReader(attached).close()
+
+    def test_a_process_with_an_active_tracker_is_not_attached_to(self) -> None:
+        capture, attached = fresh(), fresh()
+        code = f"""
+            def make(n):
+                return bytearray(n)
+            with Tracker(sys.argv[1]):
+                print('ready', flush=True)
+                sys.stdin.read(1)
+                kept = make({ONE})
+            """
+        target = self.start(code, capture)
+        done = self.attach(target, "-o", attached)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("it is being recorded already", done.stderr)
+        self.assertFalse(os.path.exists(attached))
+        target.communicate(b"!")
+        self.assertEqual(target.returncode, 0)
+        self.check(capture)
 
 
 class NamesOfThreads(unittest.TestCase):
