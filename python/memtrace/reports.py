@@ -1,5 +1,6 @@
 """Reports, as functions: each is a subcommand of the program ``memtrace``, and gives a path or a text."""
 
+import errno
 import os
 import subprocess
 from typing import List, Optional, Union
@@ -82,6 +83,8 @@ def _page(report: str, capture: Path, output: Optional[Path], options: List[str]
         folder, name = os.path.split(os.fspath(capture))
         stem = name[: -len(".bin")] if name.endswith(".bin") else name
         output = os.path.join(folder, f"memtrace-{report}-{stem}.html")
+    if "--force" not in options and os.path.exists(output):
+        raise FileExistsError(errno.EEXIST, "The page is there already; overwrite=True replaces it", os.fspath(output))
     _run([report, "-o", os.fspath(output), *options, os.fspath(capture)])
     return os.fspath(output)
 
@@ -93,5 +96,6 @@ def _text(report: str, capture: Path, *options: str) -> str:
 def _run(arguments: List[str]) -> str:
     done = subprocess.run([find_executable(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode > 1 or not done.stdout and done.returncode:
-        raise OSError(done.stderr.strip())
+        # The program says first who speaks, as programs do.
+        raise OSError(done.stderr.strip().replace("memtrace: ", "", 1))
     return done.stdout
