@@ -22,17 +22,19 @@ use memtrace_format::{
 };
 
 use super::shared_u32;
-use crate::abi;
 use crate::guard::Guard;
-use crate::lifecycle;
 use crate::lock::Lock;
 use crate::sys::{self, Errno, FileStatus};
+use crate::{abi, elf, lifecycle};
 
 /// The longest path of a log.
 pub const MAX_PATH: usize = 4096;
 /// Descriptors of ours have at least this number when the limits allow it, out of the way of programs that expect the
 /// lowest free one; and never those of the standard streams, which may be closed.
 const HIGH_DESCRIPTORS: [i32; 3] = [900, 200, 3];
+/// In a process that has threads already, as when it is attached to: its table of descriptors has 64 places at first, and
+/// until that has grown the kernel lets the caller wait for all processors, which takes 10 to 20 ms.
+const LATE_DESCRIPTORS: [i32; 2] = [48, 3];
 
 /// How blocks reach the file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -357,7 +359,11 @@ pub fn stop(reason: u32, errno: Errno) {
 
 /// Moves a descriptor out of the way of the program's own.
 fn move_high(fd: i32) -> i32 {
-    for lowest in HIGH_DESCRIPTORS {
+    let numbers = if elf::is_late() { &LATE_DESCRIPTORS[..] } else { &HIGH_DESCRIPTORS };
+    for &lowest in numbers {
+        if fd >= lowest {
+            return fd;
+        }
         if let Ok(high) = sys::duplicate_above(fd, lowest) {
             sys::close(fd);
             return high;
