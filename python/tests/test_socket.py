@@ -322,13 +322,17 @@ class Waiting(unittest.TestCase):
 
     def test_the_port_is_free_again_although_a_child_goes_on(self) -> None:
         port = free_port()
+        # Its input is for the child.
+        is_read = captures.scratch("is-read")
         code = f"""
+            import time
             with Tracker(destination=destination):
                 child = os.fork()
                 if child == 0:
                     wait()
                     os._exit(0)
-                kept = make({ONE})
+                while not os.path.exists({is_read!r}):
+                    time.sleep(0.01)
             tell("ended")
             with Tracker(destination=destination):
                 tell("again")
@@ -337,6 +341,7 @@ class Waiting(unittest.TestCase):
             """
         with Program(code, port) as program:
             with SocketReader(port) as reader:
+                open(is_read, "w").close()
                 program.hear("ended")
                 self.assertFalse(reader.is_active)
             with SocketReader(port):
