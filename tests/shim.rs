@@ -22,7 +22,14 @@ const HOOKS: &[&[&str]] = &[
 ];
 
 /// What others call: `memtrace attach` and the Python package.
-const CONTROL: &[&str] = &["memtrace_start", "memtrace_stop", "memtrace_ignore_thread", "memtrace_name_thread"];
+const CONTROL: &[&str] = &[
+    "memtrace_start",
+    "memtrace_stop",
+    "memtrace_ignore_thread",
+    "memtrace_name_thread",
+    "memtrace_begin_objects",
+    "memtrace_end_objects",
+];
 
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = support::run(Command::new(program).args(arguments).arg(shim_path()));

@@ -15,6 +15,15 @@ pub const NO_LOG: i32 = 4;
 /// (before Linux 4.14). The log may say which ([`stop_reason`](crate::header::stop_reason)).
 pub const REFUSED: i32 = 5;
 
+/// An object that was made while lifetimes were recorded, and lives when that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Survivor {
+    /// Counted from 1 in the order in which objects were made.
+    pub number: u64,
+    pub address: u64,
+}
+
 pub const ERRNO_SHIFT: u32 = 8;
 
 /// One of the numbers above, and the errno or 0.

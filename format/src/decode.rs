@@ -191,8 +191,7 @@ impl<'a> Fields<'a> {
     /// A number as the difference to the one before.
     #[inline]
     fn u32_after(&mut self, last: u32) -> Result<u32, Problem> {
-        let number = (last as i64).checked_add(unzigzag(self.varint()?));
-        number.and_then(|number| u32::try_from(number).ok()).ok_or(Problem::Invalid)
+        after(last, self.varint()?)
     }
 
     fn take(&mut self, len: u64) -> Result<&'a [u8], Problem> {
@@ -235,6 +234,13 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The number that a difference stands for.
+#[inline]
+fn after(last: u32, difference: u64) -> Result<u32, Problem> {
+    let number = (last as i64).checked_add(unzigzag(difference));
+    number.and_then(|number| u32::try_from(number).ok()).ok_or(Problem::Invalid)
+}
+
 /// What is relative to the record before changes only once the record is whole.
 #[inline]
 fn decode<'a>(fields: &mut Fields<'a>, deltas: &mut Deltas) -> Result<Record<'a>, Problem> {
@@ -264,9 +270,19 @@ fn decode<'a>(fields: &mut Fields<'a>, deltas: &mut Deltas) -> Result<Record<'a>
     Ok(Record::Alloc(Alloc { kind, address, size, stack }))
 }
 
-/// The hot records that are not about a block of memory.
+/// The hot records without an allocator.
 fn without_kind<'a>(tag: u8, fields: &mut Fields<'a>, deltas: &mut Deltas) -> Result<Record<'a>, Problem> {
     match tag {
+        _ if tag & !hot::ADDRESS_MASK == hot::OBJECT => {
+            fields.ticks(deltas)?;
+            let address = fields.address(deltas, tag)?;
+            let made_by = match fields.varint()?.checked_sub(1) {
+                Some(difference) => Some(after(deltas.stack, difference)?),
+                None => None,
+            };
+            deltas.touch(address);
+            Ok(Record::Object(Object { address, made_by }))
+        }
         hot::NODE => {
             let (back, code, offset) = (fields.u32()?, fields.u32_after(deltas.code)?, fields.u32()?);
             (deltas.node, deltas.code) = (deltas.node.wrapping_add(1), code);
@@ -377,6 +393,8 @@ mod tests {
             4 => (kinds(false), addresses(), any::<u64>(), any::<u32>())
                 .prop_map(|(kind, address, size, stack)| Record::Alloc(Alloc { kind, address, size, stack })),
             4 => (kinds(true), addresses()).prop_map(|(kind, address)| Record::Free(Free { kind, address })),
+            4 => (addresses(), any::<Option<u32>>())
+                .prop_map(|(address, made_by)| Record::Object(Object { address, made_by })),
             4 => rare_records(),
         ]
     }
@@ -576,6 +594,19 @@ mod tests {
         };
         let stacks = [1, 2, 300, 1, 2, 300, 1, 2, 2, 2, 1, 2, 300];
         assert_eq!(stacks.map(&mut stack_len_of), [1, 1, 2, 2, 0, 0, 0, 0, 1, 0, 1, 0, 2]);
+    }
+
+    #[test]
+    fn an_object_at_its_block_takes_three_bytes() {
+        let mut deltas = Deltas::at_block_start(START, FIRST_NODE);
+        let mut out = [0; encode::HOT_ROOM];
+        let block = Alloc { kind: AllocatorKind::PymallocMalloc, address: 0x7f00_0000_0000, size: 72, stack: 5 };
+        block.encode(&mut out, &mut deltas, None);
+        // Behind the collector's header.
+        let made = Object { address: block.address + 16, made_by: Some(5) };
+        let destroyed = Object { made_by: None, ..made };
+        let lens = [made, destroyed].map(|object| object.encode(&mut out, &mut deltas, None));
+        assert_eq!(lens, [3, 2]);
     }
 
     #[test]

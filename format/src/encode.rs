@@ -129,6 +129,15 @@ impl Hot for Free {
     }
 }
 
+impl Hot for Object {
+    #[inline(always)]
+    fn encode(self, out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: Option<u64>) -> usize {
+        let len = tag_and_address(out, deltas, now, hot::OBJECT, self.address);
+        let number = self.made_by.map_or(0, |stack| zigzag(stack as i64 - deltas.stack as i64) + 1);
+        varint::write_early(out, len, number)
+    }
+}
+
 #[inline(always)]
 fn tag_and_address(out: &mut [u8; HOT_ROOM], deltas: &mut Deltas, now: Option<u64>, tag: u8, address: u64) -> usize {
     let mut len = 1;
@@ -188,6 +197,7 @@ pub fn record(out: &mut [u8], deltas: &mut Deltas, now: u64, record: &Record<'_>
     match record {
         Record::Alloc(it) => Some(it.encode(out.first_chunk_mut()?, deltas, deltas.turn.is_shared.then_some(now))),
         Record::Free(it) => Some(it.encode(out.first_chunk_mut()?, deltas, deltas.turn.is_shared.then_some(now))),
+        Record::Object(it) => Some(it.encode(out.first_chunk_mut()?, deltas, deltas.turn.is_shared.then_some(now))),
         Record::Turn(it) => turn(out, deltas, *it),
         Record::Node(it) => node(out, deltas, it),
         Record::Restore(_) => {
@@ -370,7 +380,8 @@ fn fields(out: &mut Body<'_>, record: &Record<'_>) -> Option<u8> {
             out.text(it.name);
             tag::MARK
         }
-        Record::Alloc(_) | Record::Free(_) | Record::Restore(_) | Record::Turn(_) | Record::Node(_) => return None,
+        Record::Alloc(_) | Record::Free(_) | Record::Object(_) => return None,
+        Record::Restore(_) | Record::Turn(_) | Record::Node(_) => return None,
         Record::Unknown(_) => return None,
     })
 }

@@ -101,6 +101,8 @@ pub mod hot {
     pub const SHARED_TURN: u8 = 0x20;
     /// The tag of a [`Node`](super::Record::Node).
     pub const NODE: u8 = 0x30;
+    /// The tag of an [`Object`](super::Record::Object), without the bits of [`ADDRESS_MASK`].
+    pub const OBJECT: u8 = 0x40;
 }
 
 /// Tags of records with a length.
@@ -166,6 +168,16 @@ pub struct Alloc {
 pub struct Free {
     pub kind: AllocatorKind,
     pub address: u64,
+}
+
+/// A Python object was made, or is about to be destroyed. Only where lifetimes of objects are asked for, from CPython 3.13.3
+/// on. Its memory has records of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Where it is, as `id()` tells it.
+    pub address: u64,
+    /// The stack that made it, a node as in [`Alloc`]; `None` for one that is destroyed.
+    pub made_by: Option<u32>,
 }
 
 /// The lane's last [`Free`], [`Munmap`] did not happen (a `realloc`, `mremap` or `munmap` that failed): the memory is
@@ -352,6 +364,7 @@ pub struct Lost {
 pub enum Record<'a> {
     Alloc(Alloc),
     Free(Free),
+    Object(Object),
     Restore(Restore),
     Turn(Turn),
     Node(Node),
@@ -386,7 +399,16 @@ impl Record<'_> {
         use Record::*;
         matches!(
             self,
-            Alloc(_) | Free(_) | Restore(_) | Thread(_) | ThreadName(_) | Mmap(_) | Munmap(_) | Mremap(_) | Lost(_)
+            Alloc(_)
+                | Free(_)
+                | Object(_)
+                | Restore(_)
+                | Thread(_)
+                | ThreadName(_)
+                | Mmap(_)
+                | Munmap(_)
+                | Mremap(_)
+                | Lost(_)
         )
     }
 }

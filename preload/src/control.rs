@@ -11,11 +11,11 @@
 
 use core::ffi::{CStr, c_char, c_int};
 
-use memtrace_format::answer;
+use memtrace_format::answer::{self, Survivor};
 use memtrace_format::options::RecordOptions;
 
 use crate::guard::{self, MappingGuard};
-use crate::{environment, lifecycle, recorder, sys};
+use crate::{environment, lifecycle, python, recorder, sys};
 
 /// Starts recording into the log at an absolute path, which was made for this process. `options` are
 /// [`RecordOptions::to_bits`]; `shim` is where the programs that this one starts find our library, or null.
@@ -40,6 +40,7 @@ pub unsafe extern "C" fn memtrace_start(log: *const c_char, options: u32, shim: 
         // SAFETY: as the caller says.
         environment::keep_shim(unsafe { CStr::from_ptr(shim) }.to_bytes());
     }
+    python::objects::forget();
     let has_begun = lifecycle::begin(&guard, log, RecordOptions::from_bits(options));
     if has_begun { answer::DONE } else { answer::REFUSED }
 }
@@ -51,6 +52,29 @@ pub extern "C" fn memtrace_stop() -> c_int {
         return answer::BUSY;
     };
     if lifecycle::end(&guard) { answer::DONE } else { answer::NOT_RECORDING }
+}
+
+/// Begins to record the lifetimes of Python objects, of a recording that has begun. The calling thread is attached to the
+/// interpreter.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn memtrace_begin_objects() -> c_int {
+    if python::objects::begin() { answer::DONE } else { answer::REFUSED }
+}
+
+/// Ends that, before the recording ends. How many of the objects that were made are alive: each has one more reference,
+/// which is the caller's, and `survivors` is where its number in the order of making and its address are, until the next
+/// beginning. −1 when nobody knows. The calling thread is attached to the interpreter.
+///
+/// # Safety
+/// `survivors` is a place for a pointer.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn memtrace_end_objects(survivors: *mut *const Survivor) -> isize {
+    let Some(entries) = python::objects::end() else {
+        return -1;
+    };
+    // SAFETY: as the caller says.
+    unsafe { *survivors = entries.as_ptr() };
+    entries.len() as isize
 }
 
 /// Nothing that the calling thread does from now on is recorded: it is ours.

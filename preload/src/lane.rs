@@ -50,6 +50,11 @@ pub struct Lanes {
 pub static LANES: Lock<Lanes> = Lock::new(Lanes::NONE);
 
 impl Lane {
+    /// The kernel's id of the thread that uses it.
+    pub fn thread(&self) -> u32 {
+        self.owner.load(Ordering::Relaxed)
+    }
+
     /// Leaves the lane as it is, for good. This thread was thrown out of what it did with it.
     pub fn abandon(&self) {
         // SAFETY: the lane is alive.

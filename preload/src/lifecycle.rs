@@ -184,6 +184,7 @@ fn begin_in_child() -> bool {
     lane::forget_all(&guard);
     meta::forget_all();
     python::code::forget_all();
+    python::objects::forget_living();
     unwind::forget_all();
     sink::forget_all();
     log.leave();

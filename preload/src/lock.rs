@@ -28,8 +28,12 @@ impl<T> Lock<T> {
     }
 
     /// Waits for the value.
-    pub fn lock<'a>(&'a self, _proof: &'a Guard) -> Locked<'a, T> {
-        let me = sys::tid();
+    pub fn lock(&self, proof: &Guard) -> Locked<'_, T> {
+        self.lock_as(sys::tid(), proof)
+    }
+
+    /// The same for who knows the kernel's id of this thread.
+    pub fn lock_as(&self, me: u32, _proof: &Guard) -> Locked<'_, T> {
         let mut n_waits = 0u32;
         while self.owner.compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
             n_waits = n_waits.saturating_add(1);
@@ -117,6 +121,7 @@ pub fn release_all_of_this_thread() {
     crate::lane::LANES.release_if_mine();
     crate::meta::release_locks_if_mine();
     crate::python::code::SHORT_TABLE.release_if_mine();
+    crate::python::objects::release_lock_if_mine();
     crate::unwind::MODULES.release_if_mine();
     crate::sink::release_locks_if_mine();
 }

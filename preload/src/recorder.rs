@@ -9,7 +9,7 @@
 
 use core::ffi::c_void;
 
-use memtrace_format::record::{Mmap, Mremap, Munmap, Restore, ThreadName};
+use memtrace_format::record::{Mmap, Mremap, Munmap, Object, Restore, ThreadName};
 use memtrace_format::{AllocatorKind, Record};
 
 use crate::guard::Guard;
@@ -132,6 +132,18 @@ pub fn remapped(guard: &Guard, old: *mut c_void, new: *mut c_void, len: usize, f
         let (old_address, address, flags) = (old as u64, new as u64, flags as u32);
         Record::Mremap(Mremap { old_address, address, len: len as u64, flags, is_arena, stack })
     });
+}
+
+/// The interpreter made an object.
+pub fn made(guard: &Guard, address: u64) {
+    if let Some(lane) = lane::of_this_thread(guard) {
+        record_with_stack(guard, lane, |stack| Record::Object(Object { address, made_by: Some(stack) }));
+    }
+}
+
+/// The interpreter is about to destroy an object.
+pub fn destroying(guard: &Guard, address: u64) {
+    record(guard, &Record::Object(Object { address, made_by: None }));
 }
 
 /// A thread got a name.

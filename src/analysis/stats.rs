@@ -6,6 +6,7 @@ use memtrace_format::AllocatorKind;
 
 use super::live::{Change, Live};
 use super::mappings::MmapRule;
+use super::objects::Objects;
 use super::sites::{Detail, SiteId, Sites};
 use super::temporary::{Finder, Found};
 use crate::model::{Event, Handles, Model, StackId};
@@ -17,6 +18,7 @@ pub struct Stats {
     /// When temporary allocations are counted.
     temporary: Option<Finder>,
     pub totals: Totals,
+    pub objects: Objects,
     /// Allocations and frees together, whatever is counted.
     pub n_events: u64,
     pub peak_bytes: u64,
@@ -62,6 +64,7 @@ impl Stats {
             sites: Sites::new(detail),
             temporary,
             totals: Totals::default(),
+            objects: Objects::default(),
             n_events: 0,
             peak_bytes: 0,
             heap_bytes: 0,
@@ -78,8 +81,9 @@ impl Stats {
     }
 
     pub fn take(&mut self, model: &Model, event: &Event) {
-        let Stats { counted, live, sites, temporary, totals, n_events, peak_bytes, heap_bytes, .. } = self;
+        let Stats { counted, live, sites, temporary, totals, objects, n_events, peak_bytes, heap_bytes, .. } = self;
         *n_events += u64::from(event.action.is_of_memory());
+        objects.take(event);
         let (is_of_all, is_of_leaks) = (temporary.is_none(), *counted == Counted::Leaks);
         if let Some(finder) = temporary {
             finder.take(model, event, &mut |sites, found| {
@@ -127,6 +131,7 @@ impl Stats {
     /// each is at its own.
     pub fn absorb(&mut self, other: &Stats, handles: &Handles) {
         self.n_events += other.n_events;
+        self.objects.absorb(&other.objects);
         self.peak_bytes = self.peak_bytes.saturating_add(other.peak_bytes);
         self.n_missed_frees += other.n_missed_frees();
         let Totals { n_allocations, bytes, by_kind, sizes, .. } = &mut self.totals;

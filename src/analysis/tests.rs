@@ -43,6 +43,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         }),
         8 => (0..8u64).prop_map(|address| Action::Free { kind: AllocatorKind::Free, address }),
         1 => Just(Action::Restore),
+        // Objects change nothing: their memory is told of by itself.
+        1 => (0..8u64, stacks()).prop_map(|(address, stack)| Action::ObjectMade { address, stack }),
+        1 => (0..8u64).prop_map(|address| Action::ObjectDestroyed { address }),
         3 => (ranges(), any::<bool>(), mapped_stacks()).prop_map(|((page, n_pages), is_heap, stack)| Action::Mmap {
             address: page * PAGE,
             len: n_pages * PAGE,

@@ -38,6 +38,7 @@ pub enum Step {
     EndOfLane,
     Turn(u64),
     Node(record::Node),
+    Object(record::Object),
     Mmap(record::Mmap),
     Mremap(record::Mremap),
     Thread(record::Thread),
@@ -90,6 +91,7 @@ impl Step {
         Some(match *record {
             Record::Turn(it) => Step::Turn(it.number),
             Record::Node(it) => Step::Node(it),
+            Record::Object(it) => Step::Object(it),
             Record::Mmap(it) => Step::Mmap(it),
             Record::Mremap(it) => Step::Mremap(it),
             Record::Thread(it) => Step::Thread(it),
@@ -107,9 +109,9 @@ impl Step {
         })
     }
 
-    /// Whether it hands memory out. On equal ticks of a shared turn such events come last, because a free is stamped before
+    /// Whether it hands memory out, or makes an object. On equal ticks of a shared turn such events come last, because a free is stamped before
     /// the real call and an allocation after it.
     pub fn hands_out(&self) -> bool {
-        matches!(self, Step::Mmap(_) | Step::Mremap(_))
+        matches!(self, Step::Mmap(_) | Step::Mremap(_) | Step::Object(record::Object { made_by: Some(_), .. }))
     }
 }

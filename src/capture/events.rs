@@ -138,6 +138,13 @@ impl<'m, 'n, T: FnMut(&Model, &[Event]) -> ControlFlow<()>> Events<'m, 'n, T> {
                 model.process_mut().facts.add_damage(damage.offset, damage.bytes, damage.what.as_str());
                 return ControlFlow::Continue(());
             }
+            Step::Object(record::Object { address, made_by }) => match made_by {
+                None => Action::ObjectDestroyed { address: *address },
+                Some(stack) => {
+                    let stack = lane.nodes.get(*stack, model, native).shown;
+                    Action::ObjectMade { address: *address, stack }
+                }
+            },
             Step::Mmap(record::Mmap { address, len, prot, flags, is_arena, stack }) => {
                 let stack = lane.nodes.get(*stack, model, native).shown;
                 Action::Mmap { address: *address, len: *len, prot: *prot, flags: *flags, is_arena: *is_arena, stack }

@@ -31,6 +31,15 @@ pub enum Action {
         kind: AllocatorKind,
         address: u64,
     },
+    /// A Python object was made. Its memory is told of by itself.
+    ObjectMade {
+        address: u64,
+        stack: StackId,
+    },
+    /// A Python object is about to be destroyed.
+    ObjectDestroyed {
+        address: u64,
+    },
     /// The lane's last free or munmap did not happen.
     Restore,
     Mmap {
@@ -117,7 +126,10 @@ impl Action {
     #[inline]
     pub fn stack(&self) -> Option<StackId> {
         match *self {
-            Action::Alloc { stack, .. } | Action::Mmap { stack, .. } | Action::Mremap { stack, .. } => Some(stack),
+            Action::Alloc { stack, .. }
+            | Action::Mmap { stack, .. }
+            | Action::Mremap { stack, .. }
+            | Action::ObjectMade { stack, .. } => Some(stack),
             _ => None,
         }
     }

@@ -61,6 +61,8 @@ pub struct Tracked {
     pub n_hidden_frames: u32,
     /// What handed out Python objects: the place of its name in [`PYTHON_ALLOCATORS`].
     pub python_allocator: u8,
+    /// Whether lifetimes of objects are recorded.
+    pub object_lifetimes: bool,
 }
 
 /// What CPython calls its allocators of objects.

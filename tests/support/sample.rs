@@ -35,6 +35,9 @@ pub fn sample() -> Log {
     log.alloc(0, 30, 0x2000, 64, 2);
     log.free(0, 31, 0x2000);
     log.event(0, 40, Record::Alloc(Alloc { kind: AllocatorKind::PymallocMalloc, address: 0x3008, size: 8, stack: 4 }));
+    log.event(0, 40, Record::Object(Object { address: 0x3018, made_by: Some(4) }));
+    log.event(0, 41, Record::Object(Object { address: 0x5000, made_by: Some(2) }));
+    log.event(0, 42, Record::Object(Object { address: 0x5000, made_by: None }));
     let (prot, flags) = (3, 0x22);
     let mmap = Mmap { address: 0x7f00_0000_0000, len: 262_144, prot, flags, is_arena: true, stack: 1 };
     log.event(0, 50, Record::Mmap(mmap));

@@ -107,6 +107,7 @@ proptest! {
                 }
                 Action::Free { address, .. } => drop(alive.remove(&address)),
                 Action::ImageStart => alive.clear(),
+                Action::ObjectMade { .. } | Action::ObjectDestroyed { .. } => {}
                 _ => unreachable!("filtered"),
             }
         }

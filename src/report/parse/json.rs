@@ -70,6 +70,16 @@ impl<W: Write> JsonLines<W> {
                 self.out.hex(address);
                 self.out.text("\"");
             }
+            Action::ObjectMade { address, stack } => {
+                self.announce(model, event, stack)?;
+                self.head("object_made", event);
+                self.address("address", address);
+                self.stack(model, stack)?;
+            }
+            Action::ObjectDestroyed { address } => {
+                self.head("object_destroyed", event);
+                self.address("address", address);
+            }
             Action::Restore => self.head("restore", event),
             Action::Mmap { address, len, prot, flags, is_arena, stack } => {
                 self.announce(model, event, stack)?;

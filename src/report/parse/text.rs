@@ -38,6 +38,11 @@ impl<W: Write> Text<W> {
                 format!("{} {address:#x} {size}", kind.name())
             }
             Action::Free { kind, address } => format!("{} {address:#x}", kind.name()),
+            Action::ObjectMade { address, stack } => {
+                shown_stack = stack;
+                format!("object made {address:#x}")
+            }
+            Action::ObjectDestroyed { address } => format!("object destroyed {address:#x}"),
             Action::Restore => "restore".to_string(),
             Action::Mmap { address, len, prot, flags, is_arena, stack } => {
                 shown_stack = stack;

@@ -41,6 +41,8 @@ pub struct Document {
     top_modules_by_allocation_count: Vec<Module>,
     metadata: Metadata,
     marks: Vec<Mark>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    objects: Option<Objects>,
     #[serde(skip)]
     extremes: Option<(u64, u64)>,
     #[serde(skip)]
@@ -49,6 +51,14 @@ pub struct Document {
     width: Option<usize>,
     #[serde(skip)]
     counted: Counted,
+}
+
+/// Where their lifetimes were recorded.
+#[derive(Serialize)]
+struct Objects {
+    num_made: u64,
+    /// Of those.
+    num_alive: u64,
 }
 
 /// A moment that somebody gave a name.
@@ -150,6 +160,8 @@ pub fn document(model: &Model, stats: &Stats, last_turns: &[u64], options: &Stat
         top_modules_by_allocation_count: modules_by_count,
         metadata: metadata(model, stats, last_turns),
         marks: marks(model),
+        objects: (stats.objects.n_made > 0)
+            .then_some(Objects { num_made: stats.objects.n_made, num_alive: stats.objects.n_living }),
         extremes: stats.totals.sizes.extremes(),
         num_largest: n_shown,
         width: options.width,
@@ -237,6 +249,9 @@ pub fn text(document: &Document, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "{allocations}:\n    {}\n", document.total_num_allocations)?;
     writeln!(out, "{memory}:\n    {}\n", units::bytes(document.total_bytes_allocated))?;
     writeln!(out, "Peak memory usage:\n    {}\n", units::bytes(document.metadata.peak_memory))?;
+    if let Some(Objects { num_made, num_alive }) = &document.objects {
+        writeln!(out, "Objects made:\n    {num_made}, and {num_alive} of them alive at the end\n")?;
+    }
     if !document.marks.is_empty() {
         writeln!(out, "Marks:")?;
         for Mark { name, seconds, pid } in &document.marks {
