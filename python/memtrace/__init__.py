@@ -8,7 +8,7 @@ from typing import Any
 from ._destination import Destination, FileDestination, SocketDestination
 from ._enums import AllocatorType, FileFormat
 from ._log import set_log_level
-from ._memtrace import AllocationRecord, Interval, TemporalAllocationRecord, Tracker
+from ._memtrace import AllocationRecord, Interval, TemporalAllocationRecord, TrackedObjectRecord, Tracker
 from ._metadata import Metadata
 from ._reader import FileReader, MemorySnapshot
 from ._socket import SocketReader
@@ -38,6 +38,7 @@ __all__ = [
     "SocketReader",
     "Stats",
     "TemporalAllocationRecord",
+    "TrackedObjectRecord",
     "Tracker",
     "__version__",
     "compute_statistics",

@@ -7,7 +7,7 @@ from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple, Type, 
 
 from . import _memtrace
 from ._enums import FileFormat
-from ._memtrace import Records, TemporalRecords
+from ._memtrace import Records, TemporalRecords, TrackedObjectRecord
 from ._metadata import Metadata
 
 
@@ -150,15 +150,29 @@ class FileReader:
         """The samples of the resident set."""
         return (MemorySnapshot(*snapshot) for snapshot in self._capture.memory_snapshots())
 
-    def get_object_lifetime_events(self, included_objects: Optional[Iterable[object]] = None) -> Iterator[object]:
-        """Which objects were made and destroyed. No capture has them so far."""
+    def get_object_lifetime_events(
+        self, included_objects: Optional[Iterable[object]] = None
+    ) -> Iterator[TrackedObjectRecord]:
+        """Which objects were made and destroyed, and where they were made, in the order in which it happened.
+
+        Of an aggregated capture: which ones were made and not destroyed.
+
+        Args:
+            included_objects: Only what happened where these objects are, which may have been another object's place.
+
+        Raises:
+            RuntimeError: The capture has no lifetimes of objects.
+        """
         if self._closed:
             raise ValueError("Operation on a closed FileReader")
-        raise RuntimeError(
-            "Object lifetime events are not available in this capture file. "
-            "The file was not generated with track_object_lifetimes=True."
-        )
-        yield
+        addresses = None if included_objects is None else {id(obj) for obj in included_objects}
+        records = self._capture.object_lifetimes(addresses)
+        if records is None:
+            raise RuntimeError(
+                "Object lifetime events are not available in this capture file. "
+                "The file was not generated with track_object_lifetimes=True."
+            )
+        yield from records
 
     def _needs_all(self, sentence: str) -> None:
         is_aggregated = self.metadata.file_format is FileFormat.AGGREGATED_ALLOCATIONS

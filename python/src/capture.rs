@@ -18,6 +18,7 @@ use pyo3::types::PyDict;
 
 use crate::error::os_error;
 use crate::names::Names;
+use crate::objects::{self, ObjectRecords};
 use crate::pass::{self, Pass};
 use crate::records::{Question, Records, TemporalRecords};
 use crate::rows::{thread_of, tid};
@@ -131,6 +132,13 @@ impl Capture {
         let answer =
             py.detach(|| temporal::over_time(&shared.capture, shared.pass.stride, question)).map_err(os_error)?;
         Ok((TemporalRecords::of(shared, question, answer.records), answer.peak_bytes))
+    }
+
+    /// Those of objects at some addresses, or of all; `None` when the capture has none.
+    fn object_lifetimes(&self, addresses: Option<HashSet<u64>>) -> Option<ObjectRecords> {
+        let tracked = self.shared.facts.tracked.filter(|tracked| tracked.object_lifetimes)?;
+        let question = objects::Question { addresses, survivors_only: tracked.file_format == 1 };
+        Some(ObjectRecords::new(Arc::clone(&self.shared), question))
     }
 
     /// Time in milliseconds since 1970, resident set and heap in bytes.

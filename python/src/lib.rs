@@ -4,6 +4,7 @@
 //! ```text
 //!   Capture ── pass      one reading when it is opened: heap at its highest and at the end, samples, numbers
 //!      │
+//!      ├─ ObjectRecords         lifetimes of objects
 //!      └─ Records ── rows       events or sums, as columns of numbers
 //!            │         temporal   the same over time
 //!            │
@@ -13,6 +14,7 @@
 //!   Connection    the same of a recording that goes on, in this process or another one
 //!
 //!   Tracker ── recorder    the C functions of the library that lives in this process
+//!      ├────── survivors   objects that were made meanwhile and live
 //!      ├────── watcher     samples, compression, answers to readers, forked children, the end of the log
 //!      └────── threads     what Python calls its threads
 //! ```
@@ -27,12 +29,14 @@ mod capture;
 mod connection;
 mod error;
 mod names;
+mod objects;
 mod pass;
 mod record;
 mod recorder;
 mod records;
 mod rows;
 mod statistics;
+mod survivors;
 mod temporal;
 mod threads;
 mod tracker;
@@ -50,7 +54,9 @@ mod _memtrace {
     #[pymodule_export]
     use crate::connection::Connection;
     #[pymodule_export]
-    use crate::record::{AllocationRecord, Interval, TemporalAllocationRecord};
+    use crate::objects::ObjectRecords;
+    #[pymodule_export]
+    use crate::record::{AllocationRecord, Interval, TemporalAllocationRecord, TrackedObjectRecord};
     #[pymodule_export]
     use crate::records::{Records, TemporalRecords};
     #[pymodule_export]

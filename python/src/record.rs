@@ -135,6 +135,110 @@ impl AllocationRecord {
     }
 }
 
+/// That an object was made or destroyed.
+#[pyclass(frozen, module = "memtrace", skip_from_py_object)]
+pub struct TrackedObjectRecord {
+    numbers: ObjectNumbers,
+    origin: Option<Origin>,
+}
+
+/// In the order of the tuple that records are made of and compared by: thread, address, whether it was made, stack, native
+/// stack, and memray's number of a set of loaded libraries.
+#[derive(Clone, Copy, PartialEq, Eq, FromPyObject, IntoPyObject)]
+pub struct ObjectNumbers(i64, u64, bool, u64, u64, u64);
+
+impl TrackedObjectRecord {
+    pub fn new(row: crate::objects::Row, names: &Arc<Names>) -> TrackedObjectRecord {
+        let (python, native) = names.parts(row.stack);
+        let numbers = ObjectNumbers(row.tid, row.address, row.is_created, python.into(), native.into(), 0);
+        TrackedObjectRecord { numbers, origin: Some(Origin { names: Arc::clone(names), stack: row.stack }) }
+    }
+
+    /// As of an allocator, that of one that gives back.
+    fn allocator(&self) -> i32 {
+        let kind = if self.numbers.2 { AllocatorKind::Malloc } else { AllocatorKind::Free };
+        kind as i32
+    }
+}
+
+#[pymethods]
+impl TrackedObjectRecord {
+    #[new]
+    fn from_tuple(record: &Bound<'_, PyAny>) -> PyResult<TrackedObjectRecord> {
+        let numbers = record.extract().map_err(|_| wrong_tuple(6))?;
+        Ok(TrackedObjectRecord { numbers, origin: None })
+    }
+
+    #[getter]
+    fn tid(&self) -> i64 {
+        self.numbers.0
+    }
+
+    #[getter]
+    fn address(&self) -> u64 {
+        self.numbers.1
+    }
+
+    #[getter]
+    fn is_created(&self) -> bool {
+        self.numbers.2
+    }
+
+    #[getter]
+    fn stack_id(&self) -> u64 {
+        self.numbers.3
+    }
+
+    #[getter]
+    fn native_stack_id(&self) -> u64 {
+        self.numbers.4
+    }
+
+    #[getter]
+    fn native_segment_generation(&self) -> u64 {
+        self.numbers.5
+    }
+
+    #[getter]
+    fn thread_name(&self) -> PyResult<String> {
+        thread_name(self.numbers.0, &self.origin)
+    }
+
+    #[pyo3(signature = (max_stacks=None))]
+    fn stack_trace(&self, max_stacks: Option<usize>) -> PyResult<Vec<Element>> {
+        stack_of(&self.origin, self.allocator(), max_stacks, Names::python)
+    }
+
+    #[pyo3(signature = (max_stacks=None))]
+    fn native_stack_trace(&self, max_stacks: Option<usize>) -> PyResult<Vec<Element>> {
+        stack_of(&self.origin, self.allocator(), max_stacks, Names::native)
+    }
+
+    /// Of one that was destroyed it is empty, as memray's is, while the other two say that there is none.
+    #[pyo3(signature = (max_stacks=None))]
+    fn hybrid_stack_trace(&self, max_stacks: Option<usize>) -> PyResult<Vec<Element>> {
+        stack_of(&self.origin, AllocatorKind::Malloc as i32, max_stacks, Names::hybrid)
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> Option<bool> {
+        other.cast::<TrackedObjectRecord>().ok().map(|other| self.numbers == other.get().numbers)
+    }
+
+    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
+        self.numbers.into_pyobject(py)?.hash()
+    }
+
+    fn __repr__(&self) -> String {
+        let ObjectNumbers(tid, address, is_created, stack, ..) = self.numbers;
+        let is_created = if is_created { "True" } else { "False" };
+        let sign = if tid < 0 { "-" } else { "" };
+        let tid = tid.unsigned_abs();
+        format!(
+            "TrackedObjectRecord<tid={sign}{tid:#x}, address={address:#x}, is_created={is_created}, stack_id={stack}>"
+        )
+    }
+}
+
 /// How much a site held, over time.
 #[pyclass(subclass, module = "memtrace", skip_from_py_object)]
 pub struct TemporalAllocationRecord {

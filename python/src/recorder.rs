@@ -12,12 +12,17 @@ use std::mem::transmute;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use memtrace_format::answer;
+use memtrace_format::answer::{self, Survivor};
+use pyo3::Python;
+
+use crate::survivors::Held;
 
 type Start = unsafe extern "C" fn(*const c_char, u32, *const c_char) -> c_int;
 type Stop = extern "C" fn() -> c_int;
 type IgnoreThread = extern "C" fn();
 type NameThread = unsafe extern "C" fn(usize, *const c_char) -> c_int;
+type BeginObjects = extern "C" fn() -> c_int;
+type EndObjects = unsafe extern "C" fn(*mut *const Survivor) -> isize;
 
 /// The functions of a library that is never unloaded.
 #[derive(Clone, Copy)]
@@ -26,6 +31,8 @@ pub struct Recorder {
     stop: Stop,
     ignore_thread: IgnoreThread,
     name_thread: NameThread,
+    begin_objects: BeginObjects,
+    end_objects: EndObjects,
 }
 
 impl Recorder {
@@ -46,8 +53,16 @@ impl Recorder {
     }
 
     fn find(library: *mut c_void) -> Option<Recorder> {
-        let names = [c"memtrace_start", c"memtrace_stop", c"memtrace_ignore_thread", c"memtrace_name_thread"];
-        let [start, stop, ignore_thread, name_thread] = names.map(|name| address(library, name));
+        let names = [
+            c"memtrace_start",
+            c"memtrace_stop",
+            c"memtrace_ignore_thread",
+            c"memtrace_name_thread",
+            c"memtrace_begin_objects",
+            c"memtrace_end_objects",
+        ];
+        let [start, stop, ignore_thread, name_thread, begin_objects, end_objects] =
+            names.map(|name| address(library, name));
         // SAFETY: the functions have these types.
         unsafe {
             Some(Recorder {
@@ -55,6 +70,8 @@ impl Recorder {
                 stop: transmute::<*mut c_void, Stop>(stop?),
                 ignore_thread: transmute::<*mut c_void, IgnoreThread>(ignore_thread?),
                 name_thread: transmute::<*mut c_void, NameThread>(name_thread?),
+                begin_objects: transmute::<*mut c_void, BeginObjects>(begin_objects?),
+                end_objects: transmute::<*mut c_void, EndObjects>(end_objects?),
             })
         }
     }
@@ -85,6 +102,22 @@ impl Recorder {
         while (self.stop)() == answer::BUSY {
             std::thread::yield_now();
         }
+    }
+
+    /// Begins to record lifetimes of objects, of a recording that has begun. `false` when that can't be.
+    pub fn begin_objects(&self, _attached: Python<'_>) -> bool {
+        (self.begin_objects)() == answer::DONE
+    }
+
+    /// Ends that, before the recording ends. Objects that were made since and live, in any order, each with a reference
+    /// that is the caller's; `None` when that is not known. To be looked at before lifetimes are recorded again.
+    pub fn end_objects(&self, _attached: Python<'_>) -> Option<Held<'static>> {
+        let mut survivors = std::ptr::null();
+        // SAFETY: a place for a pointer. The thread is attached to the interpreter.
+        let len = unsafe { (self.end_objects)(&mut survivors) };
+        let len = usize::try_from(len).ok()?;
+        // SAFETY: so many are there, until the next beginning. Without any, the pointer may be anything.
+        Some(Held(if len == 0 { &[] } else { unsafe { std::slice::from_raw_parts(survivors, len) } }))
     }
 
     /// Nothing that this thread does from now on is recorded. To be called by a thread's first function.

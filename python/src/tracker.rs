@@ -23,7 +23,9 @@ use memtrace_format::options::{NativeStacks, RecordOptions};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::{getpid, gettid};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::allocator;
 use crate::error::{os_error, runtime_error};
@@ -47,8 +49,13 @@ pub struct Tracker {
     compression: Compression,
     /// Whose log it is: a forked child has no part in it.
     pid: u32,
+    /// Of objects, when their lifetimes are tracked.
+    survivors: Option<Survivors>,
     stage: Mutex<Stage>,
 }
+
+/// Objects that were made during tracking and live, once it has ended and if they are known.
+type Survivors = Mutex<Option<Py<PyTuple>>>;
 
 enum Stage {
     /// The file, if it is kept, is there and empty; a reader, if one is wanted, has come.
@@ -79,7 +86,7 @@ impl Tracker {
         file_format: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Tracker> {
         if track_object_lifetimes {
-            return Err(PyRuntimeError::new_err("memtrace does not track the lifetimes of objects yet"));
+            needs_lifetimes(py)?;
         }
         let destination = match (file_name, destination) {
             (Some(path), None) => Destination::File { path: path.extract()?, is_forced: false, compresses: true },
@@ -103,7 +110,10 @@ impl Tracker {
         }
         let native_stacks = if native_traces { NativeStacks::Always } else { NativeStacks::Never };
         let mut options = RecordOptions { python_allocators: trace_python_allocators, native_stacks, follow_fork };
-        let info = info(py, &options, file_format)?;
+        let python_allocator = allocator::current(py);
+        let object_lifetimes = track_object_lifetimes;
+        let tracked = Tracked { file_format, os_tid: 0, n_hidden_frames: 0, python_allocator, object_lifetimes };
+        let info = info(py, &options, tracked)?;
         let (path, is_kept, compression, server) = match destination {
             Destination::File { path, .. } if is_null_device(&path) => (nameless(), false, Compression::Never, None),
             Destination::File { path: named, is_forced, compresses } => {
@@ -128,6 +138,7 @@ impl Tracker {
             info,
             compression,
             pid: getpid().as_raw() as u32,
+            survivors: track_object_lifetimes.then(|| Mutex::new(None)),
             stage: Mutex::new(Stage::New(server)),
         })
     }
@@ -146,8 +157,8 @@ impl Tracker {
         exc_traceback: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         // An exception passes through.
-        let _ = (exc_type, exc_value, exc_traceback);
-        self.end(py)
+        self.end(py)?;
+        self.leave_out_arguments(py, [exc_type, exc_value, exc_traceback])
     }
 
     /// Leaves out what is allocated from now on. What is given back is recorded still.
@@ -165,9 +176,29 @@ impl Tracker {
         self.write("mark", |log| log.mark(name))
     }
 
-    /// What of the objects that were made during tracking was there when it ended. Not known so far.
-    fn get_surviving_objects(&self) -> PyResult<()> {
-        Err(PyRuntimeError::new_err("track_object_lifetimes=True was not provided at Tracker construction"))
+    /// The objects that were made during tracking and were there when it ended, in the order of making.
+    fn get_surviving_objects(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
+        let message = match &self.survivors {
+            None => "track_object_lifetimes=True was not provided at Tracker construction",
+            Some(survivors) => match &*survivors.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some(objects) => return Ok(objects.clone_ref(py)),
+                None => "Tracking was never started or has not finished yet or failed.",
+            },
+        };
+        Err(PyRuntimeError::new_err(message))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Nobody waits while the collector runs; who has the lock is using the objects.
+        match self.survivors.as_ref().and_then(|survivors| survivors.try_lock().ok()) {
+            Some(survivors) => visit.call(&*survivors),
+            None => Ok(()),
+        }
+    }
+
+    fn __clear__(&self) {
+        let objects = self.survivors.as_ref().and_then(|survivors| survivors.try_lock().ok()?.take());
+        drop(objects);
     }
 }
 
@@ -213,13 +244,19 @@ impl Tracker {
         }
         *stage = Stage::Active(watcher, recorder, (path, names));
         if answer == answer::DONE {
-            return Ok(());
+            if self.survivors.is_none() || recorder.begin_objects(py) {
+                return Ok(());
+            }
+            recorder.stop();
         }
         if let Stage::Active(watcher, ..) = std::mem::replace(stage, Stage::Over) {
             let _ = watcher.finish();
         }
         self.remove();
         Err(match answer {
+            answer::DONE => PyErr::take(py).unwrap_or_else(|| {
+                PyRuntimeError::new_err("this interpreter does not tell of the lifetimes of objects")
+            }),
             answer::RECORDING => PyRuntimeError::new_err(format!(
                 "{ONLY_ONE}: this process is recorded by `memtrace run`, by `memtrace attach` or by a Tracker of its parent"
             )),
@@ -241,7 +278,12 @@ impl Tracker {
             IS_ACTIVE.store(false, Ordering::Release);
             return threads::stop_listening(py);
         }
+        let held = self.survivors.as_ref().and_then(|_| recorder.end_objects(py));
         watcher.stop(*recorder);
+        if let (Some(survivors), Some(held)) = (&self.survivors, held) {
+            let objects = held.into_tuple(py)?;
+            *survivors.lock().unwrap_or_else(PoisonError::into_inner) = Some(objects);
+        }
         let Stage::Active(watcher, ..) = std::mem::replace(&mut *stage, Stage::Over) else { return Ok(()) };
         drop(stage);
         threads::stop_listening(py)?;
@@ -255,6 +297,25 @@ impl Tracker {
         if self.is_kept {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+
+    /// The last object that was made is, where calls are made so, the tuple of this call's arguments.
+    fn leave_out_arguments(&self, py: Python<'_>, arguments: [Option<Py<PyAny>>; 3]) -> PyResult<()> {
+        let Some(survivors) = &self.survivors else { return Ok(()) };
+        let mut survivors = survivors.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(objects) = survivors.as_ref().map(|objects| objects.bind(py)) else { return Ok(()) };
+        let Some(n_others) = objects.len().checked_sub(1) else { return Ok(()) };
+        let last = objects.get_item(n_others)?;
+        let is = |(object, argument): (Bound<'_, PyAny>, &Option<Py<PyAny>>)| match argument {
+            Some(argument) => object.is(argument),
+            None => object.is_none(),
+        };
+        let is_ours = last.cast_exact::<PyTuple>().is_ok_and(|it| it.len() == 3 && it.iter().zip(&arguments).all(is));
+        if is_ours {
+            let others = objects.get_slice(0, n_others).unbind();
+            *survivors = Some(others);
+        }
+        Ok(())
     }
 
     fn write(&self, what: &str, write: impl FnOnce(&mut Log) -> bool) -> PyResult<()> {
@@ -363,7 +424,7 @@ fn library(py: Python<'_>) -> PyResult<PathBuf> {
     Ok(package.with_file_name("libmemtrace_preload.so"))
 }
 
-fn info(py: Python<'_>, options: &RecordOptions, file_format: u8) -> PyResult<CaptureInfo> {
+fn info(py: Python<'_>, options: &RecordOptions, tracked: Tracked) -> PyResult<CaptureInfo> {
     let arguments: Vec<String> = py.import("sys")?.getattr("argv").and_then(|it| it.extract()).unwrap_or_default();
     let executable: String = py.import("sys")?.getattr("executable").and_then(|it| it.extract()).unwrap_or_default();
     let cwd = std::env::current_dir().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
@@ -374,8 +435,20 @@ fn info(py: Python<'_>, options: &RecordOptions, file_format: u8) -> PyResult<Ca
         command_line: arguments,
         cwd,
         python_allocators: options.python_allocators,
-        tracked: Some(Tracked { file_format, os_tid: 0, n_hidden_frames: 0, python_allocator: allocator::current(py) }),
+        tracked: Some(tracked),
     })
+}
+
+/// Earlier interpreters don't tell of objects, or not of all that are destroyed.
+fn needs_lifetimes(py: Python<'_>) -> PyResult<()> {
+    let found = py.version_info();
+    if (found.major, found.minor, found.patch) >= (3, 13, 3) {
+        return Ok(());
+    }
+    Err(PyRuntimeError::new_err(format!(
+        "Python object reference tracking requires Python 3.13.3 or later. Current version: {}.{}.{}",
+        found.major, found.minor, found.patch
+    )))
 }
 
 /// Frames of this thread outside of the one that the `with` stands in.

@@ -16,8 +16,10 @@ DOCUMENT = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "python.m
 class Examples(unittest.TestCase):
     def test_they_run(self) -> None:
         with open(DOCUMENT) as file:
-            examples = re.findall(r"^```python\n(.*?)^```$", file.read(), re.DOTALL | re.MULTILINE)
-        self.assertTrue(examples)
+            found = re.findall(r"^```python(?: from ([0-9.]+))?\n(.*?)^```$", file.read(), re.DOTALL | re.MULTILINE)
+        self.assertTrue(found)
+        here = sys.version_info[:3]
+        examples = [code for since, code in found if not since or here >= tuple(map(int, since.split(".")))]
         folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, folder)
         shutil.copy(captures.program(), os.path.join(folder, "app.bin"))

@@ -516,7 +516,6 @@ class Mistakes(unittest.TestCase):
         self.check("Tracker('/nonexistent/a.bin')", "OSError Could not create output file .*No such file")
         self.check("Tracker('a', memory_interval_ms=-1)", "OverflowError")
         self.check("Tracker('a', file_format=7)", "RuntimeError Invalid file format")
-        self.check("Tracker('a', track_object_lifetimes=True)", "RuntimeError")
 
     def test_a_file_that_is_there_is_kept(self) -> None:
         capture = fresh()

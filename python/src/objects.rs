@@ -1,0 +1,150 @@
+//! Which objects were made and destroyed: an iterator over what a capture has of them.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use anyhow::Result;
+use hashbrown::HashMap;
+use memtrace::capture::Capture;
+use memtrace::model::{Action, Event, Model, StackId, ThreadKey};
+use pyo3::prelude::*;
+
+use crate::capture::Shared;
+use crate::error::os_error;
+use crate::record::TrackedObjectRecord;
+use crate::rows::tid;
+
+/// That an object was made or destroyed.
+#[derive(Clone, Copy)]
+pub struct Row {
+    pub tid: i64,
+    pub address: u64,
+    pub is_created: bool,
+    /// As the model of the capture's first reading numbers them; 0 of one that is destroyed.
+    pub stack: u32,
+}
+
+/// What is asked.
+pub struct Question {
+    /// Objects at these addresses; all without.
+    pub addresses: Option<HashSet<u64>>,
+    /// The makings of those alone that were not destroyed.
+    pub survivors_only: bool,
+}
+
+/// An iterator over `TrackedObjectRecord`s.
+#[pyclass(frozen, module = "memtrace", skip_from_py_object)]
+pub struct ObjectRecords {
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+enum State {
+    Asked(Question),
+    /// Rows come from a thread that reads ahead a little.
+    Answered(Receiver<Result<Vec<Row>>>, std::vec::IntoIter<Row>),
+}
+
+impl ObjectRecords {
+    pub fn new(shared: Arc<Shared>, question: Question) -> ObjectRecords {
+        ObjectRecords { shared, state: Mutex::new(State::Asked(question)) }
+    }
+
+    fn next_row(&self) -> PyResult<Option<Row>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let State::Asked(question) = &mut *state {
+            self.shared.check_open()?;
+            let nothing = Question { addresses: None, survivors_only: false };
+            let question = std::mem::replace(question, nothing);
+            *state = State::Answered(answer(Arc::clone(&self.shared), question), Vec::new().into_iter());
+        }
+        let State::Answered(receiver, rows) = &mut *state else { return Ok(None) };
+        loop {
+            if let Some(row) = rows.next() {
+                return Ok(Some(row));
+            }
+            match receiver.recv() {
+                Ok(next) => *rows = next.map_err(os_error)?.into_iter(),
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl ObjectRecords {
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<TrackedObjectRecord>> {
+        let row = py.detach(|| self.next_row())?;
+        Ok(row.map(|row| TrackedObjectRecord::new(row, &self.shared.names)))
+    }
+}
+
+/// Reads the capture on a thread of its own.
+fn answer(shared: Arc<Shared>, question: Question) -> Receiver<Result<Vec<Row>>> {
+    /// Batches.
+    const N_WAITING: usize = 2;
+    let (send, rows) = sync_channel(N_WAITING);
+    thread::spawn(move || {
+        let pass = |rows| match send.send(Ok(rows)) {
+            Ok(()) => ControlFlow::Continue(()),
+            // Nobody wants more.
+            Err(_) => ControlFlow::Break(()),
+        };
+        if let Err(error) = read(&shared.capture, &question, pass) {
+            let _ = send.send(Err(error));
+        }
+    });
+    rows
+}
+
+/// So many rows are handed over at a time.
+const FULL: usize = 64 * 1024;
+
+fn read(
+    capture: &Capture,
+    Question { addresses, survivors_only }: &Question,
+    mut pass: impl FnMut(Vec<Row>) -> ControlFlow<()>,
+) -> Result<()> {
+    let mut rows = Vec::new();
+    let mut survivors = HashMap::new();
+    let mut n_made = 0u64;
+    let take = |_: &Model, events: &[Event]| {
+        for row in events.iter().filter_map(row) {
+            if addresses.as_ref().is_some_and(|addresses| !addresses.contains(&row.address)) {
+                continue;
+            }
+            match (survivors_only, row.is_created) {
+                (false, _) => rows.push(row),
+                (true, true) => {
+                    n_made += 1;
+                    survivors.insert(row.address, (n_made, row));
+                }
+                (true, false) => drop(survivors.remove(&row.address)),
+            }
+        }
+        if rows.len() < FULL { ControlFlow::Continue(()) } else { pass(std::mem::take(&mut rows)) }
+    };
+    capture.read_recorded(take)?;
+    let mut survivors: Vec<(u64, Row)> = survivors.into_values().collect();
+    survivors.sort_unstable_by_key(|(number, _)| *number);
+    rows.extend(survivors.into_iter().map(|(_, row)| row));
+    let _ = pass(rows);
+    Ok(())
+}
+
+fn row(event: &Event) -> Option<Row> {
+    let (address, is_created, stack) = match event.action {
+        Action::ObjectMade { address, stack } => (address, true, stack),
+        Action::ObjectDestroyed { address } => (address, false, StackId::EMPTY),
+        _ => return None,
+    };
+    let tid = tid(ThreadKey { image: event.image, number: event.thread });
+    Some(Row { tid, address, is_created, stack: stack.index() as u32 })
+}
