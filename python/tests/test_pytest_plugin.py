@@ -347,14 +347,50 @@ class Limits(Suite):
 
             kept = []
 
+            def make():
+                return Leaky()
+
             @pytest.mark.limit_leaked_objects(filter_fn=lambda obj: isinstance(obj, Leaky))
             def test_it():
-                kept.append(Leaky())
-                Leaky()
+                kept.append(make())
+                make()
             """)
         told = self.check(1)
         self.assertIn("Test leaked 1 objects", told)
         self.assertIn("- 1 Leaky instance(s)", told)
+        path = self.folder / "test_it.py"
+        self.assertIn(f"            make:{path}:10\n            test_it:{path}:14\n", told)
+
+    @unittest.skipUnless(follows_objects(), "this Tracker does not follow objects")
+    def test_a_test_that_leaks_no_object_passes(self) -> None:
+        self.write("""
+            import pytest
+
+            @pytest.mark.limit_leaked_objects
+            def test_it():
+                numbers = [1, 2, 3]
+                words = {"temporary": "value"}
+                words["cycle"] = words
+                assert len(numbers) == 3
+
+            @pytest.mark.limit_leaked_objects(filter_fn=lambda obj: False)
+            def test_filtered():
+                test_filtered.kept = [object(), {}]
+            """)
+        self.check(0)
+
+    @unittest.skipUnless(follows_objects(), "this Tracker does not follow objects")
+    def test_of_many_leaked_objects_some_are_shown(self) -> None:
+        self.write("""
+            import pytest
+
+            @pytest.mark.limit_leaked_objects
+            def test_it():
+                test_it.kept = [{"id": n, "data": f"Object {n}"} for n in range(100)]
+            """)
+        told = self.check(1)
+        self.assertIn("- 100 dict instance(s)", told)
+        self.assertIn("... and ", told)
 
 
 @unittest.skipUnless(has("pytest"), "pytest is not here")

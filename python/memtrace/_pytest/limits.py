@@ -189,7 +189,8 @@ class LimitLeakedObjects:
         leaked = [obj for obj in evidence.surviving_objects if self.filter_fn is None or self.filter_fn(obj)]
         if leaked:
             message = f"Test leaked {len(leaked)} objects"
-            raise LimitExceeded(message, "leaked objects", f"List of leaked objects:\n{_list_of_objects(leaked)}")
+            objects = _list_of_objects(leaked, _origins(evidence.reader, leaked), evidence.settings.n_frames)
+            raise LimitExceeded(message, "leaked objects", f"List of leaked objects:\n{objects}")
 
 
 LIMITS: Dict[str, Type[Limit]] = {
@@ -244,7 +245,13 @@ def _innermost_frames(record: AllocationRecord, is_native: bool, n_frames: int) 
     return frames[: last + 1], True
 
 
-def _list_of_objects(objects: List[object]) -> str:
+def _origins(reader: FileReader, objects: List[object]) -> Dict[int, List[Frame]]:
+    """Where the objects were made, by identity."""
+    made = (record for record in reader.get_object_lifetime_events(objects) if record.is_created)
+    return {record.address: [frame for frame in record.stack_trace() if frame[1] != _RECORDER] for record in made}
+
+
+def _list_of_objects(objects: List[object], origins: Dict[int, List[Frame]], n_frames: int) -> str:
     counts: Dict[str, int] = {}
     for obj in objects:
         name = type(obj).__name__
@@ -255,7 +262,12 @@ def _list_of_objects(objects: List[object]) -> str:
     if len(by_count) > 10:
         lines.append(f"        ... and {len(by_count) - 10} more types")
     lines.append("    Sample of leaked objects:")
-    lines.extend(f"        - {type(obj).__name__}: {_shown(obj)}" for obj in objects[:10])
+    for obj in objects[:10]:
+        lines.append(f"        - {type(obj).__name__}: {_shown(obj)}")
+        frames = origins.get(id(obj), [])
+        lines.extend(f"            {function}:{file}:{line}" for function, file, line in frames[:n_frames])
+        if len(frames) > n_frames:
+            lines.append("            ...")
     if len(objects) > 10:
         lines.append(f"        ... and {len(objects) - 10} more")
     return "\n".join(lines)
