@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
 use pyo3::prelude::*;
@@ -115,8 +115,37 @@ impl Records {
 pub enum Source {
     /// All at once.
     Whole(Option<Rows>),
-    /// From a thread that reads ahead a little.
-    Stream(Receiver<Result<Rows>>),
+    Stream(Stream),
+}
+
+/// From a thread that reads ahead a little. It ends with this: what it frees then must not be in somebody's recording.
+pub struct Stream {
+    rows: Option<Receiver<Result<Rows>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Stream {
+    fn next(&mut self) -> Result<Option<Rows>> {
+        let rows = self.rows.as_ref().and_then(|rows| rows.recv().ok()).transpose();
+        if !matches!(rows, Ok(Some(_))) {
+            self.end();
+        }
+        rows
+    }
+
+    fn end(&mut self) {
+        // So that it finds nobody who wants more.
+        self.rows = None;
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl Source {
@@ -125,7 +154,7 @@ impl Source {
         const N_WAITING: usize = 2;
         let (send, rows) = sync_channel(N_WAITING);
         let shared = Arc::clone(shared);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let undone: &Arc<HashSet<u64>> = &shared.undone;
             let send_rows = |rows| match send.send(Ok(rows)) {
                 Ok(()) => ControlFlow::Continue(()),
@@ -136,14 +165,14 @@ impl Source {
                 let _ = send.send(Err(error));
             }
         });
-        Source::Stream(rows)
+        Source::Stream(Stream { rows: Some(rows), reader: Some(reader) })
     }
 
     /// The next rows; `None` behind the last.
     pub fn next(&mut self) -> Result<Option<Rows>> {
         match self {
             Source::Whole(rows) => Ok(rows.take()),
-            Source::Stream(rows) => rows.recv().ok().transpose(),
+            Source::Stream(stream) => stream.next(),
         }
     }
 }
