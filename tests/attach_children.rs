@@ -259,7 +259,7 @@ fn when_the_process_is_killed_its_children_are_detached_from() {
                     while True:\n        \
                         kept = bytearray(1_000_001)\n        \
                         time.sleep(0.001)\n        \
-                        open('alive', 'a').write('.')\n    \
+                        open('alive', 'a').write('.')\n\
                 time.sleep(1000)\n";
     fs::write(&script, code).unwrap();
     let python = pythons().last().unwrap();
