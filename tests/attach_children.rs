@@ -1,12 +1,13 @@
 //! `memtrace attach --follow-fork`: the children that a running process starts meanwhile are recorded like itself, and left
 //! alone like itself afterwards.
 
+#[path = "support/gunicorn.rs"]
+mod gunicorn;
 mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
@@ -303,26 +304,14 @@ impl Server {
             .unwrap();
         let mut errors = BufReader::new(process.stderr.take().unwrap());
         let mut server = Server { process, port: 0 };
-        let mut line = String::new();
-        while server.port == 0 {
-            line.clear();
-            assert!(errors.read_line(&mut line).unwrap() > 0, "the server ended");
-            if let Some((_, address)) = line.split_once("http://127.0.0.1:") {
-                server.port = address.split(' ').next().unwrap().trim().parse().unwrap();
-            }
-        }
-        thread::spawn(move || errors.read_to_string(&mut line));
+        server.port = gunicorn::port(&mut errors);
+        thread::spawn(move || errors.read_to_string(&mut String::new()));
         server
     }
 
     /// The worker that answered; `None` when none did.
     fn ask(&self) -> Option<u32> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.rsplit("\r\n\r\n").next()?.parse().ok()
+        gunicorn::ask(self.port)
     }
 }
 

@@ -1,11 +1,12 @@
 //! `memtrace run --follow-fork`: each child has a capture of its own, however it was started and however it ended.
 
+#[path = "support/gunicorn.rs"]
+mod gunicorn;
 mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -203,25 +204,13 @@ impl Server {
             .spawn()
             .unwrap();
         let mut errors = BufReader::new(launcher.stderr.take().unwrap());
-        let mut line = String::new();
-        let port = loop {
-            line.clear();
-            assert!(errors.read_line(&mut line).unwrap() > 0, "the server ended");
-            if let Some((_, address)) = line.split_once("http://127.0.0.1:") {
-                break address.split(' ').next().unwrap().trim().parse().unwrap();
-            }
-        };
+        let port = gunicorn::port(&mut errors);
         Server { launcher, errors, port }
     }
 
     /// One answer: the process id of the worker that gave it; `None` when it gave none.
     fn ask(&self) -> Option<u32> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.rsplit("\r\n\r\n").next()?.parse().ok()
+        gunicorn::ask(self.port)
     }
 
     /// Ends it as an operator does; what it and memtrace said.

@@ -1,5 +1,5 @@
-//! What the recorder's C functions return: how `memtrace_start(log, options, shim)` and `memtrace_stop()` ended. Whoever calls
-//! them, from outside or from the Python package, puts it into words.
+//! What the recorder's C functions return: how `memtrace_start(log, options, shim)` and `memtrace_stop()` ended. Whoever
+//! calls them, from outside or from the Python package, puts it into words.
 
 /// Done.
 pub const DONE: i32 = 0;

@@ -131,9 +131,7 @@ impl Decoder<'_, '_> {
                 stack = self.deltas.follower();
                 if tag & hot::EXPECTED_STACK == 0 {
                     let (number, len) = varint::read_early(bytes, end);
-                    let last = self.deltas.stack as i64;
-                    let number = last.checked_add(unzigzag(number)).and_then(|it| u32::try_from(it).ok());
-                    let Some(number) = number else { return };
+                    let Ok(number) = after(self.deltas.stack, number) else { return };
                     (stack, end) = (number, end + len);
                 }
                 self.deltas.follow(stack);

@@ -99,8 +99,8 @@
 //! * `stack`: the difference to the previous stack of the block (0 at its start), absent with `EXPECTED_STACK`: then it
 //!   is the one that came after that stack the last time. Reader and writer keep a table of [`encode::N_FOLLOWERS`]
 //!   places in the same way: each stack of an allocation goes to the place of the stack before it; the table is zero at a
-//!   block's start. Of an object that is made it is one more than the difference to that of the last
-//!   allocation, and 0 says that it is destroyed.
+//!   block's start. Of an object that is made it is one more than the difference to that of the last allocation, and 0
+//!   says that it is destroyed.
 //!
 //! # Time and order
 //!

@@ -219,8 +219,8 @@ pub struct Thread {
     pub pthread: u64,
 }
 
-/// A thread was named by `prctl` or `pthread_setname_np`, or by the program itself, as Python does. When no [`Thread`] with this `pthread` is alive yet, the
-/// name is for the next one.
+/// A thread was named by `prctl` or `pthread_setname_np`, or by the program itself, as Python does. When no [`Thread`]
+/// with this `pthread` is alive yet, the name is for the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadName<'a> {
     pub pthread: u64,

@@ -2,7 +2,7 @@
 //! read on whenever something is asked for. The recorded program never waits for it.
 
 use std::net::{Ipv4Addr, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
 use crate::error::os_error;
+use crate::lock::lock;
 use crate::names::Names;
 use crate::record::AllocationRecord;
 use crate::rows::Rows;
@@ -135,9 +136,4 @@ fn wait_for(py: Python<'_>, port: u16) -> PyResult<Client> {
         py.check_signals()?;
         py.detach(|| thread::sleep(BETWEEN_TRIES));
     }
-}
-
-/// What is behind a lock that nobody leaves half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

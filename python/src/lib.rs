@@ -23,11 +23,13 @@
 
 #![deny(unsafe_code)]
 
+mod ahead;
 mod allocator;
 mod arrow;
 mod capture;
 mod connection;
 mod error;
+mod lock;
 mod names;
 mod objects;
 mod pass;

@@ -1,7 +1,7 @@
 //! Stacks as Python shows them: lists of function, file and line, the most recent call first.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use memtrace::capture::follow::{Follower, Progress};
@@ -10,6 +10,7 @@ use memtrace::commands::native::Names as Symbols;
 use memtrace::model::native::NativeModule;
 use memtrace::model::{Event, Frame, Joiner, Model, StackId};
 
+use crate::lock::lock;
 use crate::rows::thread_of;
 
 /// `(function, file, line)`.
@@ -187,9 +188,4 @@ pub fn element(model: &Model, frame: Frame) -> Element {
         false => function.rsplit_once('.').map_or(function, |(_, name)| name),
     };
     (function.to_string(), model.text(frame.file).to_string(), frame.line)
-}
-
-/// What is behind a lock that nobody can have left half done: tables only grow.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

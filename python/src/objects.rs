@@ -2,9 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use hashbrown::HashMap;
@@ -12,8 +10,10 @@ use memtrace::capture::Capture;
 use memtrace::model::{Action, Event, Model, StackId, ThreadKey};
 use pyo3::prelude::*;
 
+use crate::ahead::{Ahead, FULL};
 use crate::capture::Shared;
 use crate::error::os_error;
+use crate::lock::lock;
 use crate::record::TrackedObjectRecord;
 use crate::rows::tid;
 
@@ -44,8 +44,7 @@ pub struct ObjectRecords {
 
 enum State {
     Asked(Question),
-    /// Rows come from a thread that reads ahead a little.
-    Answered(Receiver<Result<Vec<Row>>>, std::vec::IntoIter<Row>),
+    Answered(Ahead<Vec<Row>>, std::vec::IntoIter<Row>),
 }
 
 impl ObjectRecords {
@@ -54,21 +53,23 @@ impl ObjectRecords {
     }
 
     fn next_row(&self) -> PyResult<Option<Row>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if let State::Asked(question) = &mut *state {
             self.shared.check_open()?;
             let nothing = Question { addresses: None, survivors_only: false };
             let question = std::mem::replace(question, nothing);
-            *state = State::Answered(answer(Arc::clone(&self.shared), question), Vec::new().into_iter());
+            let shared = Arc::clone(&self.shared);
+            let ahead = Ahead::new(move |pass| read(&shared.capture, &question, pass));
+            *state = State::Answered(ahead, Vec::new().into_iter());
         }
-        let State::Answered(receiver, rows) = &mut *state else { return Ok(None) };
+        let State::Answered(ahead, rows) = &mut *state else { return Ok(None) };
         loop {
             if let Some(row) = rows.next() {
                 return Ok(Some(row));
             }
-            match receiver.recv() {
-                Ok(next) => *rows = next.map_err(os_error)?.into_iter(),
-                Err(_) => return Ok(None),
+            match ahead.next().map_err(os_error)? {
+                Some(next) => *rows = next.into_iter(),
+                None => return Ok(None),
             }
         }
     }
@@ -86,31 +87,10 @@ impl ObjectRecords {
     }
 }
 
-/// Reads the capture on a thread of its own.
-fn answer(shared: Arc<Shared>, question: Question) -> Receiver<Result<Vec<Row>>> {
-    /// Batches.
-    const N_WAITING: usize = 2;
-    let (send, rows) = sync_channel(N_WAITING);
-    thread::spawn(move || {
-        let pass = |rows| match send.send(Ok(rows)) {
-            Ok(()) => ControlFlow::Continue(()),
-            // Nobody wants more.
-            Err(_) => ControlFlow::Break(()),
-        };
-        if let Err(error) = read(&shared.capture, &question, pass) {
-            let _ = send.send(Err(error));
-        }
-    });
-    rows
-}
-
-/// So many rows are handed over at a time.
-const FULL: usize = 64 * 1024;
-
 fn read(
     capture: &Capture,
     Question { addresses, survivors_only }: &Question,
-    mut pass: impl FnMut(Vec<Row>) -> ControlFlow<()>,
+    pass: &mut dyn FnMut(Vec<Row>) -> ControlFlow<()>,
 ) -> Result<()> {
     let mut rows = Vec::new();
     let mut survivors = HashMap::new();

@@ -7,7 +7,6 @@ use memtrace::units::bytes;
 use memtrace_format::AllocatorKind;
 use pyo3::exceptions::{PyAssertionError, PyNotImplementedError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 use crate::names::{Element, Names};
 
@@ -125,12 +124,11 @@ impl AllocationRecord {
 
     fn __repr__(&self) -> String {
         let Numbers(tid, address, size, allocator, _, n_allocations, ..) = self.numbers;
-        let sign = if tid < 0 { "-" } else { "" };
         let size = if size == 0 { "N/A".to_string() } else { bytes(size) };
         format!(
-            "AllocationRecord<tid={sign}{:#x}, address={address:#x}, size={size}, allocator={allocator}, \
+            "AllocationRecord<tid={}, address={address:#x}, size={size}, allocator={allocator}, \
              allocations={n_allocations}>",
-            tid.unsigned_abs()
+            hex(tid)
         )
     }
 }
@@ -165,8 +163,7 @@ impl TrackedObjectRecord {
 impl TrackedObjectRecord {
     #[new]
     fn from_tuple(record: &Bound<'_, PyAny>) -> PyResult<TrackedObjectRecord> {
-        let numbers = record.extract().map_err(|_| wrong_tuple(6))?;
-        Ok(TrackedObjectRecord { numbers, origin: None })
+        Ok(TrackedObjectRecord { numbers: numbers(record, 6)?, origin: None })
     }
 
     #[getter]
@@ -220,8 +217,8 @@ impl TrackedObjectRecord {
         stack_of(&self.origin, AllocatorKind::Malloc as i32, max_stacks, Names::hybrid)
     }
 
-    fn __eq__(&self, other: &Bound<'_, PyAny>) -> Option<bool> {
-        other.cast::<TrackedObjectRecord>().ok().map(|other| self.numbers == other.get().numbers)
+    fn __eq__(&self, other: &Bound<'_, TrackedObjectRecord>) -> bool {
+        self.numbers == other.get().numbers
     }
 
     fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
@@ -230,12 +227,8 @@ impl TrackedObjectRecord {
 
     fn __repr__(&self) -> String {
         let ObjectNumbers(tid, address, is_created, stack, ..) = self.numbers;
-        let is_created = if is_created { "True" } else { "False" };
-        let sign = if tid < 0 { "-" } else { "" };
-        let tid = tid.unsigned_abs();
-        format!(
-            "TrackedObjectRecord<tid={sign}{tid:#x}, address={address:#x}, is_created={is_created}, stack_id={stack}>"
-        )
+        let (tid, is_created) = (hex(tid), if is_created { "True" } else { "False" });
+        format!("TrackedObjectRecord<tid={tid}, address={address:#x}, is_created={is_created}, stack_id={stack}>")
     }
 }
 
@@ -250,7 +243,7 @@ pub struct TemporalAllocationRecord {
 }
 
 /// Thread, allocator, stack, native stack, and memray's number of a set of loaded libraries.
-#[derive(Clone, Copy, PartialEq, Eq, IntoPyObject)]
+#[derive(Clone, Copy, PartialEq, Eq, FromPyObject, IntoPyObject)]
 pub struct TemporalNumbers(i64, i32, u64, u64, u64);
 
 impl TemporalAllocationRecord {
@@ -265,8 +258,7 @@ impl TemporalAllocationRecord {
 impl TemporalAllocationRecord {
     #[new]
     fn from_tuple(py: Python<'_>, record: &Bound<'_, PyAny>) -> PyResult<TemporalAllocationRecord> {
-        let (tid, allocator, stack, native_stack, generation) = record.extract().map_err(|_| wrong_tuple(5))?;
-        let numbers = TemporalNumbers(tid, allocator, stack, native_stack, generation);
+        let numbers = numbers(record, 5)?;
         let intervals = pyo3::types::PyList::empty(py).into_any().unbind();
         Ok(TemporalAllocationRecord { numbers, origin: None, intervals })
     }
@@ -360,16 +352,14 @@ impl Interval {
     }
 }
 
-fn numbers(record: &Bound<'_, PyAny>, n: usize) -> PyResult<Numbers> {
-    let is_tuple = record.cast::<PyTuple>().is_ok_and(|tuple| tuple.len() == n);
-    if !is_tuple {
-        return Err(wrong_tuple(n));
-    }
-    record.extract().map_err(|_| wrong_tuple(n))
+/// What a tuple of `n` says; others are refused.
+fn numbers<'a, 'py, T: FromPyObject<'a, 'py>>(record: &'a Bound<'py, PyAny>, n: usize) -> PyResult<T> {
+    record.extract().map_err(|_| PyTypeError::new_err(format!("a record is made of a tuple of {n} integers")))
 }
 
-fn wrong_tuple(n: usize) -> PyErr {
-    PyTypeError::new_err(format!("a record is made of a tuple of {n} integers"))
+/// As `hex` of Python writes it.
+fn hex(tid: i64) -> String {
+    format!("{}{:#x}", if tid < 0 { "-" } else { "" }, tid.unsigned_abs())
 }
 
 fn thread_name(tid: i64, origin: &Option<Origin>) -> PyResult<String> {

@@ -1,19 +1,17 @@
 //! Answers of a capture: iterators over records that begin to work when the first one is asked for, and tables of
 //! columns for whoever wants all of them at once.
 
-use std::collections::HashSet;
-use std::ops::ControlFlow;
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
+use crate::ahead::Ahead;
 use crate::arrow;
 use crate::capture::Shared;
 use crate::error::os_error;
+use crate::lock::lock;
 use crate::names::Names;
 use crate::record::{AllocationRecord, TemporalAllocationRecord};
 use crate::rows::{self, Rows};
@@ -91,7 +89,7 @@ impl Records {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<AllocationRecord>> {
         let row = py.detach(|| {
-            let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut state = lock(&self.state);
             self.next_row(&mut state)
         })?;
         Ok(row.map(|row| AllocationRecord::new(row, &self.shared.names)))
@@ -115,57 +113,13 @@ impl Records {
 pub enum Source {
     /// All at once.
     Whole(Option<Rows>),
-    Stream(Stream),
-}
-
-/// From a thread that reads ahead a little. It ends with this: what it frees then must not be in somebody's recording.
-pub struct Stream {
-    rows: Option<Receiver<Result<Rows>>>,
-    reader: Option<JoinHandle<()>>,
-}
-
-impl Stream {
-    fn next(&mut self) -> Result<Option<Rows>> {
-        let rows = self.rows.as_ref().and_then(|rows| rows.recv().ok()).transpose();
-        if !matches!(rows, Ok(Some(_))) {
-            self.end();
-        }
-        rows
-    }
-
-    fn end(&mut self) {
-        // So that it finds nobody who wants more.
-        self.rows = None;
-        if let Some(reader) = self.reader.take() {
-            let _ = reader.join();
-        }
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.end();
-    }
+    Stream(Ahead<Rows>),
 }
 
 impl Source {
     fn stream(shared: &Arc<Shared>) -> Source {
-        /// Of 64 k rows each.
-        const N_WAITING: usize = 2;
-        let (send, rows) = sync_channel(N_WAITING);
         let shared = Arc::clone(shared);
-        let reader = thread::spawn(move || {
-            let undone: &Arc<HashSet<u64>> = &shared.undone;
-            let send_rows = |rows| match send.send(Ok(rows)) {
-                Ok(()) => ControlFlow::Continue(()),
-                // Nobody wants more.
-                Err(_) => ControlFlow::Break(()),
-            };
-            if let Err(error) = rows::of_events(&shared.capture, undone, send_rows) {
-                let _ = send.send(Err(error));
-            }
-        });
-        Source::Stream(Stream { rows: Some(rows), reader: Some(reader) })
+        Source::Stream(Ahead::new(move |send| rows::of_events(&shared.capture, &shared.undone, send)))
     }
 
     /// The next rows; `None` behind the last.
@@ -203,7 +157,7 @@ impl TemporalRecords {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<TemporalAllocationRecord>> {
         let next = py.detach(|| -> PyResult<_> {
-            let mut rest = self.rest.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut rest = lock(&self.rest);
             if rest.is_none() {
                 self.shared.check_open()?;
                 let Shared { capture, pass, .. } = &*self.shared;

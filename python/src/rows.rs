@@ -10,6 +10,8 @@ use memtrace::capture::Capture;
 use memtrace::model::{Action, Event, Model, StackId, ThreadKey};
 use memtrace_format::AllocatorKind;
 
+use crate::ahead::FULL;
+
 /// Columns of equal length.
 #[derive(Default)]
 pub struct Rows {
@@ -122,9 +124,6 @@ impl Numbering {
         }
     }
 }
-
-/// So many rows are handed over at a time.
-const FULL: usize = 64 * 1024;
 
 /// Reads a capture a second time and hands over its events, until `send` breaks off.
 pub fn of_events(

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use memtrace::capture::info::CaptureInfo;
@@ -29,6 +29,7 @@ use pyo3::types::PyTuple;
 
 use crate::allocator;
 use crate::error::{os_error, runtime_error};
+use crate::lock::lock;
 use crate::recorder::Recorder;
 use crate::threads;
 use crate::watcher::Watcher;
@@ -180,7 +181,7 @@ impl Tracker {
     fn get_surviving_objects(&self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
         let message = match &self.survivors {
             None => "track_object_lifetimes=True was not provided at Tracker construction",
-            Some(survivors) => match &*survivors.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(survivors) => match &*lock(survivors) {
                 Some(objects) => return Ok(objects.clone_ref(py)),
                 None => "Tracking was never started or has not finished yet or failed.",
             },
@@ -282,7 +283,7 @@ impl Tracker {
         watcher.stop(*recorder);
         if let (Some(survivors), Some(held)) = (&self.survivors, held) {
             let objects = held.into_tuple(py)?;
-            *survivors.lock().unwrap_or_else(PoisonError::into_inner) = Some(objects);
+            *lock(survivors) = Some(objects);
         }
         let Stage::Active(watcher, ..) = std::mem::replace(&mut *stage, Stage::Over) else { return Ok(()) };
         drop(stage);
@@ -302,7 +303,7 @@ impl Tracker {
     /// The last object that was made is, where calls are made so, the tuple of this call's arguments.
     fn leave_out_arguments(&self, py: Python<'_>, arguments: [Option<Py<PyAny>>; 3]) -> PyResult<()> {
         let Some(survivors) = &self.survivors else { return Ok(()) };
-        let mut survivors = survivors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut survivors = lock(survivors);
         let Some(objects) = survivors.as_ref().map(|objects| objects.bind(py)) else { return Ok(()) };
         let Some(n_others) = objects.len().checked_sub(1) else { return Ok(()) };
         let last = objects.get_item(n_others)?;
@@ -327,7 +328,7 @@ impl Tracker {
     }
 
     fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stage)
     }
 }
 

@@ -3,7 +3,7 @@
 //! reads meanwhile. What the thread allocates is not recorded.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::SigSet;
 use nix::unistd::getpid;
 
+use crate::lock::lock;
 use crate::recorder::Recorder;
 
 pub struct Watcher {
@@ -94,7 +95,7 @@ impl Watcher {
 
 impl Shared {
     fn log(&self) -> MutexGuard<'_, Option<Log>> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.log)
     }
 
     fn watch(

@@ -109,8 +109,8 @@ impl Step {
         })
     }
 
-    /// Whether it hands memory out, or makes an object. On equal ticks of a shared turn such events come last, because a free is stamped before
-    /// the real call and an allocation after it.
+    /// Whether it hands memory out, or makes an object. On equal ticks of a shared turn such events come last, because a
+    /// free is stamped before the real call and an allocation after it.
     pub fn hands_out(&self) -> bool {
         matches!(self, Step::Mmap(_) | Step::Mremap(_) | Step::Object(record::Object { made_by: Some(_), .. }))
     }

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use memtrace_format::options::RecordOptions;
 use nix::unistd::Pid;
 
-use super::run::{self, close_children, for_pid, relative, say, size};
+use super::run::{self, close_children, for_pid, relative, say, size, with_children};
 use crate::attach::process::Process;
 use crate::attach::{self, Entered, Method, Start};
 use crate::capture::Capture;
@@ -210,9 +210,7 @@ fn close(
             ));
         }
     }
-    let others = children.filter(|children| !children.logs.is_empty());
-    let others = if others.is_some() { format!(" {shown}.*") } else { String::new() };
-    say(&format!("next: memtrace flamegraph --leaks {shown}{others}"));
+    say(&format!("next: memtrace flamegraph --leaks {}", with_children(&shown, children)));
     Ok(())
 }
 

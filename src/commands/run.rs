@@ -275,7 +275,6 @@ fn close(
     let events = count(finished.n_events);
     let size = size(args.recording.compression(), finished);
     say(&format!("{events} events in {shown} ({size}), peak RSS {}", bytes(ended.peak_rss_bytes)));
-    let others = children.filter(|children| !children.logs.is_empty());
     if let Some(children) = children {
         close_children(&shown, finished, children);
         if children.n_left > 0 {
@@ -286,10 +285,15 @@ fn close(
         }
     }
     if args.report.is_none() {
-        let others = if others.is_some() { format!(" {shown}.*") } else { String::new() };
-        say(&format!("next: memtrace flamegraph {shown}{others}"));
+        say(&format!("next: memtrace flamegraph {}", with_children(&shown, children)));
     }
     Ok(())
+}
+
+/// The captures of a program and its children, for a command line.
+pub(super) fn with_children(shown: &str, children: Option<&Totals>) -> String {
+    let has_others = children.is_some_and(|children| !children.logs.is_empty());
+    if has_others { format!("{shown} {shown}.*") } else { shown.to_owned() }
 }
 
 /// How much of the disk a capture takes.

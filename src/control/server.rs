@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{self, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -57,22 +57,11 @@ struct Peer {
     is_watching: bool,
 }
 
-trait Stream: Read + Write + AsFd + Send {
-    /// Ends the connection, whoever else has it: children that the program has forked, when we are in it.
-    fn end(&self);
-}
+trait Stream: Read + Write + AsFd + Send {}
 
-impl Stream for UnixStream {
-    fn end(&self) {
-        let _ = self.shutdown(net::Shutdown::Both);
-    }
-}
+impl Stream for UnixStream {}
 
-impl Stream for TcpStream {
-    fn end(&self) {
-        let _ = self.shutdown(net::Shutdown::Both);
-    }
-}
+impl Stream for TcpStream {}
 
 impl Server {
     /// `None` when there is no safe place for it.
@@ -175,11 +164,15 @@ impl Drop for Server {
         }
         if let Some(port) = &self.port {
             let _ = fs::remove_file(&port.path);
-            // A forked child may have it, too.
-            let _ = shutdown(port.listener.as_raw_fd(), Shutdown::Both);
+            end(port.listener.as_fd());
         }
-        self.peers.iter().for_each(|peer| peer.stream.end());
+        self.peers.iter().for_each(|peer| end(peer.stream.as_fd()));
     }
+}
+
+/// Ends a connection, or the listening, whoever else has it: children that the program has forked, when we are in it.
+fn end(socket: BorrowedFd<'_>) {
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
 }
 
 impl Peer {
