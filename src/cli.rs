@@ -222,6 +222,10 @@ pub struct RecordingArgs {
     /// Leave the capture uncompressed
     #[arg(long, overrides_with = "compress_on_exit")]
     pub no_compress: bool,
+    /// When the recording has ended, keep what was there at the peak and what was never freed, and no single event: the
+    /// capture becomes small
+    #[arg(long)]
+    pub aggregate: bool,
 }
 
 impl RecordingArgs {

@@ -6,6 +6,7 @@ pub mod commands;
 pub mod control;
 pub mod launch;
 
+pub mod aggregate;
 pub mod attach;
 
 pub mod analysis;

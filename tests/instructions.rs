@@ -179,6 +179,7 @@ fn info() -> CaptureInfo {
         python_allocators: false,
         script: None,
         tracked: None,
+        aggregated: None,
     }
 }
 

@@ -19,7 +19,7 @@ _RUN_FLAGS = (
 )  # fmt: skip
 
 #: What a flag is called here. Nothing: it asks for what is always so, or for nothing that we need.
-_RECORDING = {"--trace-python-allocators": "--python-allocators", "--aggregate": None, "--buffered-file-io": None}
+_RECORDING = {"--trace-python-allocators": "--python-allocators", "--buffered-file-io": None}
 _METHODS = {"auto": "auto", "sys.remote_exec": "remote-exec", "gdb": "ptrace", "lldb": "ptrace"}
 
 

@@ -18,7 +18,7 @@ use pyo3::types::PyDict;
 
 use crate::error::os_error;
 use crate::names::Names;
-use crate::objects::{self, ObjectRecords};
+use crate::objects::ObjectRecords;
 use crate::pass::{self, Pass};
 use crate::records::{Question, Records, TemporalRecords};
 use crate::rows::{thread_of, tid};
@@ -136,9 +136,8 @@ impl Capture {
 
     /// Those of objects at some addresses, or of all; `None` when the capture has none.
     fn object_lifetimes(&self, addresses: Option<HashSet<u64>>) -> Option<ObjectRecords> {
-        let tracked = self.shared.facts.tracked.filter(|tracked| tracked.object_lifetimes)?;
-        let question = objects::Question { addresses, survivors_only: tracked.file_format == 1 };
-        Some(ObjectRecords::new(Arc::clone(&self.shared), question))
+        let tracked = self.shared.facts.tracked?;
+        tracked.object_lifetimes.then(|| ObjectRecords::new(Arc::clone(&self.shared), addresses))
     }
 
     /// Time in milliseconds since 1970, resident set and heap in bytes.
@@ -153,7 +152,8 @@ impl Capture {
         let dict = PyDict::new(py);
         dict.set_item("start_time", facts.start_unix_nanos / 1_000_000)?;
         dict.set_item("end_time", end_unix_nanos / 1_000_000)?;
-        dict.set_item("total_allocations", pass.n_records)?;
+        let n_records = facts.aggregated.map_or(pass.n_records, |aggregated| aggregated.n_events);
+        dict.set_item("total_allocations", n_records)?;
         dict.set_item("total_frames", self.shared.names.with_model(|model| model.n_frames()))?;
         dict.set_item("peak_memory", pass.peak_bytes)?;
         dict.set_item("command_line", facts.command_line.join(" "))?;
@@ -162,7 +162,7 @@ impl Capture {
         dict.set_item("python_allocator", facts.python_allocator())?;
         dict.set_item("has_native_traces", facts.has_native_stacks)?;
         dict.set_item("trace_python_allocators", facts.python_allocators)?;
-        dict.set_item("file_format", facts.tracked.map_or(0, |tracked| tracked.file_format))?;
+        dict.set_item("file_format", u8::from(facts.aggregated.is_some()))?;
         Ok(dict)
     }
 

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
-use hashbrown::HashMap;
 use memtrace::capture::Capture;
 use memtrace::model::{Action, Event, Model, StackId, ThreadKey};
 use pyo3::prelude::*;
@@ -27,13 +26,8 @@ pub struct Row {
     pub stack: u32,
 }
 
-/// What is asked.
-pub struct Question {
-    /// Objects at these addresses; all without.
-    pub addresses: Option<HashSet<u64>>,
-    /// The makings of those alone that were not destroyed.
-    pub survivors_only: bool,
-}
+/// Those of the objects that are asked for; all without.
+pub type Addresses = Option<HashSet<u64>>;
 
 /// An iterator over `TrackedObjectRecord`s.
 #[pyclass(frozen, module = "memtrace", skip_from_py_object)]
@@ -43,23 +37,21 @@ pub struct ObjectRecords {
 }
 
 enum State {
-    Asked(Question),
+    Asked(Addresses),
     Answered(Ahead<Vec<Row>>, std::vec::IntoIter<Row>),
 }
 
 impl ObjectRecords {
-    pub fn new(shared: Arc<Shared>, question: Question) -> ObjectRecords {
-        ObjectRecords { shared, state: Mutex::new(State::Asked(question)) }
+    pub fn new(shared: Arc<Shared>, addresses: Addresses) -> ObjectRecords {
+        ObjectRecords { shared, state: Mutex::new(State::Asked(addresses)) }
     }
 
     fn next_row(&self) -> PyResult<Option<Row>> {
         let mut state = lock(&self.state);
-        if let State::Asked(question) = &mut *state {
+        if let State::Asked(addresses) = &mut *state {
             self.shared.check_open()?;
-            let nothing = Question { addresses: None, survivors_only: false };
-            let question = std::mem::replace(question, nothing);
-            let shared = Arc::clone(&self.shared);
-            let ahead = Ahead::new(move |pass| read(&shared.capture, &question, pass));
+            let (shared, addresses) = (Arc::clone(&self.shared), addresses.take());
+            let ahead = Ahead::new(move |pass| read(&shared.capture, &addresses, pass));
             *state = State::Answered(ahead, Vec::new().into_iter());
         }
         let State::Answered(ahead, rows) = &mut *state else { return Ok(None) };
@@ -87,34 +79,14 @@ impl ObjectRecords {
     }
 }
 
-fn read(
-    capture: &Capture,
-    Question { addresses, survivors_only }: &Question,
-    pass: &mut dyn FnMut(Vec<Row>) -> ControlFlow<()>,
-) -> Result<()> {
+fn read(capture: &Capture, addresses: &Addresses, pass: &mut dyn FnMut(Vec<Row>) -> ControlFlow<()>) -> Result<()> {
     let mut rows = Vec::new();
-    let mut survivors = HashMap::new();
-    let mut n_made = 0u64;
+    let is_asked_for = |row: &Row| addresses.as_ref().is_none_or(|addresses| addresses.contains(&row.address));
     let take = |_: &Model, events: &[Event]| {
-        for row in events.iter().filter_map(row) {
-            if addresses.as_ref().is_some_and(|addresses| !addresses.contains(&row.address)) {
-                continue;
-            }
-            match (survivors_only, row.is_created) {
-                (false, _) => rows.push(row),
-                (true, true) => {
-                    n_made += 1;
-                    survivors.insert(row.address, (n_made, row));
-                }
-                (true, false) => drop(survivors.remove(&row.address)),
-            }
-        }
+        rows.extend(events.iter().filter_map(row).filter(is_asked_for));
         if rows.len() < FULL { ControlFlow::Continue(()) } else { pass(std::mem::take(&mut rows)) }
     };
     capture.read_recorded(take)?;
-    let mut survivors: Vec<(u64, Row)> = survivors.into_values().collect();
-    survivors.sort_unstable_by_key(|(number, _)| *number);
-    rows.extend(survivors.into_iter().map(|(_, row)| row));
     let _ = pass(rows);
     Ok(())
 }

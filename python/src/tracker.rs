@@ -36,6 +36,8 @@ use crate::watcher::Watcher;
 
 /// Whether one of them is active in this process.
 static IS_ACTIVE: AtomicBool = AtomicBool::new(false);
+/// memray's `FileFormat.AGGREGATED_ALLOCATIONS`.
+const AGGREGATED: u8 = 1;
 const ONLY_ONE: &str = "No more than one Tracker instance can be active at the same time";
 
 #[pyclass(frozen, subclass, module = "memtrace", skip_from_py_object)]
@@ -48,6 +50,8 @@ pub struct Tracker {
     is_kept: bool,
     info: CaptureInfo,
     compression: Compression,
+    /// Whether it is made small in the end, without single events.
+    aggregates: bool,
     /// Whose log it is: a forked child has no part in it.
     pid: u32,
     /// Of objects, when their lifetimes are tracked.
@@ -98,7 +102,7 @@ impl Tracker {
             }
         };
         let file_format = file_format.map_or(Ok(0), |format| format.extract::<u8>())?;
-        if file_format > 1 {
+        if file_format > AGGREGATED {
             return Err(PyRuntimeError::new_err("Invalid file format enumerator"));
         }
         if let Destination::Socket { .. } = destination {
@@ -113,7 +117,7 @@ impl Tracker {
         let mut options = RecordOptions { python_allocators: trace_python_allocators, native_stacks, follow_fork };
         let python_allocator = allocator::current(py);
         let object_lifetimes = track_object_lifetimes;
-        let tracked = Tracked { file_format, os_tid: 0, n_hidden_frames: 0, python_allocator, object_lifetimes };
+        let tracked = Tracked { os_tid: 0, n_hidden_frames: 0, python_allocator, object_lifetimes };
         let info = info(py, &options, tracked)?;
         let (path, is_kept, compression, server) = match destination {
             Destination::File { path, .. } if is_null_device(&path) => (nameless(), false, Compression::Never, None),
@@ -138,6 +142,7 @@ impl Tracker {
             is_kept,
             info,
             compression,
+            aggregates: file_format == AGGREGATED,
             pid: getpid().as_raw() as u32,
             survivors: track_object_lifetimes.then(|| Mutex::new(None)),
             stage: Mutex::new(Stage::New(server)),
@@ -236,7 +241,9 @@ impl Tracker {
         drop(info);
         let path = CString::new(log.path().as_os_str().as_bytes())?;
         let family = self.options.follow_fork.then(|| Family::new(&log, self.compression));
-        let watcher = Watcher::start(log, recorder, self.interval, server, family).map_err(runtime_error)?;
+        let aggregates = self.aggregates && self.is_kept;
+        let watcher =
+            Watcher::start(log, recorder, self.interval, aggregates, server, family).map_err(runtime_error)?;
         threads::listen(py, recorder)?;
         let (answer, errno) = answer::parts(recorder.start(&path, self.options.to_bits()));
         watcher.has_begun();
@@ -437,6 +444,7 @@ fn info(py: Python<'_>, options: &RecordOptions, tracked: Tracked) -> PyResult<C
         cwd,
         python_allocators: options.python_allocators,
         tracked: Some(tracked),
+        aggregated: None,
     })
 }
 

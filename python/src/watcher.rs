@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use memtrace::capture::info::{CaptureEnd, Exit};
+use memtrace::commands::aggregate;
 use memtrace::control::message::{Answer, Request};
 use memtrace::control::server::Server;
 use memtrace::launch::clock;
@@ -39,12 +40,14 @@ struct Shared {
 const LOOK: Duration = Duration::from_millis(10);
 
 impl Watcher {
-    /// Begins to watch; returns when the thread runs, so that its start is not part of the recording. With a server, the
+    /// Begins to watch; returns when the thread runs, so that its start is not part of the recording. Logs are aggregated
+    /// in the end, if that is wanted. With a server, the
     /// recording is for those who watch it; with a family, children that are forked are recorded, too.
     pub fn start(
         log: Log,
         recorder: Recorder,
         interval: Duration,
+        aggregates: bool,
         server: Option<Server>,
         family: Option<Family>,
     ) -> Result<Watcher> {
@@ -59,7 +62,7 @@ impl Watcher {
         let thread = thread::Builder::new().name("memtrace".into()).spawn(move || {
             recorder.ignore_thread();
             let _ = runs.send(());
-            of_thread.watch(recorder, interval, server, family)
+            of_thread.watch(recorder, interval, aggregates, server, family)
         });
         mask.thread_set_mask().context("cannot restore the signal mask")?;
         let thread = thread.context("cannot start a thread")?;
@@ -102,6 +105,7 @@ impl Shared {
         &self,
         recorder: Recorder,
         interval: Duration,
+        aggregates: bool,
         mut server: Option<Server>,
         mut family: Option<Family>,
     ) -> Result<()> {
@@ -136,14 +140,19 @@ impl Shared {
         }
         let Some(log) = self.log().take() else { return Ok(()) };
         let n_children = log.n_children();
+        let path = log.path().to_owned();
         // Nothing is made small that goes at once.
         let is_kept = server.is_none();
         let finished = log.finish(&end(), || !is_kept);
-        if let Some(family) = family {
-            family.end(n_children, &mut || false);
-        }
+        let mut children = family.map(|family| family.end(n_children, &mut || false));
+        let finished = finished.map(|mut finished| {
+            if aggregates {
+                // What can't be made small stays as it is, and answers more.
+                let _ = aggregate::replace_all(&path, &mut finished, children.as_mut());
+            }
+        });
         // Whoever watches is let go only here, and so finds the end.
-        finished.map(drop)
+        finished
     }
 
     fn answer(&self, server: &mut Server, memory: &mut Memory) {

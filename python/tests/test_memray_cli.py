@@ -51,8 +51,9 @@ class Translation(unittest.TestCase):
 
     def test_flags_are_renamed_or_left_out(self) -> None:
         given = "run -o x --trace-python-allocators --aggregate --buffered-file-io --native app.py"
-        self.check(given, ["run", "-o", "x", "--python-allocators", "--native", *PYTHON, "--", "app.py"])
-        self.check("attach --method gdb --aggregate -v 12", ["attach", "--method", "ptrace", "12"])
+        words = ["run", "-o", "x", "--python-allocators", "--aggregate", "--native", *PYTHON, "--", "app.py"]
+        self.check(given, words)
+        self.check("attach --method gdb --aggregate -v 12", ["attach", "--method", "ptrace", "--aggregate", "12"])
         self.check("attach --follow-fork 12", ["attach", "--follow-fork", "12"])
         self.check("attach --method=sys.remote_exec 12", ["attach", "--method=remote-exec", "12"])
         self.check("detach --method lldb 12", ["detach", "12"])
@@ -111,7 +112,7 @@ class Program(unittest.TestCase):
                 kept = make()
                 print(os.getpid(), sys.argv[1:], __name__)
                 """))
-        told = self.check("run", "-q", "--trace-python-allocators", "--aggregate", "app/main.py", "-q", "7")
+        told = self.check("run", "-q", "--trace-python-allocators", "app/main.py", "-q", "7")
         pid, rest = told.split(maxsplit=1)
         self.assertEqual(rest, "['-q', '7'] __main__\n")
         capture = f"app/memtrace-main.py.{pid}.bin"

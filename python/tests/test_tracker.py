@@ -13,14 +13,14 @@ import captures
 from captures import EXTRA, MANY, ONE, find, stack, sums_of
 
 import memtrace
-from memtrace import AllocatorType, FileReader
+from memtrace import AllocatorType, FileFormat, FileReader
 
 
 IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 def program(code: str) -> str:
-    begin = "import memtrace, os, sys\nfrom memtrace import FileDestination, FileFormat, FileReader, Tracker\n"
+    begin = "import memtrace, os, sys, threading, time\nfrom memtrace import FileDestination, FileFormat, FileReader, Tracker\n"
     if IS_FREE_THREADED:
         # Objects lie in memory that mimalloc has taken at once.
         begin += "import functools\nTracker = functools.partial(Tracker, trace_python_allocators=True)\n"
@@ -220,7 +220,7 @@ class Recording(unittest.TestCase):
             capture,
         )
         with FileReader(capture) as reader:
-            self.assertEqual(reader.metadata.file_format.name, "AGGREGATED_ALLOCATIONS")
+            self.assertIs(reader.metadata.file_format, FileFormat.AGGREGATED_ALLOCATIONS)
             self.assertEqual(len(sums_of(reader.get_high_watermark_allocation_records(), ONE)), 1)
             for ask in (
                 reader.get_allocation_records,
@@ -230,6 +230,78 @@ class Recording(unittest.TestCase):
             ):
                 with self.assertRaises(NotImplementedError):
                     list(ask())
+
+    def test_an_aggregated_capture_answers_as_a_whole_one(self) -> None:
+        work = f"""
+            def make(n):
+                return [bytearray({ONE}) for _ in range(n)]
+
+            def work():
+                kept.append(make(3))
+                for size in range(3000, 6000):
+                    bytearray(size)
+                return make(2)
+
+            kept = []
+            with Tracker(sys.argv[1], file_format=FileFormat(int(sys.argv[2])), native_traces=sys.argv[3] == "native"):
+                high = work()
+                thread = threading.Thread(target=work)
+                thread.start()
+                thread.join()
+                del high
+                time.sleep(0.1)
+            """
+        for native in ("native", "python"):
+            answers, sizes = [], []
+            for file_format in FileFormat:
+                capture = fresh()
+                run(work, capture, str(int(file_format)), native)
+                sizes.append(os.path.getsize(capture))
+                with FileReader(capture) as reader:
+                    self.assertIs(reader.metadata.file_format, file_format)
+                    self.assertGreater(reader.metadata.total_allocations, 6000)
+                    self.assertEqual(reader.metadata.has_native_traces, native == "native")
+                    told = [reader.metadata.peak_memory // ONE]
+                    for ask in (reader.get_high_watermark_allocation_records, reader.get_leaked_allocation_records):
+                        for merge in (True, False):
+                            found = [it for it in ask(merge_threads=merge) if it.size >= ONE]
+                            told.append(sorted((stack(it), it.size, it.n_allocations, it.allocator) for it in found))
+                    snapshots = list(reader.get_memory_snapshots())
+                    self.assertEqual(snapshots[-1].heap // ONE, 6)
+                answers.append(told)
+            self.assertEqual(*answers)
+            self.assertLess(sizes[1], sizes[0])
+
+    def test_an_aggregated_recording_that_is_killed_leaves_a_whole_capture(self) -> None:
+        capture = fresh()
+        code = f"""
+            with Tracker(sys.argv[1], file_format=FileFormat.AGGREGATED_ALLOCATIONS):
+                kept = bytearray({ONE})
+                os.kill(os.getpid(), 9)
+            """
+        run(code, capture, status=-9)
+        with FileReader(capture) as reader:
+            self.assertIs(reader.metadata.file_format, FileFormat.ALL_ALLOCATIONS)
+            self.assertEqual(len(find(reader.get_allocation_records(), ONE)), 1)
+
+    def test_children_of_an_aggregated_recording_are_aggregated(self) -> None:
+        capture = fresh()
+        run(
+            f"""
+            destination = dict(file_name=sys.argv[1], follow_fork=True)
+            with Tracker(**destination, file_format=FileFormat.AGGREGATED_ALLOCATIONS):
+                child = os.fork()
+                kept = bytearray({MANY})
+                if child == 0:
+                    os._exit(0)
+                os.waitpid(child, 0)
+            """,
+            capture,
+        )
+        [log] = glob.glob(capture + ".*")
+        with FileReader(log) as reader:
+            self.assertIs(reader.metadata.file_format, FileFormat.AGGREGATED_ALLOCATIONS)
+            self.assertEqual(len(sums_of(reader.get_leaked_allocation_records(), MANY)), 1)
 
     def test_a_forked_child_leaves_the_capture_alone(self) -> None:
         capture = fresh()

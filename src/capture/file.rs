@@ -103,6 +103,10 @@ impl Capture {
         (self.n_read.load(Ordering::Relaxed).min(len), len)
     }
 
+    pub fn header(&self) -> &FileHeader {
+        &self.header
+    }
+
     /// What the header says; complete facts come with the model of [`read`](Capture::read).
     pub fn facts(&self) -> &Facts {
         &self.facts
@@ -305,6 +309,7 @@ fn facts(header: &FileHeader, behind: &[u8]) -> Facts {
             facts.script = info.script;
             facts.python_allocators = info.python_allocators;
             facts.tracked = info.tracked;
+            facts.aggregated = info.aggregated;
         }
         None => {
             // Without the description, better count no arena twice.

@@ -52,6 +52,7 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
         python_allocators: options.python_allocators,
         script: None,
         tracked: None,
+        aggregated: None,
     };
     if args.follow_fork && args.force {
         family::remove_logs(&path);
@@ -92,7 +93,7 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     family.iter_mut().for_each(|family| family.stop(&log, &mut stop_child));
     drop(server);
     signals.forget();
-    let children = family.map(|family| family.end(log.n_children(), &mut signals.asked_to_end()));
+    let mut children = family.map(|family| family.end(log.n_children(), &mut signals.asked_to_end()));
     let end = CaptureEnd {
         unix_nanos: clock::unix_nanos(),
         mono_nanos: clock::mono_nanos(),
@@ -104,9 +105,11 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     {
         return Err(error.context(format!("{} is still being written", path.display())));
     }
-    let finished = log.finish(&end, signals.asked_to_end())?;
+    let mut finished = log.finish(&end, signals.asked_to_end())?;
     signals.release();
-    close(args, &path, &finished, &end, watched.until, children.as_ref())?;
+    let is_aggregated = args.recording.aggregate && run::aggregated(&path, &mut finished, children.as_mut());
+    let size = size(args.recording.compression(), &finished, is_aggregated);
+    close(args, &path, &finished, &size, &end, watched.until, children.as_ref())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -180,6 +183,7 @@ fn close(
     args: &AttachArgs,
     path: &Path,
     finished: &Finished,
+    size: &str,
     end: &CaptureEnd,
     until: Until,
     children: Option<&Totals>,
@@ -193,7 +197,6 @@ fn close(
         say(&sentence);
     }
     let shown = relative(path);
-    let size = size(args.recording.compression(), finished);
     let state = if until == Until::ItsEnd { "has ended" } else { "runs on" };
     say(&format!(
         "{} events in {shown} ({size}), peak RSS {}; process {} {state}",

@@ -10,7 +10,7 @@ use crate::cli::{Compared, DiffArgs, DiffFormat};
 use crate::commands::load::{self, Folds, Question};
 use crate::commands::output::{self, Output};
 use crate::commands::pages;
-use crate::commands::read::Captures;
+use crate::commands::read::{Captures, NO_EVENTS};
 use crate::report::diff::DiffReport;
 use crate::report::html;
 use crate::report::page::{Compares, Open, Page, PageOptions, Part, Tab};
@@ -72,6 +72,7 @@ fn write_picture(args: &DiffArgs) -> Result<(u64, u64)> {
 /// Both recordings in one page.
 fn write_page(args: &DiffArgs) -> Result<(u64, u64)> {
     let captures = Captures::open(&[args.base.clone(), args.new.clone()], &args.native)?;
+    can_answer(&captures, args)?;
     let path = args.output.clone().unwrap_or_else(|| output::beside(&args.new, 0, "diff", ".html"));
     let output = Output::create(Some(&path), args.force)?;
     let tab = match args.compared() {
@@ -84,6 +85,7 @@ fn write_page(args: &DiffArgs) -> Result<(u64, u64)> {
         open: Open { tab, compares: Some(compares), ..Open::default() },
         // The two recordings have no time in common.
         max_buckets: 1,
+        is_aggregated: captures.are_aggregated(),
         ..PageOptions::default()
     };
     let (model, parts) = pages::read(&captures, load::mmap_rule(args.all_mappings), None)?;
@@ -110,6 +112,7 @@ fn open(args: &DiffArgs) -> Result<(Captures, Captures)> {
 
 fn compare(base: &Captures, new: &Captures, args: &DiffArgs) -> Result<Diff> {
     let read = |captures: &Captures| {
+        can_answer(captures, args)?;
         let snapshot = |folds: &Folds| match args.compared() {
             Compared::Peak => [folds.heap.at_peak()],
             Compared::Leaks => [folds.heap.at_end()],
@@ -120,6 +123,13 @@ fn compare(base: &Captures, new: &Captures, args: &DiffArgs) -> Result<Diff> {
     let ((base_model, [base]), (new_model, [new])) = (read(base)?, read(new)?);
     let options = DiffOptions { by_line: args.lines, is_normalised: args.normalise };
     Ok(Diff::new((&base_model, &base), (&new_model, &new), &options))
+}
+
+fn can_answer(captures: &Captures, args: &DiffArgs) -> Result<()> {
+    match args.compared() {
+        Compared::Churn => captures.need_all_events(NO_EVENTS),
+        Compared::Peak | Compared::Leaks => captures.can_answer(Question::Peak, load::mmap_rule(args.all_mappings)),
+    }
 }
 
 fn title(args: &DiffArgs) -> String {

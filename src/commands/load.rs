@@ -93,6 +93,7 @@ fn read<A: OfStacks + Send>(
     detail: Detail,
     answer: impl Fn(&Folds) -> A + Sync,
 ) -> Result<(Model, Vec<Part<A>>)> {
+    captures.can_answer(question, rule)?;
     let n_missed_frees = AtomicU64::new(0);
     let finish = |folds: Folds, _: &Model| {
         n_missed_frees.fetch_add(folds.heap.n_missed_frees(), Ordering::Relaxed);

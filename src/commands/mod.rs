@@ -10,6 +10,7 @@ mod progress;
 pub mod range;
 pub mod read;
 
+pub mod aggregate;
 pub mod behind;
 pub mod feed;
 

@@ -60,6 +60,12 @@ impl Output {
         let has_name = there.is_ok() && !is_file;
         let file = if has_name { OpenOptions::new().write(true).open(&path) } else { create_unnamed(&path) };
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        if let Ok(replaced) = &there
+            && is_file
+        {
+            // Who may read what is replaced may read what comes. (Where that can't be said, the user's own rules hold.)
+            let _ = file.set_permissions(replaced.permissions());
+        }
         Ok(Output { target: Some(Target { path, file, has_name, is_overwriting: force }) })
     }
 

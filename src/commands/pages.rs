@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::analysis::intervals::Overhead;
 use crate::analysis::{Detail, Intervals, MmapRule, OfStacks, Temporary};
 use crate::cli::{ConfidentialFiles, PageArgs, RangeArgs};
 use crate::commands::load::{self, Question};
 use crate::commands::output::Output;
-use crate::commands::read::Captures;
+use crate::commands::read::{Captures, NO_HISTORY};
 use crate::model::{Event, Facts, Model, StackId};
 use crate::report::html;
 use crate::report::page::{Open, Page, PageOptions, Part, Tab};
@@ -18,6 +19,10 @@ use crate::report::sources::Confidential;
 pub fn write(command: &str, args: &PageArgs, range: &RangeArgs, open: Open) -> Result<ExitCode> {
     // A wrong capture is the error to report, before anything about the output.
     let captures = Captures::open(&args.captures, &args.native)?;
+    captures.can_answer(args.selection.question(), args.selection.mmap_rule())?;
+    if open.temporal {
+        captures.need_all_events(NO_HISTORY)?;
+    }
     let range = captures.range(range)?.map(|range| (range.start, range.end));
     let path = args.output.clone().unwrap_or_else(|| captures.output_name(command, ".html"));
     let output = Output::create(Some(&path), args.force)?;
@@ -29,6 +34,7 @@ pub fn write(command: &str, args: &PageArgs, range: &RangeArgs, open: Open) -> R
     let options = PageOptions {
         open: Open { tab, range, split_threads: args.split_threads, ..open },
         temporary_threshold,
+        is_aggregated: captures.are_aggregated(),
         confidential: match args.confidential_files {
             ConfidentialFiles::All => Confidential::All,
             ConfidentialFiles::None => Confidential::None,
@@ -97,11 +103,17 @@ impl Folds {
     fn finish(self, model: &Model) -> Answer {
         let n_missed_frees = self.intervals.n_missed_frees();
         let temporal = self.intervals.finish(model);
-        let temporal = match &self.temporary {
+        let mut temporal = match &self.temporary {
             Some(temporary) => temporal.with_table(&temporary.by_site()),
             None => temporal,
         };
-        let notices = load::warnings_of_one(&model.process().facts);
-        Answer { part: Part { temporal, n_events: self.n_events, notices }, n_missed_frees }
+        let facts = &model.process().facts;
+        let notices = load::warnings_of_one(facts);
+        if facts.aggregated.is_some() {
+            // Between the peak and the end nobody knows how large the blocks were.
+            temporal.buckets.iter_mut().for_each(|bucket| bucket.at_end = Overhead::default());
+        }
+        let n_events = facts.aggregated.map_or(self.n_events, |aggregated| aggregated.n_events);
+        Answer { part: Part { temporal, n_events, notices }, n_missed_frees }
     }
 }

@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::analysis::OfStacks;
+use crate::analysis::{MmapRule, OfStacks};
 use crate::capture::Capture;
 use crate::cli::{NativeArgs, RangeArgs};
+use crate::commands::load::Question;
 use crate::commands::names;
 use crate::commands::native::Names;
 use crate::commands::output;
@@ -29,6 +30,12 @@ pub struct Captures {
     begun: Instant,
 }
 
+/// memray's words for what an aggregated capture can't tell.
+pub const NO_HISTORY: &str = "Can't get allocation history using a pre-aggregated capture file";
+pub const NO_EVENTS: &str = "Can't get all allocations from a pre-aggregated capture file";
+pub const NO_STATISTICS: &str = "Can't compute statistics using a pre-aggregated capture file";
+const NO_TEMPORARY: &str = "Can't find temporary allocations using a pre-aggregated capture file";
+
 /// What one capture came to.
 pub struct Part<A> {
     pub answer: A,
@@ -41,6 +48,28 @@ impl Captures {
         let begun = Instant::now();
         let captures: Result<Vec<Capture>> = paths.iter().map(|path| Capture::open(path)).collect();
         Ok(Captures { captures: captures?, native: native.clone(), begun })
+    }
+
+    /// Refuses captures that have no single events any more, with memray's words for what can't be had.
+    pub fn need_all_events(&self, refusal: &str) -> Result<()> {
+        match self.captures.iter().find(|capture| capture.facts().aggregated.is_some()) {
+            Some(capture) => bail!("{refusal}: {} was recorded with --aggregate", capture.path().display()),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for what is asked: the peak and the leaks are always there.
+    pub fn can_answer(&self, question: Question, rule: MmapRule) -> Result<()> {
+        match (question, rule) {
+            (Question::Temporary(_), _) => self.need_all_events(NO_TEMPORARY),
+            (_, MmapRule::All) => self.need_all_events(NO_EVENTS),
+            (Question::Peak | Question::Leaks, MmapRule::Memory) => Ok(()),
+        }
+    }
+
+    /// Whether one of them has no single events any more.
+    pub fn are_aggregated(&self) -> bool {
+        self.captures.iter().any(|capture| capture.facts().aggregated.is_some())
     }
 
     /// Of reading them.
@@ -68,6 +97,7 @@ impl Captures {
         if args.is_everything() {
             return Ok(None);
         }
+        self.need_all_events(NO_HISTORY)?;
         let described = self.captures.iter().map(Capture::described).collect::<Result<Vec<_>>>()?;
         Ok(Some(range::nanos(args, &described.iter().collect::<Vec<_>>())?))
     }

@@ -18,7 +18,7 @@ use crate::capture::Capture;
 use crate::capture::info::{CaptureEnd, CaptureInfo, Exit};
 use crate::cli::{Cli, Command, RunArgs};
 use crate::commands::load::warnings_of_one;
-use crate::commands::{behind, flamegraph};
+use crate::commands::{aggregate, behind, flamegraph};
 use crate::control::message::Request;
 use crate::control::server::{LOOPBACK, Server};
 use crate::launch::family::{self, Family, Totals};
@@ -83,10 +83,13 @@ fn try_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     signals.forget();
     let mut is_enough = signals.asked_to_end();
     let finished = log.finish(&capture_end(&ended), &mut is_enough);
-    let children = family.map(|family| family.end(n_children, &mut is_enough));
+    let mut children = family.map(|family| family.end(n_children, &mut is_enough));
     signals.release();
     // From here on nothing may take the program's exit code away.
-    let closed = finished.and_then(|finished| close(args, &path, &finished, &ended, children.as_ref()));
+    let closed = finished.and_then(|mut finished| {
+        let is_aggregated = args.recording.aggregate && aggregated(&path, &mut finished, children.as_mut());
+        close(args, &path, &finished, is_aggregated, &ended, children.as_ref())
+    });
     let reported = closed.and_then(|()| match &args.report {
         Some(report) => draw(&path, children.as_ref(), report, args.force),
         None => Ok(()),
@@ -220,6 +223,7 @@ fn capture_info(program: &Program, options: RecordOptions) -> CaptureInfo {
         python_allocators: options.python_allocators,
         script: program.script.clone(),
         tracked: None,
+        aggregated: None,
     }
 }
 
@@ -242,11 +246,21 @@ fn exit_code(exit: Exit) -> ExitCode {
     ExitCode::from(code as u8)
 }
 
+/// Makes the logs small; whether it could be done.
+pub(super) fn aggregated(path: &Path, finished: &mut Finished, children: Option<&mut Totals>) -> bool {
+    let replaced = aggregate::replace_all(path, finished, children);
+    if let Err(error) = &replaced {
+        say(&format!("the capture is not aggregated, and has every event: {error:#}"));
+    }
+    replaced.is_ok()
+}
+
 /// The closing lines: what was recorded, what was not, where it is, and what to do with it.
 fn close(
     args: &RunArgs,
     path: &Path,
     finished: &Finished,
+    is_aggregated: bool,
     ended: &Ended,
     children: Option<&Totals>,
 ) -> anyhow::Result<()> {
@@ -273,7 +287,7 @@ fn close(
     }
     let shown = relative(path);
     let events = count(finished.n_events);
-    let size = size(args.recording.compression(), finished);
+    let size = size(args.recording.compression(), finished, is_aggregated);
     say(&format!("{events} events in {shown} ({size}), peak RSS {}", bytes(ended.peak_rss_bytes)));
     if let Some(children) = children {
         close_children(&shown, finished, children);
@@ -297,8 +311,9 @@ pub(super) fn with_children(shown: &str, children: Option<&Totals>) -> String {
 }
 
 /// How much of the disk a capture takes.
-pub(super) fn size(compression: Compression, finished: &Finished) -> String {
+pub(super) fn size(compression: Compression, finished: &Finished, is_aggregated: bool) -> String {
     match compression {
+        _ if is_aggregated => format!("{}, aggregated from {}", bytes(finished.len), bytes(finished.raw_len)),
         Compression::Never => bytes(finished.len),
         _ => format!("{}, compressed from {}", bytes(finished.len), bytes(finished.raw_len)),
     }

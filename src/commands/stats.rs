@@ -6,13 +6,14 @@ use crate::analysis::{Counted, OfStacks, Stats};
 use crate::cli::StatsArgs;
 use crate::commands::load;
 use crate::commands::output::Output;
-use crate::commands::read::{Captures, Part};
+use crate::commands::read::{Captures, NO_STATISTICS, Part};
 use crate::model::{Event, Model, StackId};
 use crate::report::stats::{self, StatsOptions};
 use crate::terminal;
 
 pub fn run(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let captures = Captures::open(&args.captures, &args.native)?;
+    captures.need_all_events(NO_STATISTICS)?;
     let out = Output::create(args.output.as_deref(), args.force)?;
     let rule = load::mmap_rule(args.all_mappings);
     let counted = match args.temporary.threshold() {

@@ -15,7 +15,7 @@ use crate::commands::load::{self, Folds, Question, by_site, by_stack};
 use crate::commands::native::Names;
 use crate::commands::output::Output;
 use crate::commands::progress::Progress;
-use crate::commands::read::Captures;
+use crate::commands::read::{Captures, NO_EVENTS};
 use crate::model::{Event, Model};
 use crate::report::transform::heaptrack::Heaptrack;
 use crate::report::transform::pprof::InUse;
@@ -26,6 +26,10 @@ pub fn run(args: &TransformArgs) -> Result<ExitCode> {
     // A wrong capture is the error to report, before anything about the output.
     let captures = Captures::open(&args.captures, &args.native)?;
     let format = args.format;
+    if format == TransformFormat::Heaptrack {
+        captures.need_all_events(NO_EVENTS)?;
+    }
+    captures.can_answer(args.selection.question(), args.selection.mmap_rule())?;
     let path = args.output.clone().unwrap_or_else(|| captures.output_name(format.name(), format.suffix()));
     let output = Output::create(Some(&path), args.force)?;
     let (rule, question) = (args.selection.mmap_rule(), args.selection.question());
@@ -67,8 +71,9 @@ fn write_speedscope(captures: &Captures, rule: MmapRule, question: Question, out
     let (model, [peak, leaks, churn]) = by_stack(captures, rule, question, tables)?;
     let profiles = [("peak", &peak), ("leaks", &leaks), ("churn", &churn)];
     let profiles = profiles.map(|(name, snapshot)| Profile { name, snapshot });
+    let profiles = if captures.are_aggregated() { &profiles[..2] } else { &profiles };
     let options = SpeedscopeOptions { active: usize::from(question == Question::Leaks) };
-    output.finish(|out| speedscope::write(&model, &profiles, &options, out))
+    output.finish(|out| speedscope::write(&model, profiles, &options, out))
 }
 
 fn write_pprof(captures: &Captures, rule: MmapRule, question: Question, output: Output) -> Result<()> {
@@ -80,8 +85,12 @@ fn write_pprof(captures: &Captures, rule: MmapRule, question: Question, output: 
         Question::Leaks => InUse::AtEnd,
         Question::Peak => InUse::AtPeak,
     };
-    let (model, [allocated, in_use]) =
-        by_site(captures, rule, question, |folds| [folds.heap.ever_by_site(), folds.asked_by_site()])?;
+    // Of what is aggregated nothing else is known to have been allocated.
+    let ever = |folds: &Folds| match captures.are_aggregated() {
+        true => folds.asked_by_site(),
+        false => folds.heap.ever_by_site(),
+    };
+    let (model, [allocated, in_use]) = by_site(captures, rule, question, |folds| [ever(folds), folds.asked_by_site()])?;
     output.finish(|out| pprof::write(&model, &allocated, Some((moment, &in_use)), out))
 }
 

@@ -47,7 +47,8 @@ fn walk(captures: &Captures, args: &TreeArgs) -> Result<()> {
         Question::Peak | Question::Leaks => {
             let tables = |folds: &Folds| [folds.heap.at_peak(), folds.heap.at_end(), folds.heap.ever()];
             let (model, snapshots) = load::by_stack(captures, rule, question, tables)?;
-            let tabs = ["Peak", "Leaks", "Churn"].into_iter().zip(snapshots);
+            let names = if captures.are_aggregated() { &["Peak", "Leaks"][..] } else { &["Peak", "Leaks", "Churn"] };
+            let tabs = names.iter().zip(snapshots);
             (model, tabs.map(|(name, snapshot)| Tab { name, snapshot }).collect())
         }
     };

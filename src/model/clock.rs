@@ -50,6 +50,11 @@ impl Clock {
         }
     }
 
+    /// The monotonic clock when the capture began.
+    pub fn start_mono_nanos(&self) -> u64 {
+        self.start_mono_nanos
+    }
+
     /// Nanoseconds since the capture began. Without a second point nothing is known but the beginning.
     pub fn nanos_since_start(&self, turn: u64) -> u64 {
         let after = self.points.partition_point(|point| point.turn <= turn);

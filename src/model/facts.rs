@@ -19,6 +19,8 @@ pub struct Facts {
     pub python_allocators: bool,
     /// What is special about the recording of a part of a program by itself.
     pub tracked: Option<Tracked>,
+    /// What became of the events, when others stand for them.
+    pub aggregated: Option<Aggregated>,
     /// Whether there are native stacks.
     pub has_native_stacks: bool,
     pub pid: u32,
@@ -53,8 +55,6 @@ const MAX_MARKS: usize = 10_000;
 /// What a `Tracker` of Python says about its recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tracked {
-    /// memray's `FileFormat`.
-    pub file_format: u8,
     /// The thread that has begun it, as the kernel numbers it.
     pub os_tid: u32,
     /// So many frames of that thread are outside of the recorded part: they are not shown.
@@ -63,6 +63,13 @@ pub struct Tracked {
     pub python_allocator: u8,
     /// Whether lifetimes of objects are recorded.
     pub object_lifetimes: bool,
+}
+
+/// What is left to say of the events of a log in which fewer stand for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aggregated {
+    /// Allocations, frees and mappings that were recorded.
+    pub n_events: u64,
 }
 
 /// What CPython calls its allocators of objects.

@@ -265,6 +265,22 @@ impl Model {
         facts.n_cut_stacks += n_cut;
     }
 
+    /// A stack as events have it without its innermost level, and that level; `None` for the empty stack.
+    pub fn level_of(&self, stack: StackId) -> Option<(StackId, Level)> {
+        if self.has_recorded_stacks() {
+            return Some((self.native.parent(stack), self.native.level(stack)?));
+        }
+        Some((self.parent(stack), Level::Python(self.leaf(stack)?)))
+    }
+
+    pub fn native_place(&self, place: usize) -> NativePlace {
+        self.native.places[place]
+    }
+
+    pub fn native_modules(&self) -> &[NativeModule] {
+        &self.native.modules
+    }
+
     /// The Python frames of a recorded stack, from the leaf to the root.
     pub fn python_from_leaf(&self, stack: StackId) -> impl Iterator<Item = FrameId> + '_ {
         let levels = self.native.stacks.from_leaf(stack).map(PackedLevel::level);

@@ -34,6 +34,11 @@ impl Threads {
         self.threads.get(&key).copied().unwrap_or_default()
     }
 
+    /// The first thread that the kernel gave this number.
+    pub fn with_os_tid(&self, os_tid: u32) -> Option<ThreadKey> {
+        self.threads.iter().filter(|(_, thread)| thread.os_tid == os_tid).map(|(key, _)| *key).min()
+    }
+
     /// What the latest thread with this `pthread_t` is called so far.
     pub fn name_of(&self, image: u16, pthread: u64) -> Option<StringId> {
         self.get(ThreadKey { image, number: *self.by_pthread.get(&(image, pthread))? }).name

@@ -75,6 +75,7 @@ impl Log {
             python_allocators: true,
             script: Some("app.py".into()),
             tracked: None,
+            aggregated: None,
         };
         Log {
             header,

@@ -4,7 +4,6 @@
 
 mod codec;
 mod compactor;
-mod description;
 mod place;
 mod samples;
 mod space;
@@ -124,7 +123,7 @@ impl Log {
 
     fn start(file: File, path: &Path, compression: Compression, pid: u32, info: &CaptureInfo) -> anyhow::Result<Log> {
         let failed = || format!("cannot write {}", path.display());
-        let info = description::fitting(info);
+        let info = info.to_fitting_bytes();
         // Elsewhere blocks are not there at once, so nobody can tell that they are whole.
         let is_mapped = is_mappable(&file);
         let is_compacting = compression == Compression::WhileRunning && is_mapped;

@@ -43,6 +43,7 @@
  * @property {{tab: Tab, inverted: boolean, split_threads: boolean, temporal: boolean, range: [number, number] | null, table: boolean, compares: Compares | null}} open
  * @property {Tab[]} tabs
  * @property {number | null} temporary_threshold
+ * @property {boolean} is_aggregated only the peak and the leaks of the whole time are known
  * @property {{facts: Facts, threads: {number: number, os_tid: number, name: string}[], marks: Mark[]}[]} processes
  * @property {string[]} strings
  * @property {string[]} allocators

@@ -116,6 +116,7 @@ export class Page {
    * @param {boolean} isFinal
    */
   brush(range, isFinal) {
+    if (this.profile.header.is_aggregated) return;
     clearTimeout(this.brushTimer);
     this.state = { ...this.state, ...range, page: 0 };
     if (isFinal) {

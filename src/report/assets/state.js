@@ -142,7 +142,7 @@ export function fromFragment(profile, fragment) {
   // The table has no columns for before and after.
   if (profile.isComparison) state.show = "graph";
   const range = /^(\d+)-(\d+)$/.exec(parts.get("range") ?? "");
-  if (range && Number(range[1]) <= Number(range[2]) && Number(range[2]) < profile.nBuckets) {
+  if (range && !profile.header.is_aggregated && Number(range[1]) <= Number(range[2]) && Number(range[2]) < profile.nBuckets) {
     state.from = Number(range[1]);
     state.to = Number(range[2]);
   }

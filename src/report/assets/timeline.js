@@ -124,7 +124,8 @@ export class Timeline {
       this.box,
     );
     const over = /** @type {Plot} */ (this.plot).over;
-    over.append(this.before, this.after, this.start, this.stop);
+    over.append(this.before, this.after);
+    if (!this.profile.header.is_aggregated) over.append(this.start, this.stop);
     over.addEventListener("pointerdown", (event) => this.brush(event));
     over.addEventListener("dblclick", () => this.onRange(this.whole(), true));
   }

@@ -50,6 +50,8 @@ pub struct PageOptions {
     pub open: Open,
     /// The page is about temporary allocations, with this threshold.
     pub temporary_threshold: Option<u64>,
+    /// Some of what is shown has no history: only the peak and the leaks are known.
+    pub is_aggregated: bool,
     pub confidential: Confidential,
     /// At most so many points on the time line.
     pub max_buckets: usize,
@@ -64,6 +66,7 @@ impl Default for PageOptions {
         PageOptions {
             open: Open::default(),
             temporary_threshold: None,
+            is_aggregated: false,
             confidential: Confidential::Default,
             max_buckets: usize::MAX,
             least_share: 0.0,
@@ -122,6 +125,7 @@ struct Header<'a> {
     open: Open,
     tabs: &'a [Tab],
     temporary_threshold: Option<u64>,
+    is_aggregated: bool,
     processes: Vec<ProcessHeader>,
     strings: &'a [String],
     allocators: Vec<&'static str>,
@@ -292,9 +296,11 @@ fn encode(model: &Model, parts: &[Part], shares: &Shares, options: &PageOptions,
         open: options.open,
         tabs: match options.temporary_threshold {
             Some(_) => &[Tab::Temporary],
+            None if options.is_aggregated => &[Tab::Peak, Tab::Leaks],
             None => &[Tab::Peak, Tab::Leaks, Tab::Churn],
         },
         temporary_threshold: options.temporary_threshold,
+        is_aggregated: options.is_aggregated,
         processes: processes.collect(),
         strings: &fit.tables.strings.texts,
         allocators: std::iter::once("").chain(AllocatorKind::ALL.map(AllocatorKind::name)).collect(),
