@@ -8,11 +8,14 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use support::{Python, Scratch, fixture, memtrace, pythons, stats, text};
 
 /// A process that is not memtrace's child; killed at the end.
@@ -568,6 +571,73 @@ fn a_process_can_be_attached_to_a_hundred_times() {
     for python in pythons() {
         attach_again_and_again(busy_python(python, 2), 100, !python.is_free_threaded());
     }
+}
+
+/// Who traces a process now; 0 when nobody does.
+fn tracer_of(pid: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("TracerPid:\t")).unwrap().parse().unwrap()
+}
+
+/// Starts memtrace and kills it with its whole group, so long after it has begun to trace the process. Whether it had.
+fn kill_while_it_traces(command: &mut Command, pid: u32, delay: Duration) -> bool {
+    let mut memtrace = command.process_group(0).stderr(Stdio::null()).spawn().unwrap();
+    while tracer_of(pid) == 0 {
+        if memtrace.try_wait().unwrap().is_some() {
+            return false;
+        }
+    }
+    thread::sleep(delay);
+    // Until it is waited for there is nobody else of this number.
+    killpg(Pid::from_raw(memtrace.id() as i32), Signal::SIGKILL).unwrap();
+    memtrace.wait().unwrap();
+    true
+}
+
+/// Kills memtrace when it attaches and when it detaches, at moments all over `window`.
+fn kill_memtrace(mut target: Target, n_times: u32, window: Duration) {
+    let scratch = Scratch::new("attach-killed");
+    let capture = scratch.join("capture.bin");
+    let pid = target.pid();
+    let mut n_traced = 0;
+    for number in 0..n_times {
+        let delay = window * number / n_times;
+        let mut attach = memtrace();
+        attach.args(["attach", &pid.to_string(), "--duration", "0.3", "-f", "--method", "ptrace", "-o"]).arg(&capture);
+        n_traced += u32::from(kill_while_it_traces(&mut attach, pid, delay));
+        kill_while_it_traces(memtrace().arg("detach").arg(pid.to_string()), pid, delay);
+        let start = Instant::now();
+        while tracer_of(pid) != 0 {
+            assert!(start.elapsed() < Duration::from_secs(60), "the process is traced on and on");
+            thread::sleep(Duration::from_millis(1));
+        }
+        // Whatever has become of the recording, this ends it.
+        let output = memtrace().arg("detach").arg(pid.to_string()).output().unwrap();
+        assert!(output.status.success() || text(&output).contains("is not being recorded"), "{}", text(&output));
+        target.assert_goes_on();
+    }
+    assert!(n_traced > n_times / 2, "{n_traced} of {n_times}");
+    must_attach(pid, &capture, &["--duration", "0.05"]);
+    target.assert_goes_on();
+}
+
+fn kill_memtrace_beside_all_kinds(n_times: u32) {
+    let scratch = Scratch::new("attach-killed-c");
+    let program = build(&scratch, "busy.c", &[]);
+    let window = Duration::from_millis(8);
+    kill_memtrace(Target::start_busy(Command::new(program).arg("3")), n_times, window);
+    kill_memtrace(busy_python(pythons().last().unwrap(), 2), n_times, window);
+}
+
+#[test]
+fn a_process_survives_that_memtrace_is_killed_while_it_attaches_or_detaches() {
+    kill_memtrace_beside_all_kinds(5);
+}
+
+#[test]
+#[ignore = "long tier"]
+fn a_process_survives_that_memtrace_is_killed_at_many_moments() {
+    kill_memtrace_beside_all_kinds(50);
 }
 
 #[test]

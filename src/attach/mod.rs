@@ -1,9 +1,10 @@
 //! The recorder in a process that was started without us: `process` says what we can attach to. From Python 3.14 on the
 //! interpreter runs a script for us (`remote`, through the door that `interpreter` finds); otherwise `inject` borrows a
-//! thread by ptrace, through `tracer` and `memory`, and `handover` gives the process what it can't open itself. Called by
-//! `commands::attach`.
+//! thread by ptrace, through `tracer` and `memory`, in a process `apart` that survives ours, and `handover` gives the
+//! process what it can't open itself. Called by `commands::attach`, in a process with one thread.
 //! The process must never be worse off for it: what can't be done is left, and said in one sentence.
 
+mod apart;
 mod handover;
 mod inject;
 mod interpreter;
@@ -18,10 +19,9 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use memtrace_format::answer;
 use memtrace_format::options::RecordOptions;
 
@@ -68,7 +68,7 @@ pub fn start(process: &Process, start: &Start<'_>, method: Method) -> anyhow::Re
     }
     if method != Method::Ptrace {
         let patience = if method == Method::Auto { PATIENCE } else { LONG_PATIENCE };
-        match remote::start(process, start, patience) {
+        match apart::run(|_| remote::start(process, start, patience)) {
             Ok(answer) => match answer::parts(answer) {
                 (answer::DONE, _) => return Ok(Entered::ByRemoteExec),
                 parts => bail!("process {} ({}) can't be recorded: {}", process.pid, process.name, refusal(parts)),
@@ -108,7 +108,7 @@ fn allow_children(process: &Process, start: &Start<'_>) -> anyhow::Result<()> {
 /// another program runs in it now.
 pub fn stop(process: &Process, method: Method) -> anyhow::Result<bool> {
     if method == Method::RemoteExec
-        && let Ok(answer) = remote::stop(process, LONG_PATIENCE)
+        && let Ok(answer) = apart::run(|_| remote::stop(process, LONG_PATIENCE))
         && answer != Some(answer::BUSY)
     {
         return Ok(answer == Some(answer::DONE));
@@ -118,12 +118,13 @@ pub fn stop(process: &Process, method: Method) -> anyhow::Result<bool> {
 
 /// For how long a thread of it was held up.
 fn start_by_ptrace(process: &Process, start: &Start<'_>) -> anyhow::Result<Duration> {
-    on_a_thread_of_its_own(|| {
+    apart::run(|waiting| {
         let mut injector = Injector::seize(process)?;
         let mut n_tries = 0;
         loop {
             n_tries += 1;
             let mut thread = injector.borrow_thread()?;
+            ensure!(waiting.is_there(), "nobody keeps the log any more");
             seccomp::check(process, thread.tid())?;
             let places = if is_by_path(process, start) {
                 Places { shim: start.shim.to_owned(), log: start.log.to_owned(), descriptors: None }
@@ -144,7 +145,7 @@ fn start_by_ptrace(process: &Process, start: &Start<'_>) -> anyhow::Result<Durat
 }
 
 fn stop_by_ptrace(process: &Process) -> anyhow::Result<bool> {
-    on_a_thread_of_its_own(|| {
+    apart::run(|_| {
         let mut injector = Injector::seize(process)?;
         let Some(stop) = injector.function("memtrace_stop") else { return Ok(false) };
         let mut n_tries = 0;
@@ -161,11 +162,6 @@ fn stop_by_ptrace(process: &Process) -> anyhow::Result<bool> {
             }
         }
     })
-}
-
-/// What ptrace does belongs to a thread; when that ends, the kernel lets all go that it had seized.
-fn on_a_thread_of_its_own<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
-    thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|_| bail!("attaching failed"))
 }
 
 /// The library and the log, as the process can open them.

@@ -3,15 +3,42 @@
 //! # Safety
 //!
 //! Pointers handed to the kernel point to locals or to borrowed buffers of the stated length and are not kept by it. What
-//! is written into the traced process is for the callers to answer for.
+//! is written into the traced process is for the callers to answer for. A copy of this process is made while that has one
+//! thread, and nothing is dropped there that the original has.
 
 #![allow(unsafe_code)]
 
+use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
-use nix::unistd::Pid;
+use nix::unistd::{ForkResult, Pid};
+
+/// A copy of this process; `None` in it.
+pub fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: no other thread holds a lock that the copy could want.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
+    }
+}
+
+/// In the copy: closes all descriptors that it has from the original, but for the standard streams.
+pub fn close_all_but(kept: BorrowedFd<'_>) {
+    let all = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let all: Vec<i32> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in all.into_iter().filter(|fd| *fd > 2 && *fd != kept.as_raw_fd()) {
+        // SAFETY: whatever owns it is the original's, and is neither used nor dropped here.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// In the copy: ends it, without what the original does at its end.
+pub fn end() -> ! {
+    // SAFETY: does not return.
+    unsafe { libc::_exit(0) }
+}
 
 /// A change of a traced thread.
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,5 @@
 //! A process under ptrace, all of its threads seized and running: breakpoints, the thread that meets one, and everybody
-//! else going on. Called by `inject`, on a thread of its own: when that ends, the kernel lets all threads go without
+//! else going on. Called by `inject`, in a process of its own: when that ends, the kernel lets all threads go without
 //! stopping them.
 //!
 //! A breakpoint is one byte in code that all threads share, and whoever meets it without being traced dies of it. So

@@ -155,8 +155,6 @@ pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
     let process = Process::find(args.pid)?;
     let pid = process.pid.as_raw() as u32;
     let Ok(mut keeper) = Client::connect(pid) else {
-        // Whoever ended us in the middle would end the process, too.
-        let _signals = Signals::take_over()?;
         if !attach::stop(&process, Method::Ptrace)? {
             bail!("process {pid} ({}) is not being recorded", process.name);
         }
