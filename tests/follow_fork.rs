@@ -77,11 +77,11 @@ fn every_way_of_making_a_child_gives_it_a_capture() {
         by_parent.entry(parent.into()).or_default().append(&mut own);
     }
     by_parent.values_mut().for_each(|sizes| sizes.sort());
-    let of_root = [1, 3, 4, 5, 6, 6, 6, 7, 8, 9, 10].map(|number| 2_000_000 + number).to_vec();
+    let of_root = [1, 3, 4, 5, 6, 6, 6, 7, 8, 9, 10, 11, 12].map(|number| 2_000_000 + number).to_vec();
     let expected = [("none", vec![1_000_001]), ("root", of_root), ("child", vec![2_000_002])];
     assert_eq!(by_parent, expected.map(|(parent, sizes)| (parent.to_string(), sizes)).into());
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("with its children: 12 processes"), "{said}");
+    assert!(said.contains("with its children: 14 processes"), "{said}");
     assert!(said.contains("flamegraph") && said.contains("capture.*"), "{said}");
 }
 
@@ -129,6 +129,34 @@ fn a_child_with_an_environment_of_its_own_is_followed_and_sees_that_environment(
     }
     let sizes: Vec<u64> = captures(&scratch).iter().flat_map(|capture| sizes(&events(capture))).collect();
     assert_eq!(sizes.iter().filter(|size| **size > 5_000_000).count(), 2, "{sizes:?}");
+}
+
+/// By functions of glibc 2.39 and later, which programs find where they are and nowhere else.
+#[test]
+fn what_is_spawned_with_a_descriptor_is_followed() {
+    for python in pythons() {
+        let scratch = Scratch::new("pidfd-spawn");
+        let script = scratch.join("start.py");
+        let code = "import ctypes, os, sys\n\
+                    child = [sys.executable, '-c', 'kept = bytearray(5_000_001)', None]\n\
+                    words = lambda texts: (ctypes.c_char_p * len(texts))(*[text and text.encode() for text in texts])\n\
+                    for name in ('pidfd_spawn', 'pidfd_spawnp'):\n    \
+                        spawn = getattr(ctypes.CDLL(None), name, None)\n    \
+                        if spawn is None:\n        \
+                            print('none')\n        \
+                            continue\n    \
+                        fd = ctypes.c_int()\n    \
+                        path = sys.executable.encode()\n    \
+                        assert spawn(ctypes.byref(fd), path, None, None, words(child), words([None])) == 0\n    \
+                        print(os.waitid(os.P_PIDFD, fd.value, os.WEXITED).si_status)\n";
+        fs::write(&script, code).unwrap();
+        let plain = support::run(Command::new(&python.path).arg(&script));
+        let output = follow(&scratch, &[&python.path, &script]);
+        assert_eq!(output.stdout, plain.stdout, "{}: {}", python.minor, text(&output));
+        let n_spawned = String::from_utf8_lossy(&output.stdout).lines().filter(|line| *line == "0").count();
+        let sizes: Vec<u64> = captures(&scratch).iter().flat_map(|capture| sizes(&events(capture))).collect();
+        assert_eq!(sizes.iter().filter(|size| **size > 5_000_000).count(), n_spawned, "{}: {sizes:?}", python.minor);
+    }
 }
 
 /// Commands whose meaning depends on how the shell was started: its name, its environment, its line numbers, its end.

@@ -2,7 +2,7 @@
 //! The `libc` crate has them too, but with it comes a link to libc, and the shim needs none.
 //!
 //! Sources: `asm/unistd_64.h`, `asm-generic/{errno,errno-base,fcntl,mman,mman-common,resource,signal,stat}.h`,
-//! `linux/{fcntl,membarrier,mman,prctl,seccomp,time}.h`, `asm/{stat,statfs}.h`, `elf.h`, `dlfcn.h`, `link.h`.
+//! `linux/{fcntl,membarrier,mman,prctl,seccomp,socket,time}.h`, `asm/{stat,statfs}.h`, `elf.h`, `dlfcn.h`, `link.h`.
 
 use core::ffi::{c_char, c_void};
 
@@ -20,6 +20,7 @@ pub const SYS_MADVISE: i64 = 28;
 pub const SYS_NANOSLEEP: i64 = 35;
 pub const SYS_CLOCK_GETTIME: i64 = 228;
 pub const SYS_GETPID: i64 = 39;
+pub const SYS_RECVMSG: i64 = 47;
 pub const SYS_FCNTL: i64 = 72;
 pub const SYS_READLINK: i64 = 89;
 pub const SYS_SIGALTSTACK: i64 = 131;
@@ -42,23 +43,33 @@ pub const ENOMEM: i32 = 12;
 pub const EACCES: i32 = 13;
 pub const EFBIG: i32 = 27;
 pub const ENOSPC: i32 = 28;
+pub const ENOSYS: i32 = 38;
 pub const EDQUOT: i32 = 122;
 
 pub const AT_FDCWD: i32 = -100;
+pub const AT_SYMLINK_NOFOLLOW: i32 = 0x100;
+pub const AT_EMPTY_PATH: i32 = 0x1000;
 pub const O_RDONLY: i32 = 0;
 pub const O_RDWR: i32 = 2;
 pub const O_CREAT: i32 = 0o100;
 pub const O_EXCL: i32 = 0o200;
 pub const O_NOCTTY: i32 = 0o400;
 pub const O_NONBLOCK: i32 = 0o4000;
+pub const O_NOFOLLOW: i32 = 0o400000;
 pub const O_CLOEXEC: i32 = 0o2000000;
 pub const F_DUPFD_CLOEXEC: i32 = 1030;
 pub const S_IFMT: u32 = 0o170000;
 pub const S_IFREG: u32 = 0o100000;
+pub const S_IFSOCK: u32 = 0o140000;
 /// The three permissions to execute.
 pub const S_IXALL: u32 = 0o111;
 pub const S_ISUID: u32 = 0o4000;
 pub const S_ISGID: u32 = 0o2000;
+
+pub const SOL_SOCKET: i32 = 1;
+pub const SCM_RIGHTS: i32 = 1;
+pub const MSG_DONTWAIT: i32 = 0x40;
+pub const MSG_CMSG_CLOEXEC: i32 = 0x4000_0000;
 
 pub const PROT_READ: i32 = 1;
 pub const PROT_WRITE: i32 = 2;
@@ -97,6 +108,27 @@ pub const RTLD_NEXT: *mut c_void = usize::MAX as *mut c_void;
 pub struct IoVec {
     pub start: *mut c_void,
     pub len: usize,
+}
+
+/// `struct user_msghdr`
+#[repr(C)]
+pub struct MsgHdr {
+    pub name: *mut c_void,
+    pub name_len: i32,
+    pub vector: *mut IoVec,
+    pub vector_len: usize,
+    pub control: *mut c_void,
+    pub control_len: usize,
+    pub flags: u32,
+}
+
+/// `struct cmsghdr` with one descriptor behind it.
+#[repr(C)]
+pub struct Rights {
+    pub len: usize,
+    pub level: i32,
+    pub kind: i32,
+    pub descriptor: i32,
 }
 
 #[repr(C)]

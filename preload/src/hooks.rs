@@ -77,8 +77,11 @@ table! {
     c"execve" install::exec::execve, EXECVE;
     c"execvpe" install::exec::execvpe, EXECVPE;
     c"fexecve" install::exec::fexecve, FEXECVE;
+    c"execveat" install::exec::execveat, EXECVEAT;
     c"posix_spawn" install::exec::posix_spawn, POSIX_SPAWN;
     c"posix_spawnp" install::exec::posix_spawnp, POSIX_SPAWNP;
+    c"pidfd_spawn" install::exec::pidfd_spawn, PIDFD_SPAWN;
+    c"pidfd_spawnp" install::exec::pidfd_spawnp, PIDFD_SPAWNP;
     c"system" install::shell::system, SYSTEM;
     c"popen" install::shell::popen, POPEN;
     c"fork" fork, FORK;

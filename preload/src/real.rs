@@ -85,8 +85,11 @@ reals! {
     EXECVE c"execve" => fn execve(path: Text, arguments: Texts, environment: Texts) -> c_int;
     EXECVPE c"execvpe" => fn execvpe(file: Text, arguments: Texts, environment: Texts) -> c_int;
     FEXECVE c"fexecve" => fn fexecve(fd: c_int, arguments: Texts, environment: Texts) -> c_int;
+    EXECVEAT c"execveat" => fn execveat(folder: c_int, path: Text, arguments: Texts, environment: Texts, flags: c_int) -> c_int;
     POSIX_SPAWN c"posix_spawn" => fn posix_spawn(pid: *mut c_int, path: Text, actions: Pointer, attributes: Pointer, arguments: Texts, environment: Texts) -> c_int;
     POSIX_SPAWNP c"posix_spawnp" => fn posix_spawnp(pid: *mut c_int, file: Text, actions: Pointer, attributes: Pointer, arguments: Texts, environment: Texts) -> c_int;
+    PIDFD_SPAWN c"pidfd_spawn" => fn pidfd_spawn(fd: *mut c_int, path: Text, actions: Pointer, attributes: Pointer, arguments: Texts, environment: Texts) -> c_int;
+    PIDFD_SPAWNP c"pidfd_spawnp" => fn pidfd_spawnp(fd: *mut c_int, file: Text, actions: Pointer, attributes: Pointer, arguments: Texts, environment: Texts) -> c_int;
     SYSTEM c"system" => fn system(command: Text) -> c_int;
     POPEN c"popen" => fn popen(command: Text, mode: Text) -> Pointer;
     FORK c"fork" => fn fork() -> c_int;

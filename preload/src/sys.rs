@@ -7,7 +7,7 @@
 
 use core::arch::asm;
 use core::ffi::{CStr, c_char};
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 use core::ops::Range;
 use core::ptr::NonNull;
 
@@ -116,10 +116,20 @@ pub fn open_read(path: &CStr) -> Result<i32, Errno> {
 
 /// Opens a file for reading by a path that the program passed, which may be no path.
 pub fn open_read_unchecked(path: *const c_char) -> Result<i32, Errno> {
-    let flags = abi::O_RDONLY | abi::O_CLOEXEC | abi::O_NOCTTY | abi::O_NONBLOCK;
+    open_read_in(abi::AT_FDCWD, path, 0)
+}
+
+/// The same as `execveat` finds it: from a folder on, or the descriptor itself.
+pub fn open_read_in(folder: i32, path: *const c_char, flags: i32) -> Result<i32, Errno> {
+    let follow = if flags & abi::AT_SYMLINK_NOFOLLOW != 0 { abi::O_NOFOLLOW } else { 0 };
+    let how = abi::O_RDONLY | abi::O_CLOEXEC | abi::O_NOCTTY | abi::O_NONBLOCK | follow;
     // SAFETY: the kernel answers EFAULT for a pointer that leads nowhere.
-    unsafe { syscall(abi::SYS_OPENAT, [abi::AT_FDCWD as usize, path as usize, flags as usize, 0, 0, 0]) }
-        .map(|fd| fd as i32)
+    let opened = unsafe { syscall(abi::SYS_OPENAT, [folder as usize, path as usize, how as usize, 0, 0, 0]) };
+    match opened {
+        // Of an empty path it says that there is no such file.
+        Err(Errno(abi::ENOENT)) if flags & abi::AT_EMPTY_PATH != 0 => duplicate_above(folder, 3),
+        opened => opened.map(|fd| fd as i32),
+    }
 }
 
 /// Whether executing the file gives a process rights that its user has not (file capabilities).
@@ -152,6 +162,29 @@ pub fn duplicate_above(fd: i32, lowest: i32) -> Result<i32, Errno> {
     let arguments = [fd as usize, abi::F_DUPFD_CLOEXEC as usize, lowest as usize, 0, 0, 0];
     // SAFETY: takes and returns numbers only.
     unsafe { syscall(abi::SYS_FCNTL, arguments) }.map(|fd| fd as i32)
+}
+
+/// Takes the next message from a socket, and the descriptor in it, close-on-exec. Waits for nobody.
+pub fn receive_descriptor(socket: i32) -> Result<i32, Errno> {
+    let mut byte = 0u8;
+    let mut vector = abi::IoVec { start: (&raw mut byte).cast(), len: 1 };
+    let mut rights = abi::Rights { len: 0, level: 0, kind: 0, descriptor: -1 };
+    let mut message = abi::MsgHdr {
+        name: core::ptr::null_mut(),
+        name_len: 0,
+        vector: &raw mut vector,
+        vector_len: 1,
+        control: (&raw mut rights).cast(),
+        control_len: size_of::<abi::Rights>(),
+        flags: 0,
+    };
+    let flags = abi::MSG_DONTWAIT | abi::MSG_CMSG_CLOEXEC;
+    // SAFETY: the structures are locals, and have the kernel's layout and the stated lengths.
+    unsafe { syscall(abi::SYS_RECVMSG, [socket as usize, &raw mut message as usize, flags as usize, 0, 0, 0])? };
+    let is_one = (rights.level, rights.kind) == (abi::SOL_SOCKET, abi::SCM_RIGHTS);
+    // A header with one number behind it.
+    let is_whole = rights.len == offset_of!(abi::Rights, descriptor) + size_of::<i32>();
+    if is_one && is_whole { Ok(rights.descriptor) } else { Err(Errno(abi::EIO)) }
 }
 
 /// What [`status`] tells of a file.

@@ -1,4 +1,4 @@
-//! The exec family and posix_spawn. A program that replaces itself is followed: the new image finds our request in its
+//! The exec family, posix_spawn and pidfd_spawn. A program that replaces itself is followed: the new image finds our request in its
 //! environment. Children, also those of vfork, are left alone, unless they are to be followed as well: then what they
 //! become finds the request of its nearest recorded ancestor, and makes a log of its own.
 //!
@@ -121,7 +121,7 @@ unsafe extern "C" fn execle_with(path: Text, registers: Texts, rest: Texts) -> c
     }
 }
 
-/// What exec does when the kernel has no memory for the arguments: a real call fails the same way and sets errno.
+/// What exec does when the kernel has no memory for the arguments, or has no such call: a real one fails and sets errno.
 unsafe fn out_of_memory() -> c_int {
     // SAFETY: no file is called "", so this fails.
     unsafe { real::execve(c"".as_ptr(), ptr::null(), ptr::null()) }
@@ -166,6 +166,26 @@ pub unsafe extern "C" fn fexecve(fd: c_int, arguments: Texts, environment: Texts
     }
 }
 
+/// In glibc since 2.34.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn execveat(
+    folder: c_int,
+    path: Text,
+    arguments: Texts,
+    environment: Texts,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the program's own arguments.
+    unsafe {
+        if real::EXECVEAT.address() == 0 {
+            return out_of_memory();
+        }
+        let request = request_for(environment, || sys::open_read_in(folder, path, flags), path);
+        let environment = request.as_ref().map_or(environment, WithRequest::as_ptr);
+        real::execveat(folder, path, arguments, environment, flags)
+    }
+}
+
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn posix_spawn(
     pid: *mut c_int,
@@ -197,6 +217,47 @@ pub unsafe extern "C" fn posix_spawnp(
         let request = request_for_child(environment, || open_on_path(CStr::from_ptr(file)));
         let environment = request.as_ref().map_or(environment, WithRequest::as_ptr);
         real::posix_spawnp(pid, file, actions, attributes, arguments, environment)
+    }
+}
+
+/// In glibc since 2.39.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn pidfd_spawn(
+    child: *mut c_int,
+    path: Text,
+    actions: *mut c_void,
+    attributes: *mut c_void,
+    arguments: Texts,
+    environment: Texts,
+) -> c_int {
+    // SAFETY: the program's own arguments.
+    unsafe {
+        if real::PIDFD_SPAWN.address() == 0 {
+            return abi::ENOSYS;
+        }
+        let request = request_for_child(environment, || sys::open_read_unchecked(path));
+        let environment = request.as_ref().map_or(environment, WithRequest::as_ptr);
+        real::pidfd_spawn(child, path, actions, attributes, arguments, environment)
+    }
+}
+
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn pidfd_spawnp(
+    child: *mut c_int,
+    file: Text,
+    actions: *mut c_void,
+    attributes: *mut c_void,
+    arguments: Texts,
+    environment: Texts,
+) -> c_int {
+    // SAFETY: the program's own arguments.
+    unsafe {
+        if real::PIDFD_SPAWNP.address() == 0 {
+            return abi::ENOSYS;
+        }
+        let request = request_for_child(environment, || open_on_path(CStr::from_ptr(file)));
+        let environment = request.as_ref().map_or(environment, WithRequest::as_ptr);
+        real::pidfd_spawnp(child, file, actions, attributes, arguments, environment)
     }
 }
 

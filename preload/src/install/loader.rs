@@ -194,8 +194,15 @@ fn answer(real: &Real, handle: *mut c_void, name: *const c_char, look: impl FnOn
         return jump;
     };
     let found = look();
-    let is_replaced = !found.is_null() && found as usize == hook.real.address();
-    Continuation { target: 0, answer: if is_replaced { hook.replacement as *mut c_void } else { found } }
+    let (ours, real) = (hook.replacement as *mut c_void, hook.real.address());
+    // What this libc has not, nobody finds by us.
+    let answer = match found {
+        found if !found.is_null() && found as usize == real => ours,
+        // SAFETY: the program's own name. It fails, so that `dlerror` has what to say.
+        found if found == ours && real == 0 => unsafe { real::dlsym(abi::RTLD_NEXT, name.as_ptr()) },
+        found => found,
+    };
+    Continuation { target: 0, answer }
 }
 
 /// After objects came or went: do they call us, is there an interpreter now, and are its allocators still wrapped?
