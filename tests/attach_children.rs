@@ -230,23 +230,46 @@ fn a_child_that_does_nothing_before_the_end_is_not_recorded_afterwards() {
     assert_eq!(children_with_captures(&capture), [busy]);
 }
 
+/// Whose child a process is.
+fn parent_of(pid: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap().parse().unwrap()
+}
+
+/// In a mount namespace of its own, with a root that can't be written to but for the folder of the test.
 #[test]
-fn a_process_with_other_files_is_recorded_without_its_children_only() {
+fn children_of_a_process_with_other_files_are_recorded_until_they_become_other_programs() {
     let scratch = Scratch::new("attach-family-namespace");
-    let capture = scratch.join("capture.bin");
+    // Its own files beside those of the recording.
+    let (inside, outside) = (scratch.join("inside"), scratch.join("outside"));
+    [&inside, &outside].into_iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    let script = "mount --rbind / /mnt && mount -o remount,bind,ro /mnt && mount --rbind \"$1\" \"/mnt$1\" && \
+                  exec chroot /mnt sh -c 'cd \"$1\" && exec \"$0\"' \"$0\" \"$1\"";
     let mut outer = Command::new("unshare");
-    outer.args(["--user", "--map-root-user", "--mount", "--fork", "--kill-child"]).arg(family(&scratch).get_program());
-    let mut parent = Parent::start(&mut outer, scratch.path());
-    let child = parent.start_working_child("f");
-    let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap();
-    let pid = status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap().to_string();
-    let output = memtrace().args(["attach", &pid, "--follow-fork", "-o"]).arg(&capture).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("can't be followed"), "{said}");
-    assert!(!capture.exists());
-    let shortly = ["attach", &pid, "--duration", "0.1", "-o"];
-    support::run(memtrace().args(shortly).arg(&capture));
-    parent.assert_goes_on(child);
+    outer.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]);
+    outer.arg(family(&scratch).get_program()).arg(&inside);
+    let mut parent = Parent::start(&mut outer, &inside);
+    let before = parent.start_working_child("f");
+    let pid = parent_of(before);
+    for name in ["first.bin", "second.bin"] {
+        let capture = outside.join(name);
+        let mut attached = Attached::start(pid, &capture);
+        let mut said = String::new();
+        attached.stderr.read_line(&mut said).unwrap();
+        assert!(said.contains("children are recorded until they become other programs"), "{said}");
+        let forked = [(); 5].map(|()| parent.start_working_child("f"));
+        let other = parent.start_working_child("s");
+        let said = attached.detach();
+        assert!(said.contains("with its children: 6 processes"), "{said}");
+        assert_recorded(&capture, &forked);
+        assert_eq!(children_with_captures(&capture).len(), forked.len());
+        let recorded = files(&outside);
+        let after = parent.start_working_child("f");
+        forked.into_iter().chain([other, before, after]).for_each(|child| parent.assert_goes_on(child));
+        assert_eq!(files(&outside), recorded);
+        // Logs that nobody took are gone.
+        assert!(recorded.keys().all(|name| !name.contains("spare")), "{recorded:?}");
+    }
 }
 
 #[test]
@@ -293,7 +316,11 @@ struct Server {
 
 impl Server {
     fn start(folder: &Path) -> Server {
-        let mut process = Command::new(support::servers())
+        Server::start_by(&mut Command::new(support::servers()), folder)
+    }
+
+    fn start_by(python: &mut Command, folder: &Path) -> Server {
+        let mut process = python
             .args(["-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2", "--max-requests", "30", "--chdir"])
             .arg(fixture("children"))
             .arg("service:app")
@@ -329,25 +356,44 @@ fn workers_that_a_server_starts_meanwhile_are_recorded_and_serve_on_afterwards()
     wait_until("a worker answers", || server.ask().is_some());
     let capture = scratch.join("capture.bin");
     let attached = Attached::start(server.process.id(), &capture);
+    record_workers(&server, attached, &capture);
+    kill(Pid::from_raw(server.process.id() as i32), Signal::SIGTERM).unwrap();
+    assert!(server.process.wait().unwrap().success());
+}
+
+/// As in a container: numbers and files are others than ours.
+#[test]
+fn workers_that_a_server_in_other_namespaces_starts_are_recorded_and_serve_on_afterwards() {
+    let scratch = Scratch::new("attach-gunicorn-namespaces");
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    let server = Server::start_by(command.arg(support::servers()), scratch.path());
+    wait_until("a worker answers", || server.ask().is_some());
+    let children = format!("/proc/{0}/task/{0}/children", server.process.id());
+    let pid = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    let capture = scratch.join("capture.bin");
+    let attached = Attached::start(pid, &capture);
+    record_workers(&server, attached, &capture);
+}
+
+fn record_workers(server: &Server, attached: Attached, capture: &Path) {
     // Until those that were there before have been replaced, and the new ones have worked.
     let mut answers = BTreeMap::<u32, u32>::new();
     wait_until("workers come and go", || {
         server.ask().into_iter().for_each(|worker| *answers.entry(worker).or_default() += 1);
-        children_with_captures(&capture).iter().filter(|worker| answers.get(worker) > Some(&5)).count() >= 3
+        children_with_captures(capture).iter().filter(|worker| answers.get(worker) > Some(&5)).count() >= 3
     });
     attached.detach();
-    let recorded = children_with_captures(&capture);
+    let recorded = children_with_captures(capture);
     let has_worked = |worker: &&u32| answers.get(worker) > Some(&5);
-    assert_recorded_workers(&capture, &recorded.iter().copied().filter(|it| has_worked(&it)).collect::<Vec<_>>());
-    let before = files(scratch.path());
+    assert_recorded_workers(capture, &recorded.iter().copied().filter(|it| has_worked(&it)).collect::<Vec<_>>());
+    let before = files(capture.parent().unwrap());
     let mut n_answers = 0;
     wait_until("the server serves on", || {
         n_answers += u32::from(server.ask().is_some());
         n_answers >= 80
     });
-    assert_eq!(files(scratch.path()), before);
-    kill(Pid::from_raw(server.process.id() as i32), Signal::SIGTERM).unwrap();
-    assert!(server.process.wait().unwrap().success());
+    assert_eq!(files(capture.parent().unwrap()), before);
 }
 
 /// The workers' captures have what their answers have left behind, and the report of all of them as well.

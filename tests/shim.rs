@@ -25,6 +25,7 @@ const HOOKS: &[&[&str]] = &[
 const CONTROL: &[&str] = &[
     "memtrace_start",
     "memtrace_stop",
+    "memtrace_take_logs_from",
     "memtrace_ignore_thread",
     "memtrace_name_thread",
     "memtrace_begin_objects",

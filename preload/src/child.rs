@@ -2,19 +2,95 @@
 //! was started, under the same name with the child's process id behind, and begins as a copy of its parent's first page.
 //! Called by `lifecycle`, in a child of fork at its first event, and in a program that a recorded one has started.
 //!
-//! It must never touch a file that was there before, but for the count of children in the first log.
+//! A program whose files are others than those of whoever keeps its log, as in a container, has no such place. Then empty
+//! logs wait in a socket that its children of fork inherit, and each takes the next one, without waiting for anybody.
+//!
+//! It must never touch a file that was there before, but for the count of children in the first log; nor take a descriptor
+//! of the program's for the socket.
 //!
 //! # Safety
 //! Dangerous: memory of its own as structures and texts, each as long as its page.
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use memtrace_format::{FIRST_BLOCK, FileHeader, HEADER_LEN, MAGIC, VERSION};
 
 use crate::sink::file::{self, MAX_PATH};
 use crate::{abi, sys};
+
+/// Where empty logs wait.
+struct Socket {
+    /// Negative when there is none.
+    fd: AtomicI32,
+    inode: AtomicU64,
+}
+
+static SOCKET: Socket = Socket { fd: AtomicI32::new(-1), inode: AtomicU64::new(0) };
+
+/// From now on children take their logs out of this socket, which stays the caller's. `false` when it is none.
+pub fn take_logs_from(socket: i32) -> bool {
+    make_logs();
+    let Ok(status) = sys::status(socket) else { return false };
+    if status.mode & abi::S_IFMT != abi::S_IFSOCK {
+        return false;
+    }
+    // Above those of the program, and ours to close.
+    let Ok(copy) = sys::duplicate_above(socket, 3).map(file::move_high) else { return false };
+    SOCKET.inode.store(status.inode, Ordering::Relaxed);
+    SOCKET.fd.store(copy, Ordering::Release);
+    true
+}
+
+/// From now on children make their logs themselves.
+pub fn make_logs() {
+    if let Some(socket) = SOCKET.current() {
+        sys::close(socket);
+    }
+    SOCKET.fd.store(-1, Ordering::Relaxed);
+}
+
+/// Whether children take their logs out of a socket.
+pub fn takes_logs() -> bool {
+    SOCKET.fd.load(Ordering::Relaxed) >= 0
+}
+
+impl Socket {
+    /// `None` when there is none, or the program has closed it; its number may be another file's then.
+    fn current(&self) -> Option<i32> {
+        let fd = self.fd.load(Ordering::Acquire);
+        let status = sys::status(fd).ok()?;
+        let is_ours = status.mode & abi::S_IFMT == abi::S_IFSOCK && status.inode == self.inode.load(Ordering::Relaxed);
+        is_ours.then_some(fd)
+    }
+}
+
+/// Takes the next log for this process, whose parent is `parent_pid`; its descriptor.
+pub fn take(parent_pid: u32) -> Option<i32> {
+    let fd = sys::receive_descriptor(SOCKET.current()?).ok()?;
+    let filled = fill(fd, parent_pid);
+    if filled.is_none() {
+        sys::close(fd);
+    }
+    filled.map(|()| fd)
+}
+
+/// Says in a log that was made in advance whose it is.
+fn fill(fd: i32, parent_pid: u32) -> Option<()> {
+    let mut page = Page::new()?;
+    let len = sys::read_at(fd, page.bytes(), 0).ok()?;
+    let header = page.header();
+    if len != HEADER_LEN || header.magic != MAGIC || header.version != VERSION || header.pid != 0 {
+        return None;
+    }
+    header.pid = sys::pid();
+    header.parent_pid = parent_pid;
+    header.pid_namespace = pid_namespace();
+    header.start_unix_nanos = sys::nanos(abi::CLOCK_REALTIME);
+    header.start_mono_nanos = sys::nanos(abi::CLOCK_MONOTONIC);
+    sys::write_at(fd, page.bytes(), 0).ok()
+}
 
 /// Process ids come again: so many of one program's children may have had the same.
 const MAX_NAMES: u32 = 100;

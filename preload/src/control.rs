@@ -15,7 +15,7 @@ use memtrace_format::answer::{self, Survivor};
 use memtrace_format::options::RecordOptions;
 
 use crate::guard::{self, MappingGuard};
-use crate::{environment, lifecycle, python, recorder, sys};
+use crate::{child, environment, lifecycle, python, recorder, sys};
 
 /// Starts recording into the log at an absolute path, which was made for this process. `options` are
 /// [`RecordOptions::to_bits`]; `shim` is where the programs that this one starts find our library, or null.
@@ -39,6 +39,7 @@ pub unsafe extern "C" fn memtrace_start(log: *const c_char, options: u32, shim: 
     if !shim.is_null() {
         // SAFETY: as the caller says.
         environment::keep_shim(unsafe { CStr::from_ptr(shim) }.to_bytes());
+        child::make_logs();
     }
     python::objects::forget();
     let has_begun = lifecycle::begin(&guard, log, RecordOptions::from_bits(options));
@@ -51,7 +52,18 @@ pub extern "C" fn memtrace_stop() -> c_int {
     let Some(guard) = MappingGuard::enter() else {
         return answer::BUSY;
     };
+    child::make_logs();
     if lifecycle::end(&guard) { answer::DONE } else { answer::NOT_RECORDING }
+}
+
+/// Children of the recording that begins next can't make a log: they find one in this socket, which stays the caller's.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn memtrace_take_logs_from(socket: c_int) -> c_int {
+    match lifecycle::is_recording() {
+        true => answer::RECORDING,
+        false if child::take_logs_from(socket) => answer::DONE,
+        false => answer::REFUSED,
+    }
 }
 
 /// Begins to record the lifetimes of Python objects, of a recording that has begun. The calling thread is attached to the

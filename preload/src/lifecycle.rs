@@ -180,6 +180,7 @@ fn begin_in_child() -> bool {
     let Some(log) = sink::file::current().filter(|_| is_first) else {
         return false;
     };
+    let parent_pid = pid();
     PID.store(sys::pid(), Ordering::Relaxed);
     lane::forget_all(&guard);
     meta::forget_all();
@@ -187,13 +188,18 @@ fn begin_in_child() -> bool {
     python::objects::forget_living();
     unwind::forget_all();
     sink::forget_all();
+    if child::takes_logs() {
+        log.count_child();
+        log.leave();
+        return child::take(parent_pid).is_some_and(|fd| record_into(&guard, || Log::open_handed(fd), options()));
+    }
     log.leave();
     begin_as_child(&guard, log.path(), options())
 }
 
 /// Records into a log that this process makes beside that of its nearest recorded ancestor.
 fn begin_as_child(guard: &Guard, parent: &CStr, options: RecordOptions) -> bool {
-    child::create(parent).is_some_and(|mut path| record_into(guard, path.as_c_str(), options))
+    child::create(parent).is_some_and(|mut path| record_into(guard, || Log::open(path.as_c_str()), options))
 }
 
 /// Whether what this process starts is recorded as well: in a child of vfork or fork, too.
@@ -205,7 +211,7 @@ pub fn follows_children() -> bool {
 /// already. Other threads may be running.
 pub fn begin(guard: &Guard, path: &CStr, options: RecordOptions) -> bool {
     let was_found = python::was_found();
-    let has_begun = record_into(guard, path, options);
+    let has_begun = record_into(guard, || Log::open(path), options);
     if has_begun {
         if was_found && options.python_allocators {
             python::adopt_allocators(guard);
@@ -216,13 +222,13 @@ pub fn begin(guard: &Guard, path: &CStr, options: RecordOptions) -> bool {
     has_begun
 }
 
-fn record_into(guard: &Guard, path: &CStr, options: RecordOptions) -> bool {
+fn record_into(guard: &Guard, open: impl FnOnce() -> Option<&'static Log>, options: RecordOptions) -> bool {
     if is_recording() {
         return false;
     }
     // It may have ended by itself.
     end(guard);
-    let Some(log) = Log::open(path) else {
+    let Some(log) = open() else {
         return false;
     };
     let header = log.header();

@@ -5,7 +5,7 @@
 //! It must never outlive its work.
 
 use std::io::{self, PipeWriter, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, anyhow};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -31,8 +31,9 @@ impl Waiting {
     }
 }
 
-/// Does the work and returns what it comes to. This process has one thread.
-pub fn run<T>(work: impl FnOnce(&Waiting) -> anyhow::Result<T>) -> anyhow::Result<T>
+/// Does the work and returns what it comes to. This process has one thread. Of its descriptors the work can use those that
+/// are `kept`.
+pub fn run<T>(kept: &[BorrowedFd<'_>], work: impl FnOnce(&Waiting) -> anyhow::Result<T>) -> anyhow::Result<T>
 where
     T: Serialize + DeserializeOwned,
 {
@@ -42,7 +43,7 @@ where
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
         let _ = setsid();
         // The sockets and locks of whoever waits must not stay when that is killed.
-        sys::close_all_but(pipe.as_fd());
+        sys::close_all_but(&[kept, &[pipe.as_fd()]].concat());
         let mut waiting = Waiting { pipe };
         let result = work(&waiting).map_err(|error| format!("{error:#}"));
         let _ = serde_json::to_vec(&result).map(|text| waiting.pipe.write_all(&text));
@@ -53,7 +54,8 @@ where
     let read = reader.read_to_end(&mut text);
     let _ = waitpid(child, None);
     read?;
-    let result: Result<T, String> = serde_json::from_slice(&text).context("the process that does the tracing has died")?;
+    let result: Result<T, String> =
+        serde_json::from_slice(&text).context("the process that does the tracing has died")?;
     result.map_err(|error| anyhow!("{error}"))
 }
 
@@ -63,11 +65,11 @@ mod tests {
 
     #[test]
     fn what_the_work_comes_to_comes_back_and_it_has_no_other_descriptors() {
-        assert_eq!(run(|waiting| Ok((waiting.is_there(), 7))).unwrap(), (true, 7));
-        let error = run::<()>(|_| Err(anyhow!("inner").context("outer"))).unwrap_err();
+        assert_eq!(run(&[], |waiting| Ok((waiting.is_there(), 7))).unwrap(), (true, 7));
+        let error = run::<()>(&[], |_| Err(anyhow!("inner").context("outer"))).unwrap_err();
         assert_eq!(error.to_string(), "outer: inner");
         let file = std::fs::File::open("/dev/null").unwrap();
-        let is_there = run(|_| Ok(file.metadata().is_ok())).unwrap();
-        assert!(!is_there && file.metadata().is_ok());
+        let is_there = |kept: &[BorrowedFd]| run(kept, |_| Ok(file.metadata().is_ok())).unwrap();
+        assert!(!is_there(&[]) && is_there(&[file.as_fd()]) && file.metadata().is_ok());
     }
 }

@@ -15,9 +15,8 @@ use super::process::Process;
 use super::{Start, sys};
 use crate::launch::running::Running;
 
-/// Length of a control message with two descriptors, `CMSG_SPACE(8)`; its header has 16 bytes.
-const CONTROL_LEN: usize = 24;
-const CONTROL_HEADER: u64 = 16;
+/// Bytes in front of the descriptors in a control message, `CMSG_LEN(0)`.
+const CONTROL_HEADER: usize = 16;
 
 /// The recorder's library and the log, as a process can use them that can't open ours.
 pub fn files(process: &Process, start: &Start<'_>) -> anyhow::Result<[File; 2]> {
@@ -40,8 +39,8 @@ pub fn give(log: &File, process: &Process) {
     let _ = fchown(log, Some(Uid::from_raw(process.user)), Some(Gid::from_raw(process.group)));
 }
 
-/// The numbers of copies of two descriptors in the process. They are closed on exec.
-pub fn send(thread: &mut Borrowed<'_, '_>, pid: Pid, descriptors: [BorrowedFd<'_>; 2]) -> anyhow::Result<[i32; 2]> {
+/// The numbers of copies of descriptors in the process. They are closed on exec.
+pub fn send(thread: &mut Borrowed<'_, '_>, pid: Pid, descriptors: &[BorrowedFd<'_>]) -> anyhow::Result<Vec<i32>> {
     let function = |name: &str| thread.function(name).with_context(|| format!("the process has no {name}"));
     let (socketpair, recvmsg, close) = (function("socketpair")?, function("recvmsg")?, function("close")?);
     let pair = thread.put(&[0; 8])?;
@@ -61,24 +60,29 @@ pub fn send(thread: &mut Borrowed<'_, '_>, pid: Pid, descriptors: [BorrowedFd<'_
 fn receive(
     thread: &mut Borrowed<'_, '_>,
     pid: Pid,
-    descriptors: [BorrowedFd<'_>; 2],
+    descriptors: &[BorrowedFd<'_>],
     pair: [i32; 2],
     recvmsg: u64,
-) -> anyhow::Result<[i32; 2]> {
+) -> anyhow::Result<Vec<i32>> {
     let process = Running::open(pid).context("cannot open the process")?;
     let socket = sys::copy_descriptor(process.fd().as_fd(), pair[0])
         .context("cannot hand files over to the process, which takes Linux 5.6")?;
-    sys::send_descriptors(socket.as_fd(), b"x", &descriptors.map(|fd| fd.as_raw_fd()))?;
-    let control = thread.put(&[0; CONTROL_LEN])?;
+    let ours: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    sys::send_descriptors(socket.as_fd(), b"x", &ours)?;
+    let control_len = CONTROL_HEADER + size_of::<i32>() * ours.len();
+    let control = thread.put(&vec![0; control_len.next_multiple_of(8)])?;
     let payload = thread.put(&[0; 8])?;
     let vector = thread.put(&words([payload, 1]))?;
     // `struct msghdr`: name and its length, the vector and its length, control and its length, flags.
-    let message = thread.put(&words([0, 0, vector, 1, control, CONTROL_LEN as u64, 0]))?;
+    let message = thread.put(&words([0, 0, vector, 1, control, control_len.next_multiple_of(8) as u64, 0]))?;
     let flags = (libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) as u64;
     let len = thread.call(recvmsg, &[pair[1] as u64, message, flags])?;
     ensure!(len == 1, "the process could not take the files that it was handed");
-    let numbers: [u8; 8] = thread.memory().read(control + CONTROL_HEADER)?;
-    Ok([&numbers[..4], &numbers[4..]].map(|bytes| i32::from_le_bytes(bytes.try_into().expect("four bytes"))))
+    let number = |index: usize| {
+        let place = control + (CONTROL_HEADER + size_of::<i32>() * index) as u64;
+        anyhow::Ok(i32::from_le_bytes(thread.memory().read(place)?))
+    };
+    (0..ours.len()).map(number).collect()
 }
 
 fn words<const N: usize>(words: [u64; N]) -> Vec<u8> {

@@ -64,7 +64,7 @@ pub struct Injector<'a> {
 }
 
 /// What a borrowed thread is to call. Looked up before it is borrowed.
-const FUNCTIONS: [&str; 9] = [
+const FUNCTIONS: [&str; 10] = [
     "__errno_location",
     "dlopen",
     "__libc_dlopen_mode",
@@ -74,6 +74,7 @@ const FUNCTIONS: [&str; 9] = [
     "close",
     "memtrace_start",
     "memtrace_stop",
+    "memtrace_take_logs_from",
 ];
 
 /// A thread that executes what we want.
@@ -136,7 +137,7 @@ impl<'a> Injector<'a> {
             .rev()
             .find(|object| self.memory.symbol(object, "memtrace_start").is_ok_and(|found| found.is_some()))
         {
-            for name in ["memtrace_start", "memtrace_stop"] {
+            for name in ["memtrace_start", "memtrace_stop", "memtrace_take_logs_from"] {
                 if let Ok(Some(address)) = self.memory.symbol(newest, name) {
                     self.functions.insert(name, address);
                 }

@@ -16,7 +16,7 @@ mod sys;
 mod tracer;
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub struct Start<'a> {
     pub shim: &'a Path,
     pub log: &'a Path,
     pub options: RecordOptions,
+    /// A socket with logs for children, if the process can't open ours: see [`follows_by_socket`].
+    pub logs: Option<BorrowedFd<'a>>,
 }
 
 /// The way into a process.
@@ -63,12 +65,21 @@ const MAX_TRIES: u32 = 20;
 
 /// Starts recording in a process.
 pub fn start(process: &Process, start: &Start<'_>, method: Method) -> anyhow::Result<Entered> {
-    if start.options.follow_fork {
-        allow_children(process, start)?;
+    if start.options.follow_fork && !process.shares_files && start.logs.is_none() {
+        let log = File::open(start.log).with_context(|| format!("cannot open {}", start.log.display()))?;
+        handover::give(&log, process);
     }
-    if method != Method::Ptrace {
+    if start.logs.is_some() && method == Method::RemoteExec {
+        bail!(
+            "the children of process {} ({}) can't be followed by remote execution, because its files are others than ours, \
+             as in a container: try --method ptrace",
+            process.pid,
+            process.name
+        );
+    }
+    if method != Method::Ptrace && start.logs.is_none() {
         let patience = if method == Method::Auto { PATIENCE } else { LONG_PATIENCE };
-        match apart::run(|_| remote::start(process, start, patience)) {
+        match apart::run(&[], |_| remote::start(process, start, patience)) {
             Ok(answer) => match answer::parts(answer) {
                 (answer::DONE, _) => return Ok(Entered::ByRemoteExec),
                 parts => bail!("process {} ({}) can't be recorded: {}", process.pid, process.name, refusal(parts)),
@@ -86,29 +97,20 @@ pub fn start(process: &Process, start: &Start<'_>, method: Method) -> anyhow::Re
 
 /// Whether the process opens the library and the log by our paths. Its children need these, too.
 fn is_by_path(process: &Process, start: &Start<'_>) -> bool {
-    process.shares_files || start.options.follow_fork
+    process.shares_files || start.options.follow_fork && start.logs.is_none()
 }
 
-fn allow_children(process: &Process, start: &Start<'_>) -> anyhow::Result<()> {
-    let (pid, name) = (process.pid, &process.name);
-    if !process.shares_root {
-        bail!(
-            "the children of process {pid} ({name}) can't be followed: its files are others than ours, as in a container; \
-             run memtrace in there, or without --follow-fork"
-        );
-    }
-    if !process.shares_files {
-        let log = File::open(start.log).with_context(|| format!("cannot open {}", start.log.display()))?;
-        handover::give(&log, process);
-    }
-    Ok(())
+/// Whether children that are to be followed can't make their logs beside ours, as in a container: then they need a socket
+/// out of which they take them.
+pub fn follows_by_socket(process: &Process, options: RecordOptions) -> bool {
+    options.follow_fork && !process.shares_root
 }
 
 /// Ends recording in a process, if need be by another method. `false` when nothing is recorded there, perhaps because
 /// another program runs in it now.
 pub fn stop(process: &Process, method: Method) -> anyhow::Result<bool> {
     if method == Method::RemoteExec
-        && let Ok(answer) = apart::run(|_| remote::stop(process, LONG_PATIENCE))
+        && let Ok(answer) = apart::run(&[], |_| remote::stop(process, LONG_PATIENCE))
         && answer != Some(answer::BUSY)
     {
         return Ok(answer == Some(answer::DONE));
@@ -118,20 +120,20 @@ pub fn stop(process: &Process, method: Method) -> anyhow::Result<bool> {
 
 /// For how long a thread of it was held up.
 fn start_by_ptrace(process: &Process, start: &Start<'_>) -> anyhow::Result<Duration> {
-    apart::run(|waiting| {
+    apart::run(start.logs.as_slice(), |waiting| {
         let mut injector = Injector::seize(process)?;
         let mut n_tries = 0;
         loop {
             n_tries += 1;
             let mut thread = injector.borrow_thread()?;
             ensure!(waiting.is_there(), "nobody keeps the log any more");
-            seccomp::check(process, thread.tid())?;
+            seccomp::check(process, thread.tid(), is_by_path(process, start))?;
             let places = if is_by_path(process, start) {
-                Places { shim: start.shim.to_owned(), log: start.log.to_owned(), descriptors: None }
+                Places { shim: start.shim.to_owned(), log: start.log.to_owned(), descriptors: Vec::new() }
             } else {
                 Places::handed_over(&mut thread, process, start)?
             };
-            let answer = load(&mut thread, &places).and_then(|()| begin(&mut thread, &places, start.options));
+            let answer = load(&mut thread, &places).and_then(|()| begin(&mut thread, &places, start));
             places.close(&mut thread);
             let answer = answer?;
             let held_up = thread.give_back();
@@ -145,7 +147,7 @@ fn start_by_ptrace(process: &Process, start: &Start<'_>) -> anyhow::Result<Durat
 }
 
 fn stop_by_ptrace(process: &Process) -> anyhow::Result<bool> {
-    apart::run(|_| {
+    apart::run(&[], |_| {
         let mut injector = Injector::seize(process)?;
         let Some(stop) = injector.function("memtrace_stop") else { return Ok(false) };
         let mut n_tries = 0;
@@ -168,21 +170,23 @@ fn stop_by_ptrace(process: &Process) -> anyhow::Result<bool> {
 struct Places {
     shim: PathBuf,
     log: PathBuf,
-    /// In the process, until they were opened.
-    descriptors: Option<[i32; 2]>,
+    /// In the process, until they were opened: of the library, the log, and the socket with logs for children, if there
+    /// is one. None when paths will do.
+    descriptors: Vec<i32>,
 }
 
 impl Places {
     fn handed_over(thread: &mut Borrowed<'_, '_>, process: &Process, start: &Start<'_>) -> anyhow::Result<Places> {
         let [shim, log] = handover::files(process, start)?;
-        let descriptors = handover::send(thread, process.pid, [shim.as_fd(), log.as_fd()])?;
-        let [shim, log] = descriptors.map(|fd| PathBuf::from(format!("/proc/self/fd/{fd}")));
-        Ok(Places { shim, log, descriptors: Some(descriptors) })
+        let ours: Vec<BorrowedFd> = [shim.as_fd(), log.as_fd()].into_iter().chain(start.logs).collect();
+        let descriptors = handover::send(thread, process.pid, &ours)?;
+        let [shim, log] = [0, 1].map(|index| PathBuf::from(format!("/proc/self/fd/{}", descriptors[index])));
+        Ok(Places { shim, log, descriptors })
     }
 
     fn close(&self, thread: &mut Borrowed<'_, '_>) {
         if let Some(close) = thread.function("close") {
-            for fd in self.descriptors.iter().flatten() {
+            for fd in &self.descriptors {
                 let _ = thread.call(close, &[*fd as u64]);
             }
         }
@@ -216,15 +220,24 @@ fn load(thread: &mut Borrowed<'_, '_>, places: &Places) -> anyhow::Result<()> {
     thread.reload()
 }
 
-fn begin(thread: &mut Borrowed<'_, '_>, places: &Places, options: RecordOptions) -> anyhow::Result<i32> {
-    let start = thread.function("memtrace_start").context("the recorder is not in the process")?;
+fn begin(thread: &mut Borrowed<'_, '_>, places: &Places, start: &Start<'_>) -> anyhow::Result<i32> {
+    let function = thread.function("memtrace_start").context("the recorder is not in the process")?;
+    if let Some(socket) = places.descriptors.get(2) {
+        let answer = match thread.function("memtrace_take_logs_from") {
+            Some(function) => thread.call(function, &[*socket as u64])? as i32,
+            None => answer::REFUSED,
+        };
+        if answer != answer::DONE {
+            return Ok(answer);
+        }
+    }
     let log = thread.put_text(places.log.as_os_str().as_bytes())?;
     // Programs that it starts can't open what was handed over.
-    let shim = match places.descriptors {
-        None => thread.put_text(places.shim.as_os_str().as_bytes())?,
-        Some(_) => 0,
+    let shim = match places.descriptors.as_slice() {
+        [] => thread.put_text(places.shim.as_os_str().as_bytes())?,
+        _ => 0,
     };
-    Ok(thread.call(start, &[log, u64::from(options.to_bits()), shim])? as i32)
+    Ok(thread.call(function, &[log, u64::from(start.options.to_bits()), shim])? as i32)
 }
 
 /// Why the recorder does not record, in words.

@@ -53,8 +53,14 @@ const CALLS: [(i64, [u64; 4]); 32] = [
     (libc::SYS_futex, [1 << 20, (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as u64, 2, 0]),
 ];
 
+/// And to be handed what it can't open by a path.
+const CALLS_OF_HANDOVER: [(i64, [u64; 4]); 2] = [
+    (libc::SYS_socketpair, [libc::AF_UNIX as u64, (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as u64, 0, 1 << 20]),
+    (libc::SYS_recvmsg, [3, 1 << 20, (libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) as u64, 0]),
+];
+
 /// An error says that the process would not survive. `tid` is a stopped thread of it.
-pub fn check(process: &Process, tid: Pid) -> anyhow::Result<()> {
+pub fn check(process: &Process, tid: Pid, is_by_path: bool) -> anyhow::Result<()> {
     let theirs = filters_of(tid);
     if theirs.is_empty() {
         return Ok(());
@@ -67,8 +73,10 @@ pub fn check(process: &Process, tid: Pid) -> anyhow::Result<()> {
         match sys::seccomp_filter(tid, index) {
             Ok(None) => return Ok(()),
             Ok(Some(filter)) => {
+                let further: &[_] = if is_by_path { &[] } else { &CALLS_OF_HANDOVER };
+                let mut calls = CALLS.iter().chain(further);
                 if let Some((number, _)) =
-                    CALLS.iter().find(|(number, arguments)| !is_let_through(&filter, *number, arguments))
+                    calls.find(|(number, arguments)| !is_let_through(&filter, *number, arguments))
                 {
                     bail!(
                         "process {pid} ({name}) can't be recorded: its filter of system calls (seccomp) would end it for \

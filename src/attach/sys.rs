@@ -25,10 +25,10 @@ pub fn fork() -> io::Result<Option<Pid>> {
 }
 
 /// In the copy: closes all descriptors that it has from the original, but for the standard streams.
-pub fn close_all_but(kept: BorrowedFd<'_>) {
+pub fn close_all_but(kept: &[BorrowedFd<'_>]) {
     let all = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let all: Vec<i32> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for fd in all.into_iter().filter(|fd| *fd > 2 && *fd != kept.as_raw_fd()) {
+    for fd in all.into_iter().filter(|fd| *fd > 2 && kept.iter().all(|kept| kept.as_raw_fd() != *fd)) {
         // SAFETY: whatever owns it is the original's, and is neither used nor dropped here.
         unsafe { libc::close(fd) };
     }

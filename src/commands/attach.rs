@@ -27,6 +27,7 @@ use crate::launch::family::{self, Family, Totals};
 use crate::launch::log::{Finished, Log};
 use crate::launch::running::{Running, Until};
 use crate::launch::signals::Signals;
+use crate::launch::spares::Spares;
 use crate::launch::{clock, shim};
 use crate::terminal;
 use crate::units::{bytes, count};
@@ -66,7 +67,13 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
         AttachMethod::RemoteExec => Method::RemoteExec,
         AttachMethod::Ptrace => Method::Ptrace,
     };
-    let entered = match attach::start(&process, &Start { shim: &shim, log: &path, options }, method) {
+    let spares = attach::follows_by_socket(&process, options).then(|| Spares::new(&log, process.pid)).transpose();
+    let entered = spares.and_then(|spares| {
+        let logs = spares.as_ref().map(Spares::socket);
+        let entered = attach::start(&process, &Start { shim: &shim, log: &path, options, logs }, method)?;
+        Ok((entered, spares))
+    });
+    let (entered, spares) = match entered {
         Ok(entered) => entered,
         Err(error) => {
             log.discard();
@@ -82,7 +89,10 @@ pub fn attach(args: &AttachArgs) -> anyhow::Result<ExitCode> {
     } else if !args.quiet {
         say(&format!("recording process {} ({}); Ctrl-C ends it", process.pid, process.name));
     }
-    let mut family = args.follow_fork.then(|| Family::new(&log, args.recording.compression()));
+    if spares.is_some() && !args.quiet {
+        say("its files are others than ours: children are recorded until they become other programs");
+    }
+    let mut family = args.follow_fork.then(|| Family::new(&log, args.recording.compression()).with(spares));
     let watched = running.watch(&signals, &mut log, family.as_mut(), &mut server, args.duration);
     log.refuse_others();
     if method == Method::RemoteExec && watched.until == Until::Asked {

@@ -1,5 +1,5 @@
 //! The children of a recorded program, and theirs: each makes a log itself (`preload/src/child.rs`) and counts itself in
-//! the first one. Here those logs are noticed, sampled, compressed and finished, until the program ends or is left. Called
+//! the first one, or takes one of those that we have made in advance (`spares`). Here those logs are noticed, sampled, compressed and finished, until the program ends or is left. Called
 //! by `watch` and `running`.
 //! It must never end a process, nor have more files open than it can afford, however many come and go.
 
@@ -18,6 +18,7 @@ use crate::capture::info::{CaptureEnd, Exit};
 use crate::launch::clock;
 use crate::launch::log::{Compression, Log, Progress, read_header};
 use crate::launch::member::Member;
+use crate::launch::spares::Spares;
 
 /// So many are looked after at a time. Those that come later wait, which makes them larger and takes nothing else away.
 const MAX_MEMBERS: usize = 64;
@@ -34,8 +35,12 @@ pub struct Family {
     /// When the program started: what is older is of another run.
     since_unix_nanos: u64,
     compression: Compression,
+    /// Logs for children that can't make any.
+    spares: Option<Spares>,
     n_announced: u32,
     announced: Instant,
+    /// In the logs of children, where theirs have counted themselves.
+    n_announced_below: u64,
     known: HashSet<PathBuf>,
     waiting: VecDeque<(PathBuf, FileHeader)>,
     members: Vec<Member>,
@@ -74,14 +79,21 @@ impl Family {
             root: root.path().to_owned(),
             since_unix_nanos,
             compression,
+            spares: None,
             n_announced: 0,
             announced: Instant::now(),
+            n_announced_below: 0,
             known: HashSet::new(),
             waiting: VecDeque::new(),
             members: Vec::new(),
             next: 0,
             totals: Totals::default(),
         }
+    }
+
+    /// The same, of children that take their logs out of `spares`, if there are some.
+    pub fn with(self, spares: Option<Spares>) -> Family {
+        Family { spares, ..self }
     }
 
     /// Samples all that live, and takes leave of the others.
@@ -95,6 +107,8 @@ impl Family {
         if are_missing && self.announced.elapsed() < LONGEST_CREATION {
             self.look_for_logs();
         }
+        let begun = self.spares.as_mut().map(Spares::take_up);
+        self.add_all(begun.into_iter().flatten());
         let ended = self.take_ended();
         self.members.iter_mut().for_each(Member::sample);
         for member in ended {
@@ -121,15 +135,23 @@ impl Family {
     /// whether a process has. `end` finishes their logs.
     pub fn stop(&mut self, root: &Log, stop: &mut dyn FnMut(Pid) -> bool) {
         let start = Instant::now();
+        self.spares.iter_mut().for_each(Spares::take_back);
         loop {
             self.look_for_logs();
+            let are_coming = match self.spares.as_mut().map(Spares::take_up_last) {
+                Some((are_coming, begun)) => {
+                    self.add_all(begun);
+                    are_coming
+                }
+                None => self.totals.n_processes() < u64::from(root.n_children()),
+            };
             self.take_up();
             let left: Vec<_> = self.members.extract_if(.., |member| !member.stop(stop)).collect();
             self.leave(left);
             if !self.waiting.is_empty() {
                 // These make room.
                 self.take_ended().into_iter().for_each(|member| self.finish(member, &mut || false));
-            } else if self.totals.n_processes() >= u64::from(root.n_children()) || start.elapsed() > LONGEST_CREATION {
+            } else if !are_coming || start.elapsed() > LONGEST_CREATION {
                 break;
             } else {
                 std::thread::sleep(BETWEEN_LOOKS);
@@ -161,7 +183,8 @@ impl Family {
         self.totals.n_left += self.waiting.len() as u64;
         let left = std::mem::take(&mut self.members);
         self.leave(left);
-        self.totals.n_missing = u64::from(self.n_announced).saturating_sub(self.totals.n_processes());
+        let n_announced = u64::from(self.n_announced) + self.n_announced_below;
+        self.totals.n_missing = n_announced.saturating_sub(self.totals.n_processes());
         self.totals
     }
 
@@ -174,10 +197,16 @@ impl Family {
             if !self.known.contains(&path)
                 && let Some(header) = read_header(&path).filter(|header| self.is_ours(header))
             {
-                self.known.insert(path.clone());
-                self.totals.logs.push(path.clone());
-                self.waiting.push_back((path, header));
+                self.add_all([(path, header)]);
             }
+        }
+    }
+
+    fn add_all(&mut self, logs: impl IntoIterator<Item = (PathBuf, FileHeader)>) {
+        for (path, header) in logs {
+            self.known.insert(path.clone());
+            self.totals.logs.push(path.clone());
+            self.waiting.push_back((path, header));
         }
     }
 
@@ -189,7 +218,8 @@ impl Family {
         while self.members.len() < MAX_MEMBERS
             && let Some((path, header)) = self.waiting.pop_front()
         {
-            match Member::open(&path, &header, self.compression) {
+            let visible = self.spares.as_ref().map(Spares::pid_namespace);
+            match Member::open(&path, &header, self.compression, visible) {
                 Ok(member) => self.members.push(member),
                 Err(_) => self.totals.n_left += 1,
             }
@@ -199,6 +229,7 @@ impl Family {
     /// They go on writing their logs.
     fn leave(&mut self, members: Vec<Member>) {
         self.totals.n_left += members.len() as u64;
+        self.n_announced_below += members.iter().map(|member| u64::from(member.log.n_children())).sum::<u64>();
         members.into_iter().for_each(|member| member.log.leave());
     }
 
@@ -209,6 +240,7 @@ impl Family {
             exit: Exit::Unknown,
             peak_rss_bytes: member.memory.peak_bytes,
         };
+        self.n_announced_below += u64::from(member.log.n_children());
         // A program may do anything to its log; then it is left as it is.
         if let Ok(finished) = member.log.finish(&end, is_enough) {
             self.totals.n_events += finished.n_events;

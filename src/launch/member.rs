@@ -2,11 +2,12 @@
 //! ended. Called by `family`.
 //! It must never take a log for finished that somebody still writes to: what is cut off under a mapping ends that process.
 
+use std::fmt::Display;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use memtrace_format::FileHeader;
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -23,20 +24,24 @@ pub struct Member {
 }
 
 impl Member {
-    /// Takes a child's log up.
-    pub fn open(path: &Path, header: &FileHeader, compression: Compression) -> Result<Member> {
-        let own = fs::metadata("/proc/self/ns/pid").context("cannot tell in which namespace we are")?;
-        if u64::from(header.pid_namespace) != own.ino() {
-            bail!("its process has another number here");
-        }
-        let pid = Pid::from_raw(header.pid as i32);
-        let process = match Running::open(pid) {
-            Ok(process) => Some(process),
+    /// Takes a child's log up. Processes of `visible`, a namespace below ours, are known to be seen here.
+    pub fn open(path: &Path, header: &FileHeader, compression: Compression, visible: Option<u32>) -> Result<Member> {
+        let own = pid_namespace("self").context("cannot tell in which namespace we are")?;
+        let pid = match header.pid_namespace == own {
+            true => Some(Pid::from_raw(header.pid as i32)),
+            false => seen_from_here(header),
+        };
+        let is_visible = header.pid_namespace == own || Some(header.pid_namespace) == visible;
+        ensure!(pid.is_some() || is_visible, "nobody can tell whether its process goes on");
+        let process = match pid.map(Running::open).transpose() {
+            Ok(process) => process,
             Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => None,
             Err(error) => return Err(error).context("cannot watch its process"),
         };
         let log = Log::adopt(path, compression)?;
-        Ok(Member { log, memory: Memory::open(pid), process })
+        // Of one that has ended nothing is read.
+        let memory = Memory::open(pid.unwrap_or(Pid::from_raw(header.pid as i32)));
+        Ok(Member { log, memory, process })
     }
 
     pub fn has_ended(&self) -> bool {
@@ -59,4 +64,24 @@ impl Member {
     pub fn sample(&mut self) {
         self.log.sample(self.memory.resident_bytes());
     }
+}
+
+/// The number of the namespace in which a process has its id.
+pub fn pid_namespace(process: impl Display) -> Option<u32> {
+    Some(fs::metadata(format!("/proc/{process}/ns/pid")).ok()?.ino() as u32)
+}
+
+/// The number here of a process that is known by its number in a namespace below ours; `None` when it can't be seen.
+fn seen_from_here(header: &FileHeader) -> Option<Pid> {
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_it = |pid: &i32| {
+        let inner = || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+            numbers.split_whitespace().last()?.parse::<u32>().ok()
+        };
+        pid_namespace(pid) == Some(header.pid_namespace) && inner() == Some(header.pid)
+    };
+    pids.find(is_it).map(Pid::from_raw)
 }

@@ -21,3 +21,4 @@ pub mod watch;
 pub mod family;
 pub mod member;
 pub mod running;
+pub mod spares;

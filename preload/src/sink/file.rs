@@ -171,6 +171,16 @@ impl Log {
         log
     }
 
+    /// The same of a descriptor that was handed over. Nobody can open it again by a path.
+    pub fn open_handed(fd: i32) -> Option<&'static Log> {
+        let fd = move_high(fd);
+        let log = Log::of(fd, c"");
+        if log.is_none() {
+            sys::close(fd);
+        }
+        log
+    }
+
     fn of(fd: i32, path: &CStr) -> Option<&'static Log> {
         let identity = sys::status(fd).ok()?;
         let is_mappable = sys::file_system(fd).is_ok_and(|magic| MAPPABLE_FILE_SYSTEMS.contains(&magic));
@@ -273,6 +283,16 @@ impl Log {
         }
     }
 
+    /// Counts a child of this process, in that child, before it has left the log.
+    pub fn count_child(&self) {
+        let fd = self.fd.load(Ordering::Relaxed);
+        // A page behind the end of the file, if the program has cut it off, can't be touched.
+        let mut probe = [0; 1];
+        if fd >= 0 && self.is_its(fd) && sys::read_at(fd, &mut probe, HEADER_LEN as u64 - 1) == Ok(1) {
+            self.header.n_children().fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
     fn is_its(&self, fd: i32) -> bool {
         let expected = self.identity;
         sys::status(fd).is_ok_and(|found| (found.device, found.inode) == (expected.device, expected.inode))
@@ -358,7 +378,7 @@ pub fn stop(reason: u32, errno: Errno) {
 }
 
 /// Moves a descriptor out of the way of the program's own.
-fn move_high(fd: i32) -> i32 {
+pub fn move_high(fd: i32) -> i32 {
     let numbers = if elf::is_late() { &LATE_DESCRIPTORS[..] } else { &HIGH_DESCRIPTORS };
     for &lowest in numbers {
         if fd >= lowest {
