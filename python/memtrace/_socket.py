@@ -36,7 +36,6 @@ class SocketReader:
         self._connection = connection
         self._command_line = connection.command_line
         self._pid = connection.pid
-        self._has_native_traces = False
         return self
 
     def __exit__(
@@ -67,7 +66,7 @@ class SocketReader:
 
     @property
     def has_native_traces(self) -> bool:
-        """Whether there are native stacks: known as soon as something was allocated."""
+        """Whether native stacks are recorded. Of a program under ``memtrace run`` that is known when there are some."""
         return self._has_native_traces if self._connection is None else self._connection.has_native_traces
 
     def get_current_snapshot(self, *, merge_threads: bool) -> Iterator[AllocationRecord]:

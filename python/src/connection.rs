@@ -59,6 +59,7 @@ impl Connection {
             return Err(PyOSError::new_err("nobody waits for the recording any more"));
         };
         let follower = Follower::open(&status.log, NativeStacks::Recorded).map_err(os_error)?;
+        py.detach(|| client.has_opened());
         let facts = &follower.model().process().facts;
         let (command_line, pid) = (facts.command_line.join(" "), facts.pid);
         Ok(Connection {

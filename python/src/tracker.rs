@@ -115,9 +115,13 @@ impl Tracker {
         }
         let native_stacks = if native_traces { NativeStacks::Always } else { NativeStacks::Never };
         let mut options = RecordOptions { python_allocators: trace_python_allocators, native_stacks, follow_fork };
-        let python_allocator = allocator::current(py);
-        let object_lifetimes = track_object_lifetimes;
-        let tracked = Tracked { os_tid: 0, n_hidden_frames: 0, python_allocator, object_lifetimes };
+        let tracked = Tracked {
+            os_tid: 0,
+            n_hidden_frames: 0,
+            python_allocator: allocator::current(py),
+            object_lifetimes: track_object_lifetimes,
+            native_stacks: native_traces,
+        };
         let info = info(py, &options, tracked)?;
         let (path, is_kept, compression, server) = match destination {
             Destination::File { path, .. } if is_null_device(&path) => (nameless(), false, Compression::Never, None),

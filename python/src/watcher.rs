@@ -39,6 +39,9 @@ struct Shared {
 /// While somebody may ask, between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// For so long the end of a recording waits for readers that have just come.
+const LONGEST_OPENING: Duration = Duration::from_secs(2);
+
 impl Watcher {
     /// Begins to watch; returns when the thread runs, so that its start is not part of the recording. Logs are aggregated
     /// in the end, if that is wanted. With a server, the
@@ -134,6 +137,7 @@ impl Shared {
                 }
             }
             if has_ended {
+                server.iter_mut().for_each(|server| self.await_readers(server, &mut memory));
                 break;
             }
             thread::park_timeout(wait);
@@ -153,6 +157,16 @@ impl Shared {
         });
         // Whoever watches is let go only here, and so finds the end.
         finished
+    }
+
+    /// Lets those open the log who know where it is, so that a recording can be as short as it likes. One who is stopped is
+    /// not waited for.
+    fn await_readers(&self, server: &mut Server, memory: &mut Memory) {
+        let start = Instant::now();
+        while server.is_awaited() && start.elapsed() < LONGEST_OPENING {
+            thread::sleep(Duration::from_millis(1));
+            self.answer(server, memory);
+        }
     }
 
     fn answer(&self, server: &mut Server, memory: &mut Memory) {

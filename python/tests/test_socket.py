@@ -114,6 +114,24 @@ wait()
 """
 
 
+#: A reader that knows where the log is and never opens it.
+STOPS_WHEN_ANSWERED = """
+import glob, json, os, socket, sys, time
+port = int(sys.argv[1])
+folders = [os.environ.get("XDG_RUNTIME_DIR", "/tmp") + "/memtrace", f"/tmp/memtrace-{os.geteuid()}"]
+found = []
+while not found:
+    found = [path for folder in folders for path in glob.glob(f"{folder}/{port}.token")]
+    time.sleep(0.01)
+time.sleep(0.1)
+with socket.create_connection(("127.0.0.1", port)) as stream:
+    request = {"token": open(found[0]).read(), "request": "watch"}
+    stream.sendall(json.dumps(request).encode() + b"\\n")
+    assert b"log" in stream.makefile("rb").readline()
+    time.sleep(60)
+"""
+
+
 def sizes(reader: SocketReader, size: int, merge_threads: bool = True) -> List[int]:
     """Of what `make` made, so many bytes at a time."""
     total = size + EXTRA
@@ -190,6 +208,42 @@ class Reading(unittest.TestCase):
             self.assertIn("make", [function for function, _, _ in made.hybrid_stack_trace()])
             program.go_on()
             program.end()
+
+    def test_that_they_will_be_is_known_before_there_are_any(self) -> None:
+        for is_native in (True, False):
+            port = free_port()
+            code = f"""
+                with Tracker(destination=destination, native_traces={is_native}):
+                    wait()
+                """
+            with Program(code, port) as program, SocketReader(port) as reader:
+                self.assertIs(reader.has_native_traces, is_native)
+                program.go_on()
+                program.end()
+            self.assertIs(reader.has_native_traces, is_native)
+
+    def test_a_recording_can_end_at_once(self) -> None:
+        code = f"""
+            tracker = Tracker(destination=destination)
+            with tracker:
+                kept = make({ONE})
+            os._exit(0)
+            """
+        for _ in range(10):
+            port = free_port()
+            with Program(code, port) as program, SocketReader(port) as reader:
+                program.process.wait()
+                self.assertFalse(reader.is_active)
+                self.assertEqual(len(sizes(reader, ONE)), 1)
+
+    def test_who_comes_and_stops_holds_nobody_up_for_long(self) -> None:
+        port = free_port()
+        with Program(f"with Tracker(destination=destination): kept = make({ONE})", port) as program:
+            with subprocess.Popen([sys.executable, "-c", STOPS_WHEN_ANSWERED, str(port)]) as reader:
+                try:
+                    program.end()
+                finally:
+                    reader.kill()
 
     def test_what_was_killed_can_still_be_asked_about(self) -> None:
         port = free_port()

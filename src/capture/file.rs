@@ -309,6 +309,7 @@ fn facts(header: &FileHeader, behind: &[u8]) -> Facts {
             facts.script = info.script;
             facts.python_allocators = info.python_allocators;
             facts.tracked = info.tracked;
+            facts.has_native_stacks = info.tracked.is_some_and(|tracked| tracked.native_stacks);
             facts.aggregated = info.aggregated;
         }
         None => {

@@ -78,7 +78,13 @@ fn lanes_are_merged_in_the_order_of_turns() {
 #[test]
 fn frames_outside_of_what_a_tracker_recorded_are_not_shown() {
     let mut log = Log::new();
-    log.info.tracked = Some(Tracked { os_tid: 100, n_hidden_frames: 1, python_allocator: 1, object_lifetimes: false });
+    log.info.tracked = Some(Tracked {
+        os_tid: 100,
+        n_hidden_frames: 1,
+        python_allocator: 1,
+        object_lifetimes: false,
+        native_stacks: false,
+    });
     log.python();
     log.code(1, "main", "app.py", 1);
     log.code(2, "work", "app.py", 10);

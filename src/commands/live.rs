@@ -23,7 +23,9 @@ pub fn run(args: &LiveArgs) -> Result<ExitCode> {
         None => Client::connect(args.number)?,
     };
     if let Some(status) = client.watch(|| true)? {
-        watch(&status.log)?;
+        let mut logs = Logs::new(&status.log)?;
+        client.has_opened();
+        terminal::live::show(&mut logs)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -79,6 +79,12 @@ impl Client {
         self.status_in(answer).map(Some)
     }
 
+    /// Says that the log is open, for which a recording that ends waits a moment.
+    pub fn has_opened(&mut self) {
+        // When nobody wants to know it any more, nobody waits.
+        let _ = self.request(&Request::Opened);
+    }
+
     /// Whether the other side is there. It says nothing unasked.
     pub fn is_connected(&self) -> bool {
         !self.has_more(Duration::ZERO)

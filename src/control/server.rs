@@ -53,8 +53,10 @@ struct Peer {
     token: Option<String>,
     /// What came of the next lines.
     lines: Vec<u8>,
-    /// Whether it was told as a viewer where the log is.
+    /// Whether it was told as a viewer where the log is…
     is_watching: bool,
+    /// …and has opened it.
+    has_opened: bool,
 }
 
 trait Stream: Read + Write + AsFd + Send {}
@@ -118,6 +120,11 @@ impl Server {
         self.peers.iter().any(|peer| peer.is_watching)
     }
 
+    /// Whether somebody is still there who was told so and has not opened it yet.
+    pub fn is_awaited(&self) -> bool {
+        self.peers.iter().any(|peer| peer.is_watching && !peer.has_opened)
+    }
+
     fn admit_all(&mut self) {
         while let Some(stream) = self.local.as_ref().and_then(Local::accept) {
             self.admit(stream, None);
@@ -134,7 +141,7 @@ impl Server {
             };
             self.peers.remove(oldest);
         }
-        self.peers.push(Peer { stream, token, lines: Vec::new(), is_watching: false });
+        self.peers.push(Peer { stream, token, lines: Vec::new(), is_watching: false, has_opened: false });
     }
 }
 
@@ -234,6 +241,7 @@ impl Peer {
             let told = match serde_json::from_slice::<Sent>(&line) {
                 Ok(sent) if self.is_known(&sent) => {
                     self.is_watching |= sent.request == Request::Watch;
+                    self.has_opened |= sent.request == Request::Opened;
                     answer(sent.request)
                 }
                 Err(error) if self.token.is_none() => {

@@ -221,6 +221,7 @@ pub fn answer(pid: Pid, log: &mut Log, memory: &mut Memory, request: Request) ->
             rss_bytes: memory.resident_bytes(),
             peak_rss_bytes: memory.peak_bytes,
         }),
+        Request::Opened => Answer::Done { changed: true },
         Request::Pause | Request::Resume if log.is_paused() == (request == Request::Pause) => {
             Answer::Done { changed: false }
         }

@@ -21,7 +21,7 @@ pub struct Facts {
     pub tracked: Option<Tracked>,
     /// What became of the events, when others stand for them.
     pub aggregated: Option<Aggregated>,
-    /// Whether there are native stacks.
+    /// Whether native stacks are recorded: of `memtrace run`, known when there are some.
     pub has_native_stacks: bool,
     pub pid: u32,
     /// Of a child that was followed: its nearest recorded ancestor.
@@ -63,6 +63,8 @@ pub struct Tracked {
     pub python_allocator: u8,
     /// Whether lifetimes of objects are recorded.
     pub object_lifetimes: bool,
+    /// Whether native stacks are, should anything be allocated.
+    pub native_stacks: bool,
 }
 
 /// What is left to say of the events of a log in which fewer stand for them.
