@@ -410,6 +410,9 @@ pub struct PageArgs {
     /// Changes nothing: a page never needs the web
     #[arg(long)]
     pub no_web: bool,
+    /// A JSON object with the text of code that is in no file: cells of a notebook, by the names that frames have
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub typed_sources: Option<PathBuf>,
 }
 
 fn percent(text: &str) -> Result<f64, String> {

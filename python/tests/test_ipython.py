@@ -1,5 +1,6 @@
 """The magics, in a shell without a terminal and in a notebook that a kernel of its own executes. They need IPython."""
 
+import base64
 import importlib.util
 import json
 import re
@@ -8,6 +9,7 @@ import sys
 import tempfile
 import textwrap
 import unittest
+import zlib
 from pathlib import Path
 from typing import Any, List, Tuple
 
@@ -32,6 +34,13 @@ shown = [it["data"].get("text/html", "") for it in shell.display_pub.outputs]
 left = [name for name in shell.user_ns if name.startswith("__memtrace")]
 json.dump({"html": shown, "left": left + shell.ast_transformers}, open("outcome.json", "w"))
 """
+
+
+def text_of(page: Path) -> str:
+    """What its data have as text: names, and lines of code."""
+    _, _, rest = page.read_text().partition('<script type="application/octet-stream" id="data">')
+    data = zlib.decompress(base64.b64decode(rest.partition("</script>")[0]), wbits=-15)
+    return data[4 : 4 + int.from_bytes(data[:4], "little")].decode()
 
 
 class InFolder(unittest.TestCase):
@@ -74,7 +83,7 @@ class Magics(InFolder):
         self.assertIn(f"Results saved to {page.relative_to(self.folder)}", told)
         self.assertEqual(len(html), 1, told)
         self.assertRegex(html[0], rf'<iframe\s+width="100%"\s+height="600"\s+src="{page.relative_to(self.folder)}"')
-        self.assertIn("make", page.read_text())
+        self.assertIn("return bytearray(n)", text_of(page))
         # The capture is gone.
         self.assertEqual([path.name for path in page.parent.iterdir()], ["flamegraph.html"])
 
@@ -176,6 +185,7 @@ class Notebook(InFolder):
         [page] = self.pages()
         html = [output["data"]["text/html"] for output in cell if "text/html" in output.get("data", {})]
         self.assertEqual(len(html), 1, cell)
+        self.assertIn("kept = [bytearray(1_000_000) for _ in range(4)]", text_of(page))
         self.assertIn(f'src="{page.relative_to(self.folder)}"', html[0])
         self.assertIn("4000000", [output["data"].get("text/plain") for output in cell if "data" in output])
         printed = "".join(output.get("text", "") for output in line)

@@ -1,8 +1,11 @@
 //! What the commands that write a page have in common: read the captures into what the page holds, and write it.
 
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::analysis::intervals::Overhead;
 use crate::analysis::{Detail, Intervals, MmapRule, OfStacks, Temporary};
@@ -31,7 +34,9 @@ pub fn write(command: &str, args: &PageArgs, range: &RangeArgs, open: Open) -> R
         Question::Leaks => (Tab::Leaks, None),
         Question::Temporary(threshold) => (Tab::Temporary, Some(threshold)),
     };
+    let typed_sources = args.typed_sources.as_deref().map(read_sources).transpose()?.unwrap_or_default();
     let options = PageOptions {
+        typed_sources,
         open: Open { tab, range, split_threads: args.split_threads, ..open },
         temporary_threshold,
         is_aggregated: captures.are_aggregated(),
@@ -49,6 +54,12 @@ pub fn write(command: &str, args: &PageArgs, range: &RangeArgs, open: Open) -> R
     output.finish(|out| html::write(&page, out))?;
     eprintln!("memtrace: wrote {}", path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn read_sources(path: &Path) -> Result<HashMap<String, String>> {
+    let named = || format!("cannot read {}", path.display());
+    let text = fs::read(path).with_context(named)?;
+    serde_json::from_slice(&text).with_context(named)
 }
 
 /// Reads the captures into what a page of them holds, and prints their warnings. With a threshold it is about temporary

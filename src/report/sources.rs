@@ -66,6 +66,12 @@ impl Sources {
         Sources { confidential, cwd: cwd.into(), recorded_until, files: HashMap::new(), n_changed: 0 }
     }
 
+    /// With the text of code that is in no file, by the names that frames have.
+    pub fn with_typed(mut self, texts: &HashMap<String, String>) -> Sources {
+        self.files.extend(texts.iter().map(|(file, text)| (file.clone(), Ok(Lines::new(text.clone())))));
+        self
+    }
+
     /// The text of a line, counted from 1, without the space around it; empty when there is none to show.
     pub fn line(&mut self, file: &str, line: u32) -> String {
         // Such a file need not be text: it may be the library of a function whose source nobody knows.
@@ -88,10 +94,10 @@ impl Sources {
         if self.confidential == Confidential::All {
             return Err(Missing::Withheld);
         }
-        if file.is_empty() || file.starts_with('<') {
-            return Err(Missing::NoFile);
-        }
         if !self.files.contains_key(file) {
+            if file.is_empty() || file.starts_with('<') {
+                return Err(Missing::NoFile);
+            }
             let lines = self.read(file);
             self.files.insert(file.to_owned(), lines);
         }
@@ -116,13 +122,16 @@ impl Sources {
         let mut bytes = Vec::new();
         let read = File::open(&path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes));
         read.map_err(|_| Missing::NotThere)?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let ends = text.match_indices('\n').map(|(at, _)| at).chain([text.len()]).collect();
-        Ok(Lines { text, ends })
+        Ok(Lines::new(String::from_utf8_lossy(&bytes).into_owned()))
     }
 }
 
 impl Lines {
+    fn new(text: String) -> Lines {
+        let ends = text.match_indices('\n').map(|(at, _)| at).chain([text.len()]).collect();
+        Lines { text, ends }
+    }
+
     fn get(&self, line: u32) -> Option<&str> {
         let index = (line as usize).checked_sub(1)?;
         let end = *self.ends.get(index)?;
@@ -200,6 +209,16 @@ mod tests {
         for (file, line) in [("code.py", 0), ("code.py", 9), ("none.py", 1), ("<string>", 1), ("", 1), (".", 1)] {
             assert_eq!(sources.line(file, line), "", "{file}:{line}");
         }
+    }
+
+    #[test]
+    fn code_that_was_typed_has_lines_when_they_are_told() {
+        let folder = Folder::new("typed");
+        let typed = HashMap::from([("<input-1>".to_owned(), "first\n  second".to_owned())]);
+        let mut sources = folder.sources(Confidential::Default).with_typed(&typed);
+        assert_eq!([1, 2, 3].map(|line| sources.line("<input-1>", line)), ["first", "second", ""]);
+        assert_eq!(sources.line("<input-2>", 1), "");
+        assert_eq!(folder.sources(Confidential::All).with_typed(&typed).line("<input-1>", 1), "");
     }
 
     #[test]

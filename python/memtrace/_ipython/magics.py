@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+import linecache
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
@@ -54,7 +56,10 @@ class MemtraceMagics(Magics):  # type: ignore[misc,unused-ignore] # IPython's ha
         page = Path(options.output or folder / "flamegraph.html")
         # Forked children wrote captures of their own beside it.
         captures = [capture, *sorted(folder.glob("capture.bin.*"))]
-        _draw(captures, page, _report_flags(options))
+        cells = folder / "cells.json"
+        cells.write_text(json.dumps(_typed_sources()))
+        _draw(captures, page, [*_report_flags(options), f"--typed-sources={cells}"])
+        cells.unlink()
         for path in captures:
             path.unlink()
         if options.output:
@@ -102,6 +107,12 @@ def _report_flags(options: argparse.Namespace) -> List[str]:
     if options.max_memory_records is not None:
         flags.append(f"--max-memory-records={options.max_memory_records}")
     return flags
+
+
+def _typed_sources() -> Dict[str, str]:
+    """The code of cells, by the names that frames have: IPython tells `linecache` of it, which finds no file to compare."""
+    entries = ((name, entry) for name, entry in list(linecache.cache.items()) if len(entry) == 4)
+    return {name: "".join(lines) for name, (_, modified, lines, _) in entries if modified is None}
 
 
 def _draw(captures: List[Path], page: Path, flags: List[str]) -> None:

@@ -9,6 +9,7 @@
 //! A page must stay small enough for a browser whatever the capture holds. So the smallest stacks fold into "other"
 //! nodes, and buckets of time are merged in pairs, until it fits. Every sum stays right, and the page says both.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use memtrace_format::AllocatorKind;
@@ -53,6 +54,8 @@ pub struct PageOptions {
     /// Some of what is shown has no history: only the peak and the leaks are known.
     pub is_aggregated: bool,
     pub confidential: Confidential,
+    /// The text of code that is in no file, by the names that frames have.
+    pub typed_sources: HashMap<String, String>,
     /// At most so many points on the time line.
     pub max_buckets: usize,
     /// What has less than this share of everything is folded in any case.
@@ -68,6 +71,7 @@ impl Default for PageOptions {
             temporary_threshold: None,
             is_aggregated: false,
             confidential: Confidential::Default,
+            typed_sources: HashMap::new(),
             max_buckets: usize::MAX,
             least_share: 0.0,
             // Of 5 MB, what the page itself leaves.
@@ -184,7 +188,7 @@ impl Page {
     pub fn new(model: &Model, mut parts: Vec<Part>, options: &PageOptions) -> Page {
         align(&mut parts, options.max_buckets);
         let shares = Shares::new(model, own_sums(model, &parts));
-        let mut sources = sources(model, options.confidential);
+        let mut sources = sources(model, options.confidential).with_typed(&options.typed_sources);
         let mut fitting = Fitting::new(model, &parts, &shares, options.least_share);
         // How well data deflates is known only afterwards, so the room is tried out.
         let mut room = options.budget_bytes as f64 * 0.7;
