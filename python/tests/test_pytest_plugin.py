@@ -393,6 +393,61 @@ class Limits(Suite):
         self.assertIn("... and ", told)
 
 
+#: Peaks that nobody confuses, and all markers that any Python has.
+SIDE_BY_SIDE = """
+    import threading
+    import pytest
+
+    kept = []
+
+    def make(n_bytes):
+        return bytearray(n_bytes)
+
+    def test_small():
+        make(1 << 20)
+
+    def test_large():
+        first = make(3 << 20)
+        second = [make(2 << 20) for _ in range(4)]
+
+    @pytest.mark.limit_memory("2 MB", current_thread_only=True)
+    def test_of_thread():
+        thread = threading.Thread(target=lambda: make(7 << 20))
+        thread.start()
+        thread.join()
+
+    @pytest.mark.limit_memory("20 MB")
+    def test_passes():
+        make(5 << 20)
+
+    @pytest.mark.limit_memory("2 MB")
+    def test_fails():
+        make(3 << 20)
+
+    @pytest.mark.limit_leaks("100 KB")
+    def test_leaks():
+        kept.append(make(200_000))
+
+    @pytest.mark.limit_leaks("100 KB", filter_fn=lambda stack: all(it.function != "make" for it in stack.frames))
+    def test_leaks_what_is_known():
+        kept.append(make(200_000))
+"""
+
+
+class Told:
+    """What a run says of its tests, as far as both plugins say it in the same words."""
+
+    def __init__(self, text: str, folder: Path, captures: str) -> None:
+        self.outcomes = re.findall(r"\d+ failed, \d+ passed", text)
+        self.messages = re.findall(r"^Test was .*", text, re.MULTILINE)
+        peaks = re.findall(r"results for test_it\.py::(\w+) .*\n\s*\n.*Total memory allocated: (\S+MiB)", text)
+        self.peaks = [(test, size) for test, size in peaks if not size.startswith("0")]
+        file = re.escape(str(folder / "test_it.py"))
+        self.functions = sorted(re.findall(rf"(\w+:{file}:\d+) -> (\S+MiB)", text))
+        self.stacks = re.findall(rf"^    - (\S+MiB).* allocated here:\n +(\w+:{file}:\d+)$", text, re.MULTILINE)
+        self.captures = sorted(path.name for path in folder.glob(f"{captures}/*.bin")) if captures else []
+
+
 @unittest.skipUnless(has("pytest"), "pytest is not here")
 class Neighbours(Suite):
     @unittest.skipUnless(has("xdist"), "pytest-xdist is not here")
@@ -428,6 +483,51 @@ class Neighbours(Suite):
         code, told = self.run_exactly("--memtrace")
         self.assertEqual(code, 4, told)
         self.assertIn("turn that one off with -p no:memray", told)
+
+    @unittest.skipUnless(has("pytest_memray", "memray"), "pytest-memray is not here")
+    def test_under_the_options_of_pytest_memray_the_same_is_told(self) -> None:
+        self.write(SIDE_BY_SIDE)
+        large = ["test_large", "test_of_thread", "test_passes", "test_fails", "test_small"]
+        for options in (
+            ["--memray"],
+            ["--memray", "--native"],
+            ["--memray", "--trace-python-allocators"],
+            ["--memray", "--most-allocations=2", "-q"],
+            ["--memray", "--hide-memray-summary"],
+            ["--memray", "--stacks=2", "-vv"],
+            ["--memray", "--stacks=1", "--memray-bin-path={}", "--memray-bin-prefix=run"],
+            ["--fail-on-increase"],
+        ):
+            told = {}
+            for other in ("memray", "memtrace"):
+                mine = [option.format(f"of-{other}") for option in options]
+                code, text = self.run_exactly("-p", f"no:{other}", "-p", "no:cacheprovider", *mine)
+                self.assertEqual(code, 1, text)
+                told[other] = Told(text, self.folder, f"of-{other}" if len(options) == 4 else "")
+            theirs, ours = told["memtrace"], told["memray"]
+            self.assertEqual(vars(ours), vars(theirs), options)
+            shown = [] if "--hide-memray-summary" in options or len(options) == 1 and options != ["--memray"] else large
+            shown = shown[:2] if "--most-allocations=2" in options else shown
+            self.assertEqual([test for test, _ in ours.peaks if test in large], shown, options)
+            self.assertEqual(len(ours.captures), 7 if len(options) == 4 else 0)
+
+    @unittest.skipUnless(has("pytest_memray", "memray"), "pytest-memray is not here")
+    def test_its_keys_in_the_ini_file_are_its_options(self) -> None:
+        """Its own keys have no effect in pytest-memray 1.11: the defaults of its command line override them."""
+        self.write(SIDE_BY_SIDE)
+        for keys, options in (
+            ("memray = true\nnative = true\nmost_allocations = 3", ["--memray", "--native", "--most-allocations=3"]),
+            ("memray = true\ntrace_python_allocators = true\nstacks = 1", ["--memray", "--trace-python-allocators"]),
+            ("memray = true\nhide_memray_summary = true", ["--memray", "--hide-memray-summary"]),
+        ):
+            code, text = self.run_exactly("-p", "no:memtrace", "-p", "no:cacheprovider", *options)
+            self.assertEqual(code, 1, text)
+            theirs = Told(text, self.folder, "")
+            self.write(f"[pytest]\n{keys}\n", "pytest.ini")
+            code, text = self.run_exactly("-p", "no:memray", "-p", "no:cacheprovider")
+            self.assertEqual(code, 1, text)
+            self.assertEqual(vars(Told(text, self.folder, "")), vars(theirs), keys)
+            (self.folder / "pytest.ini").unlink()
 
     @unittest.skipUnless(has("pytest_memray"), "pytest-memray is not here")
     def test_the_released_pytest_memray_runs_on_memtrace(self) -> None:

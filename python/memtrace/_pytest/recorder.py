@@ -159,7 +159,8 @@ class _Recording:
             ),
             native_traces=settings.is_native or needs_everything,
             trace_python_allocators=settings.records_python_allocators or needs_everything,
-            file_format=FileFormat.AGGREGATED_ALLOCATIONS,
+            # What is read once and goes need not be made small.
+            file_format=FileFormat.AGGREGATED_ALLOCATIONS if settings.folder is not None else FileFormat.ALL_ALLOCATIONS,
             **options,
         )
 

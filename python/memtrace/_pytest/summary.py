@@ -60,6 +60,7 @@ class Summary:
 
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
         write = terminalreporter.write_line
+        write("")
         terminalreporter.write_sep("=", "MEMTRACE REPORT")
         highest = sorted(self.measured.items(), key=lambda item: int(item[1]["peak_bytes"]), reverse=True)
         for test, measured in highest[: self.settings.n_tests or None]:
