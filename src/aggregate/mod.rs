@@ -120,6 +120,19 @@ struct Moment {
     image: u16,
 }
 
+impl Moment {
+    /// Since the capture began.
+    fn nanos(&self, model: &Model) -> u64 {
+        let clock = &model.process().clock;
+        match self.event.action {
+            Action::Rss { mono_nanos, .. } | Action::Clock { mono_nanos } | Action::Mark { mono_nanos, .. } => {
+                clock.since_start(mono_nanos)
+            }
+            _ => clock.nanos_since_start(self.event.turn),
+        }
+    }
+}
+
 /// In the order of time. A week has sixty million samples, so from [`MAX_SAMPLES`] on every second one goes.
 #[derive(Default)]
 struct Moments {
@@ -289,11 +302,13 @@ impl<'m> Telling<'m> {
             self.stand_for(moment.heap_bytes, moment.image)?;
             self.moment(moment)?;
         }
-        self.stand_for(0, self.rest.1)?;
         let mut held = self.peak(&peak)?;
         for moment in after {
             // As long as it is as high as that, it is the peak.
             if moment.heap_bytes != peak.bytes {
+                if !held.is_empty() {
+                    self.clock(moment.nanos(self.model))?;
+                }
                 self.give_back(std::mem::take(&mut held))?;
                 self.stand_for(moment.heap_bytes, moment.image)?;
             }
@@ -311,10 +326,12 @@ impl<'m> Telling<'m> {
         Ok(self.log)
     }
 
+    /// All that makes the peak happens at one moment: on the time line there is nothing between it and the rest.
     fn peak(&mut self, peak: &BySite) -> io::Result<Vec<Blocks>> {
         let Some(turn) = peak.turn else { return Ok(Vec::new()) };
         let nanos = self.model.process().clock.nanos_since_start(turn);
         self.clock(nanos)?;
+        self.stand_for(0, self.rest.1)?;
         let held = self.hold(peak)?;
         self.clock(nanos)?;
         Ok(held)

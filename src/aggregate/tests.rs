@@ -9,6 +9,7 @@ use memtrace_format::record::*;
 use proptest::prelude::*;
 
 use super::*;
+use crate::analysis::Intervals;
 use crate::model::Process;
 use crate::model::threads::Thread as Known;
 use crate::testlog::Log;
@@ -268,6 +269,40 @@ fn native_stacks_and_marks_in_them_are_kept() {
     }
     log.free(0, 104, 100 * 16);
     check(&log);
+}
+
+#[test]
+fn between_two_samples_the_heap_does_not_fall_to_nothing() {
+    let mut log = log(&[], false);
+    let mut turn = 1000;
+    for sample in 1..60u64 {
+        turn += 10;
+        let mono_nanos = 5_000_000_000 + sample * 166_000_000;
+        log.launcher(turn, Record::Rss(Rss { mono_nanos, bytes: 1 }));
+        // Of three threads, more and more, and after half of the time less.
+        let lane = (sample % 3) as u32;
+        match sample {
+            ..30 => log.alloc(lane, turn + 5, sample * 16, 10_000, 1),
+            _ => log.free(lane, turn + 5, (60 - sample) * 16),
+        }
+    }
+    let bytes = check(&log);
+    let lowest = |bytes: &[u8]| {
+        let saved = Saved::new(bytes);
+        let mut intervals = Intervals::new(MmapRule::Memory, 0);
+        let capture = Capture::open(&saved.0).unwrap();
+        let model = capture.read_batches(
+            |_| {},
+            |model, events| {
+                intervals.take_all(model, events);
+                ControlFlow::Continue(())
+            },
+        );
+        let buckets = intervals.finish(&model.unwrap()).buckets;
+        buckets[buckets.len() / 4..buckets.len() * 3 / 4].iter().map(|bucket| bucket.end_bytes).min().unwrap()
+    };
+    assert!(lowest(&log.bytes()) > 90_000);
+    assert!(lowest(&bytes) > 90_000, "{}", lowest(&bytes));
 }
 
 #[test]
