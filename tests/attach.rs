@@ -640,17 +640,53 @@ fn a_process_survives_that_memtrace_is_killed_at_many_moments() {
     kill_memtrace_beside_all_kinds(50);
 }
 
+/// memtrace, attached to a process until it is detached from.
+fn keep_attached(pid: u32, capture: &Path) -> Child {
+    let mut keeper = memtrace();
+    keeper.args(["attach", "-f", "-o"]).arg(capture).arg(pid.to_string());
+    let mut keeper = keeper.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(keeper.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("recording process"), "{said}");
+    keeper
+}
+
+#[test]
+fn an_interpreter_has_its_own_allocators_again_afterwards() {
+    let scratch = Scratch::new("attach-allocators");
+    let capture = scratch.join("capture.bin");
+    for python in pythons() {
+        for debug in [&[][..], &["-X", "dev"]] {
+            let mut command = Command::new(&python.path);
+            command.args(debug).arg(fixture("attach/allocators.py"));
+            let mut target = Target::start_busy(&mut command);
+            let ask = |target: &mut Target| {
+                target.tell();
+                target.line()
+            };
+            let before = ask(&mut target);
+            for _ in 0..2 {
+                let mut keeper = keep_attached(target.pid(), &capture);
+                let meanwhile = ask(&mut target);
+                // Below debug allocators it does not show.
+                assert!(meanwhile != before || !debug.is_empty(), "{}: {meanwhile}", python.minor);
+                support::run(memtrace().arg("detach").arg(target.pid().to_string()));
+                assert!(keeper.wait().unwrap().success());
+                assert_eq!(ask(&mut target), before, "{}", python.minor);
+                let stats = stats(&capture);
+                let kinds = stats["allocator_type_distribution"].to_string();
+                assert!(kinds.contains("PYMALLOC"), "{}: {stats}", python.minor);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_process_that_is_recorded_is_not_recorded_twice() {
     let scratch = Scratch::new("attach-twice");
     let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
     let mut target = Target::start_busy(&mut Command::new(program));
-    let mut first = memtrace();
-    first.args(["attach", "-o"]).arg(&capture).arg(target.pid().to_string());
-    let mut first = first.stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    BufReader::new(first.stderr.take().unwrap()).read_line(&mut said).unwrap();
-    assert!(said.contains("recording process"), "{said}");
+    let mut first = keep_attached(target.pid(), &capture);
     assert_refused(target.pid(), "recorded already");
     support::run(memtrace().arg("detach").arg(target.pid().to_string()));
     assert!(first.wait().unwrap().success());

@@ -89,7 +89,7 @@ pub fn enter() -> Option<Guard> {
 pub fn enter_for_objects() -> Option<Guard> {
     // SAFETY: see the module's note.
     let is_recording = unsafe { (*RECORDING_OBJECTS.load(Ordering::Relaxed)).load(Ordering::Relaxed) != 0 };
-    if is_recording || starts_with_object() { Guard::enter() } else { None }
+    if is_recording || may_start() && starts_with_object() { Guard::enter() } else { None }
 }
 
 /// The first event in a child of fork may be about an object.
@@ -100,7 +100,13 @@ fn starts_with_object() -> bool {
 
 #[inline(always)]
 pub fn is_recording_or_starts() -> bool {
-    is_recording() || start_early()
+    is_recording() || may_start() && start_early()
+}
+
+/// Whether an event may begin a recording: not when one has ended, so that hooks cost next to nothing then.
+#[inline(always)]
+fn may_start() -> bool {
+    NEXT.load(Ordering::Relaxed) != next::NOTHING
 }
 
 /// How to record.
@@ -315,6 +321,8 @@ pub fn end(guard: &Guard) -> bool {
     let header = log.header();
     let _ = header.state().compare_exchange(state::RECORDING, state::STOPPED, Ordering::AcqRel, Ordering::Relaxed);
     log.leave();
+    caller::IS_NOTED.store(false, Ordering::Relaxed);
+    python::release_allocators();
     true
 }
 

@@ -26,7 +26,7 @@ use crate::guard::Guard;
 use crate::hooks::allocate_under;
 use crate::lifecycle::enter_for_objects as enter;
 use crate::python::offsets::Layout;
-use crate::{meta, note_caller, recorder, sys};
+use crate::{elf, meta, note_caller, recorder, sys};
 
 type Pointer = *mut c_void;
 
@@ -137,7 +137,12 @@ pub fn wrap(guard: &Guard, is_shared: bool) -> Wrapped {
             slot.padding.store(padding, Ordering::Relaxed);
             continue;
         }
-        let ours = if is_shared { keep_context(domain, inner, padding) } else { take_slot(guard, inner, padding) };
+        // With its context it can be taken out again, whatever other threads do then.
+        let keeps = is_shared || elf::is_late();
+        let ours = match if keeps { keep_context(domain, inner, padding) } else { None } {
+            None if !is_shared => take_slot(guard, inner, padding),
+            ours => ours,
+        };
         let Some(mut ours) = ours else {
             wrapped.is_complete &= !is_shared;
             continue;
@@ -154,6 +159,26 @@ pub fn wrap(guard: &Guard, is_shared: bool) -> Wrapped {
         }
     }
     wrapped
+}
+
+/// Takes the wrappers out again that were put into a running interpreter, unless somebody has wrapped these since. As when
+/// they were put in, the contexts stay. Whoever is inside of one, or has kept it, finds it doing nothing.
+pub fn unwrap() {
+    for (domain, ours) in [RAW, MEM, OBJECT].into_iter().zip(&WITH_CONTEXT) {
+        let Some((found, set)) = allocator_of(domain) else { break };
+        let below = below_debug_allocator(&found);
+        // SAFETY: as in `wrap`.
+        let wrapper = below.map_or(found, |place| unsafe { *place });
+        // SAFETY: once a wrapper has been handed out, the slot is not written again.
+        let kept = KEPT.0.get(domain as usize).and_then(|place| unsafe { &*place.get() }.inner);
+        let Some(mut inner) = kept.filter(|inner| Allocator { ctx: inner.ctx, ..*ours }.is(&wrapper)) else { continue };
+        match below {
+            // SAFETY: as in `wrap`.
+            Some(below) => unsafe { replace(below, &inner) },
+            // SAFETY: as in `wrap`.
+            None => unsafe { set(domain, &mut inner) },
+        }
+    }
 }
 
 /// The wrapper around an allocator, with a context of its own.

@@ -334,6 +334,13 @@ pub fn adopt_allocators(guard: &Guard) {
     }
 }
 
+/// Leaves the allocators of a running interpreter to themselves again.
+pub fn release_allocators() {
+    if is_there() {
+        pymem::unwrap();
+    }
+}
+
 /// What the runtime's finalising thread state has become since the last look.
 #[inline(always)]
 pub fn new_finalizing() -> Option<usize> {
