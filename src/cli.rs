@@ -298,8 +298,15 @@ Examples:
 #[derive(Args, Debug)]
 pub struct LiveArgs {
     /// The recorded process, or the port of one that waits for a viewer
-    #[arg(value_name = "PID|PORT", value_parser = clap::value_parser!(u32).range(1..))]
-    pub number: u32,
+    #[arg(value_name = "PID|PORT", value_parser = clap::value_parser!(u32).range(1..), required_unless_present = "send")]
+    pub number: Option<u32>,
+    /// The token of a port that is forwarded from elsewhere, copied from there: PORT.token in $XDG_RUNTIME_DIR/memtrace or
+    /// in /tmp/memtrace-UID
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Instead of showing it, send what is to be seen of a log to a viewer elsewhere
+    #[arg(long, value_name = "LOG", hide = true)]
+    pub send: Option<PathBuf>,
 }
 
 /// Which allocations a report shows.

@@ -6,8 +6,11 @@ mod support;
 #[path = "support/tty.rs"]
 mod tty;
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -231,6 +234,61 @@ fn a_program_waits_for_a_viewer_with_the_token_and_strangers_get_nothing() {
     drop(launcher.stdin.take());
     // The end of its input is an error to the program, and its own.
     assert_eq!(launcher.wait().unwrap().code(), Some(1));
+}
+
+/// The folder of tokens, where the place of the sockets is one of this test.
+fn token_of(runtime: &Path, port: u16) -> PathBuf {
+    runtime.join(format!("memtrace/{port}.token"))
+}
+
+/// In a mount namespace where the folders of the recording are empty, as in another container or on another machine.
+#[test]
+fn a_viewer_without_the_files_of_a_recording_sees_it_through_the_port() {
+    let (scratch, elsewhere) = (Scratch::new("live-elsewhere"), Scratch::new("live-viewer"));
+    let runtime = scratch.join("runtime");
+    std::fs::create_dir(&runtime).unwrap();
+    std::fs::set_permissions(&runtime, Permissions::from_mode(0o700)).unwrap();
+    let script = "first = bytearray(60_000_000)\ninput()\nsecond = bytearray(5_000_000)\ninput()";
+    let mut command = run_live(&scratch, &["--live-remote", "-c", script]);
+    command.env("XDG_RUNTIME_DIR", &runtime).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut launcher = command.spawn().unwrap();
+    let mut told = String::new();
+    BufReader::new(launcher.stderr.take().unwrap()).read_line(&mut told).unwrap();
+    let port: u16 = told.trim_end().rsplit(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{told}"));
+    let token = elsewhere.join("token");
+    std::fs::copy(token_of(&runtime, port), &token).unwrap();
+    let view = |token: &Path| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+        command.arg("mount -t tmpfs none \"$0\" && exec \"$@\"").arg(scratch.path()).arg(support::memtrace_path());
+        command.args(["live", &port.to_string(), "--token-file"]).arg(token).env_remove("NO_COLOR");
+        command
+    };
+    let wrong = elsewhere.join("wrong");
+    std::fs::write(&wrong, "0".repeat(32)).unwrap();
+    let mut tty = Tty::start(&mut view(&wrong), (24, 80));
+    assert_eq!(tty.wait_for_end().code(), Some(2), "{}", tty.contents());
+    let mut tty = Tty::start(&mut view(&token), (24, 80));
+    tty.wait_for("the heap", |screen| screen.contains("Heap 6"));
+    tty.wait_for_text("<module> at ");
+    tty.press("M");
+    tty.wait_for_text("Allocated since ");
+    launcher.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    tty.wait_for("what was allocated since", |screen| screen.contains("5.00"));
+    tty.press("q");
+    assert!(tty.wait_for_end().success());
+    // It may come back, and one that is stopped holds up nobody.
+    let mut tty = Tty::start(&mut view(&token), (24, 80));
+    tty.wait_for("the heap", |screen| screen.contains("Heap 6"));
+    let stopped = Tty::start(&mut view(&token), (24, 80));
+    kill(Pid::from_raw(stopped.pid()), Signal::SIGSTOP).unwrap();
+    launcher.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    assert!(launcher.wait().unwrap().success());
+    tty.wait_for_text("ended with code 0");
+    tty.press("q");
+    assert!(tty.wait_for_end().success());
+    let stats = support::stats(&scratch.join("capture.bin"));
+    assert!(stats["metadata"]["peak_memory"].as_u64() > Some(65_000_000), "{stats}");
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn wait_for(py: Python<'_>, port: u16) -> PyResult<Client> {
     let mut n_without_token = 0;
     loop {
         // A token that its owner has left behind is no offer.
-        if let Ok(Some(client)) = Client::connect_port(port) {
+        if let Ok(Some(client)) = Client::connect_port(port, None) {
             return Ok(client);
         }
         let is_taken = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();

@@ -6,26 +6,40 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cli::LiveArgs;
 use crate::commands::feed::Feed;
+use crate::commands::remote::{self, Remote};
 use crate::control::client::Client;
 use crate::launch::family;
+use crate::launch::log::read_header;
 use crate::terminal;
 use crate::terminal::live::{Picture, Source};
 
 pub fn run(args: &LiveArgs) -> Result<ExitCode> {
+    if let Some(log) = &args.send {
+        return remote::send(log);
+    }
     check_terminal()?;
-    let by_port = u16::try_from(args.number).ok().map(Client::connect_port).transpose()?.flatten();
+    let number = args.number.context("a process or a port is to be named")?;
+    let token = args.token_file.as_deref();
+    let by_port = u16::try_from(number).ok().map(|port| Client::connect_port(port, token)).transpose()?.flatten();
     let mut client = match by_port {
         Some(client) => client,
-        None => Client::connect(args.number)?,
+        None => Client::connect(number)?,
     };
     if let Some(status) = client.watch(|| true)? {
-        let mut logs = Logs::new(&status.log)?;
-        client.has_opened();
-        terminal::live::show(&mut logs)?;
+        // At the same path there may be another one, or none, in a container or on another machine.
+        let is_here = read_header(&status.log).is_some_and(|log| log.start_unix_nanos == status.start_unix_nanos);
+        match is_here {
+            true => {
+                let mut logs = Logs::new(&status.log)?;
+                client.has_opened();
+                terminal::live::show(&mut logs)?;
+            }
+            false => terminal::live::show(&mut Remote::ask(client)?)?,
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

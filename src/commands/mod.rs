@@ -21,6 +21,7 @@ pub mod diff;
 pub mod flamegraph;
 pub mod live;
 pub mod parse;
+mod remote;
 pub mod run;
 pub mod stats;
 pub mod summary;

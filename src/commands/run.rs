@@ -129,7 +129,7 @@ fn wait_for_viewer(
                 return Ok(Some(exit_code(Exit::Signal(received.number))));
             }
             _ => server.serve(&mut |request| {
-                is_there |= request == Request::Watch;
+                is_there |= matches!(request, Request::Watch | Request::Pictures);
                 watch::answer_before_start(pid, log, &request)
             }),
         }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +18,9 @@ use super::place;
 
 /// A keeper that is stopped, or busy for this long, is not waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// More than the pictures of many processes take.
+const MAX_PICTURES_LEN: u64 = 1 << 28;
 
 /// While an answer may take as long as it likes, somebody is asked so often whether to go on.
 const BETWEEN_ASKING: Duration = Duration::from_millis(50);
@@ -48,11 +52,17 @@ impl Client {
         }
     }
 
-    /// By the port on which somebody waits for a viewer; `None` when there is none of this user's.
-    pub fn connect_port(port: u16) -> Result<Option<Client>> {
-        let Some(token) = place::possible(&place::token(port)).find_map(|path| fs::read_to_string(path).ok()) else {
-            return Ok(None);
+    /// By the port on which somebody waits for a viewer, with the token in a file, which may come from another machine;
+    /// without a file, `None` when there is none of this user's.
+    pub fn connect_port(port: u16, token: Option<&Path>) -> Result<Option<Client>> {
+        let token = match token {
+            Some(path) => {
+                let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                Some(text.trim().to_owned())
+            }
+            None => place::possible(&place::token(port)).find_map(|path| fs::read_to_string(path).ok()),
         };
+        let Some(token) = token else { return Ok(None) };
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
         let stream = stream.with_context(|| format!("nobody waits on port {port} any more"))?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -83,6 +93,30 @@ impl Client {
     pub fn has_opened(&mut self) {
         // When nobody wants to know it any more, nobody waits.
         let _ = self.request(&Request::Opened);
+    }
+
+    /// Has the pictures that a viewer shows come, a line each; the first.
+    pub fn ask_for_pictures(&mut self) -> Result<Vec<u8>> {
+        self.send(&Request::Pictures)?;
+        let line = self.line(MAX_PICTURES_LEN)?;
+        if line.starts_with(b"[") {
+            return Ok(line);
+        }
+        match self.answer_in(&line)? {
+            Answer::Refused { reason } => bail!("{reason}"),
+            other => bail!("the memtrace behind {} is another version: it answers {other:?}", self.whom),
+        }
+    }
+
+    /// The next line, when there is something to read.
+    pub fn next_line(&mut self) -> Result<Option<Vec<u8>>> {
+        if self.has_more(Duration::ZERO) { self.line(MAX_PICTURES_LEN).map(Some) } else { Ok(None) }
+    }
+
+    /// Says a line that is no request.
+    pub fn send_line(&mut self, mut line: Vec<u8>) -> Result<()> {
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line).with_context(|| self.silence())
     }
 
     /// Whether the other side is there. It says nothing unasked.
@@ -116,22 +150,29 @@ impl Client {
 
     fn send(&mut self, request: &Request) -> Result<()> {
         let sent = Sent { token: self.token.clone(), request: request.clone() };
-        let mut line = serde_json::to_vec(&sent)?;
-        line.push(b'\n');
-        self.stream.get_mut().write_all(&line).with_context(|| self.silence())
+        self.send_line(serde_json::to_vec(&sent)?)
     }
 
     fn receive(&mut self) -> Result<Answer> {
+        let told = self.line(MAX_LINE_LEN as u64)?;
+        match self.answer_in(&told)? {
+            Answer::Refused { reason } => bail!("{reason}"),
+            answer => Ok(answer),
+        }
+    }
+
+    fn answer_in(&self, line: &[u8]) -> Result<Answer> {
+        serde_json::from_slice(line).with_context(|| self.silence())
+    }
+
+    fn line(&mut self, longest: u64) -> Result<Vec<u8>> {
         let mut told = Vec::new();
-        let read = (&mut self.stream).take(MAX_LINE_LEN as u64).read_until(b'\n', &mut told);
+        let read = (&mut self.stream).take(longest).read_until(b'\n', &mut told);
         read.with_context(|| self.silence())?;
         if told.is_empty() {
             bail!("{}: it has ended", self.silence());
         }
-        match serde_json::from_slice(&told).with_context(|| self.silence())? {
-            Answer::Refused { reason } => bail!("{reason}"),
-            answer => Ok(answer),
-        }
+        Ok(told)
     }
 
     fn silence(&self) -> String {

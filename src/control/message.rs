@@ -15,6 +15,8 @@ pub enum Request {
     Watch,
     /// A viewer has opened the log that it was told of: that may have no name, and is gone with its keeper for whoever has not.
     Opened,
+    /// Has what a viewer shows come through this connection, from then on: for one that can't open the log.
+    Pictures,
     /// From here on allocations and mappings are left out.
     Pause,
     Resume,
@@ -56,6 +58,9 @@ pub struct Status {
     /// The process that is recorded.
     pub pid: u32,
     pub log: PathBuf,
+    /// When the log began, by which it is known from another at the same path elsewhere.
+    #[serde(default)]
+    pub start_unix_nanos: u64,
     pub paused: bool,
     /// Resident set in bytes; `None` when the kernel does not tell.
     pub rss_bytes: Option<u64>,

@@ -3,6 +3,7 @@
 //!
 //! Over a port, whoever has not shown the token is no more than a connection, and makes room for whoever has.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,10 +11,14 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
-use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown, sockopt};
+use nix::sys::time::TimeVal;
 use nix::unistd::geteuid;
 
 use super::message::{Answer, MAX_LINE_LEN, Request, Sent};
@@ -24,6 +29,8 @@ pub const LOOPBACK: &str = "127.0.0.1";
 
 /// Connections at a time; the next one takes the place of the oldest that is no viewer.
 const MAX_PEERS: usize = 8;
+/// A viewer that takes nothing for so long is gone.
+const LONGEST_WRITE: TimeVal = TimeVal::new(60, 0);
 
 /// Listens for one recorded process.
 #[derive(Default)]
@@ -31,6 +38,9 @@ pub struct Server {
     local: Option<Local>,
     port: Option<Port>,
     peers: Vec<Peer>,
+    /// The memtrace that sends pictures to viewers, if there is one, and those of it that do.
+    sender: Option<PathBuf>,
+    senders: Vec<Child>,
 }
 
 /// What the user's programs find by the process.
@@ -57,6 +67,10 @@ struct Peer {
     is_watching: bool,
     /// …and has opened it.
     has_opened: bool,
+    /// Whether pictures of the log can be had.
+    can_have_pictures: bool,
+    /// The log of which it wants them.
+    wants_pictures: Option<PathBuf>,
 }
 
 trait Stream: Read + Write + AsFd + Send {}
@@ -66,7 +80,7 @@ impl Stream for UnixStream {}
 impl Stream for TcpStream {}
 
 impl Server {
-    /// `None` when there is no safe place for it.
+    /// In a process that is memtrace. `None` when there is no safe place for it.
     pub fn start(pid: u32) -> Option<Server> {
         let path = place::create(&place::socket(pid))?;
         // Of a process that had this number before.
@@ -74,7 +88,8 @@ impl Server {
         let listener = UnixListener::bind(&path).ok()?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).ok()?;
         listener.set_nonblocking(true).ok()?;
-        Some(Server { local: Some(Local { listener, path }), port: None, peers: Vec::new() })
+        let (local, sender) = (Some(Local { listener, path }), env::current_exe().ok());
+        Some(Server { local, port: None, peers: Vec::new(), sender, senders: Vec::new() })
     }
 
     /// Listens on a port too, on any when it is 0; its number.
@@ -105,7 +120,13 @@ impl Server {
     /// Lets new peers in, and answers what has come.
     pub fn serve(&mut self, answer: &mut dyn FnMut(Request) -> Answer) {
         self.admit_all();
-        self.peers.retain_mut(|peer| peer.serve(answer));
+        self.senders.retain_mut(|sender| matches!(sender.try_wait(), Ok(None)));
+        let gone: Vec<Peer> = self.peers.extract_if(.., |peer| !peer.serve(answer)).collect();
+        for Peer { stream, wants_pictures, .. } in gone {
+            if let (Some(log), Some(memtrace)) = (wants_pictures, &self.sender) {
+                self.senders.extend(send_pictures(stream, memtrace, &log));
+            }
+        }
     }
 
     /// Lets new peers in while there is nothing to tell: whether a viewer is among them. They get their answers later.
@@ -141,7 +162,9 @@ impl Server {
             };
             self.peers.remove(oldest);
         }
-        self.peers.push(Peer { stream, token, lines: Vec::new(), is_watching: false, has_opened: false });
+        let can_have_pictures = self.sender.is_some() && self.senders.len() < MAX_PEERS;
+        let (lines, is_watching, has_opened, wants_pictures) = (Vec::new(), false, false, None);
+        self.peers.push(Peer { stream, token, lines, is_watching, has_opened, can_have_pictures, wants_pictures });
     }
 }
 
@@ -242,7 +265,19 @@ impl Peer {
                 Ok(sent) if self.is_known(&sent) => {
                     self.is_watching |= sent.request == Request::Watch;
                     self.has_opened |= sent.request == Request::Opened;
-                    answer(sent.request)
+                    match (sent.request, self.can_have_pictures) {
+                        (Request::Pictures, true) => match answer(Request::Pictures) {
+                            Answer::Status(status) => {
+                                self.wants_pictures = Some(status.log);
+                                return false;
+                            }
+                            other => other,
+                        },
+                        (Request::Pictures, false) => {
+                            Answer::Refused { reason: "it can be watched only where its capture can be read".into() }
+                        }
+                        (request, _) => answer(request),
+                    }
                 }
                 Err(error) if self.token.is_none() => {
                     Answer::Refused { reason: format!("this memtrace does not understand it: {error}") }
@@ -258,6 +293,18 @@ impl Peer {
         }
         self.lines.len() <= MAX_LINE_LEN
     }
+}
+
+/// In a process of its own: it may wait for the peer, and reads the log like any viewer.
+fn send_pictures(stream: Box<dyn Stream>, memtrace: &Path, log: &Path) -> Option<Child> {
+    let input = stream.as_fd().try_clone_to_owned().ok()?;
+    fcntl(&input, FcntlArg::F_SETFL(OFlag::empty())).ok()?;
+    setsockopt(&input, sockopt::SendTimeout, &LONGEST_WRITE).ok()?;
+    let output = input.try_clone().ok()?;
+    let mut command = Command::new(memtrace);
+    // A key of the terminal is not for it.
+    command.args(["live", "--send"]).arg(log).process_group(0);
+    command.stdin(input).stdout(output).stderr(Stdio::null()).spawn().ok()
 }
 
 fn is_same_user(stream: &UnixStream) -> bool {

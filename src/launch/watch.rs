@@ -196,9 +196,10 @@ impl Watch<'_> {
 /// While somebody is waited for.
 pub fn answer_before_start(pid: Pid, log: &Log, request: &Request) -> Answer {
     match request {
-        Request::Status | Request::Watch => Answer::Status(Status {
+        Request::Status | Request::Watch | Request::Pictures => Answer::Status(Status {
             pid: pid.as_raw() as u32,
             log: log.path().to_owned(),
+            start_unix_nanos: log.start_unix_nanos(),
             paused: false,
             rss_bytes: None,
             peak_rss_bytes: 0,
@@ -214,9 +215,10 @@ pub fn answer(pid: Pid, log: &mut Log, memory: &mut Memory, request: Request) ->
         false => Answer::Refused { reason: "the capture can't be written any more".into() },
     };
     match request {
-        Request::Status | Request::Watch => Answer::Status(Status {
+        Request::Status | Request::Watch | Request::Pictures => Answer::Status(Status {
             pid: pid.as_raw() as u32,
             log: log.path().to_owned(),
+            start_unix_nanos: log.start_unix_nanos(),
             paused: log.is_paused(),
             rss_bytes: memory.resident_bytes(),
             peak_rss_bytes: memory.peak_bytes,

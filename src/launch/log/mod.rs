@@ -214,6 +214,11 @@ impl Log {
         &self.path
     }
 
+    /// When it began; 0 when that can't be read any more.
+    pub fn start_unix_nanos(&self) -> u64 {
+        read_header(&self.path).map_or(0, |header| header.start_unix_nanos)
+    }
+
     /// How many children have made a log beside this one, or tried to.
     pub fn n_children(&self) -> u32 {
         if self.len().is_ok() { self.shared.n_children() } else { 0 }

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-#[derive(Clone, Debug, Default)]
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Picture {
     pub pid: u32,
     pub command: String,
@@ -24,20 +26,23 @@ pub struct Picture {
     /// What a reader should know, one sentence each.
     pub notices: Vec<String>,
     /// In the order of their first appearance.
+    #[serde(with = "shared")]
     pub threads: Arc<Vec<Thread>>,
+    #[serde(with = "shared")]
     pub rows: Arc<Vec<Row>>,
     pub since: Option<Since>,
 }
 
 /// What was allocated since a mark and is still there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Since {
     pub nanos: u64,
     pub bytes: u64,
+    #[serde(with = "shared")]
     pub rows: Arc<Vec<Row>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thread {
     /// The kernel's id; 0 when it is not known.
     pub os_tid: u32,
@@ -45,9 +50,11 @@ pub struct Thread {
 }
 
 /// What a function of a thread holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
+    #[serde(with = "shared")]
     pub function: Arc<str>,
+    #[serde(with = "shared")]
     pub file: Arc<str>,
     /// Index among the threads.
     pub thread: usize,
@@ -58,8 +65,26 @@ pub struct Row {
     pub count: u64,
 }
 
+/// As the value itself: who reads it has a copy of its own.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: ?Sized + Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        (**value).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, T: ?Sized, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<T>, D::Error>
+    where
+        Box<T>: Deserialize<'de>,
+    {
+        Box::<T>::deserialize(deserializer).map(Arc::from)
+    }
+}
+
 /// The heap over all of the time, in at most so many steps of the same length: the most in each.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct History {
     step_nanos: u64,
     most: Vec<u64>,
