@@ -12,7 +12,7 @@
 //! # Reading order
 //! `hooks` is the table of replaced symbols; `recorder` the verbs they use; `guard` how a thread knows that it is inside;
 //! `lifecycle` when anything is recorded at all, `control` who says so in a running process; `lane` what a thread writes with; `stacks` and `python` where it stands,
-//! `caller`, `native`, `recent` and `unwind` where in native code; `turns` in which order; `sink` how bytes reach the log.
+//! `caller`, `native` and `unwind` where in native code; `turns` in which order; `sink` how bytes reach the log.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -34,8 +34,8 @@ mod meta;
 mod native;
 mod python;
 mod real;
-mod recent;
 mod recorder;
+mod rings;
 mod sink;
 mod stacks;
 mod sys;

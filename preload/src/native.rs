@@ -9,7 +9,7 @@ use crate::environment;
 use crate::guard::Guard;
 use crate::heap::Array;
 use crate::python;
-use crate::recent::Recent;
+use crate::rings::Rings;
 use crate::sink::Writer;
 use crate::stacks::{Allowance, Tree};
 use crate::unwind::{self, Memo, Registers};
@@ -21,7 +21,8 @@ pub struct Native {
     nodes: Array<u32>,
     /// What leads to each frame's node: its address, and whether it is the loop's.
     whats: Array<u64>,
-    recent: Recent,
+    /// By address of code, with [`LOOP`], or by Python stack, with [`JOINED`].
+    rings: Rings<u64>,
     entries: Entries,
     /// Where the thread's own stack is; empty until somebody looked.
     own: Range<u64>,
@@ -34,7 +35,7 @@ pub struct Native {
 
 /// Added to an address of code: the frame is the interpreter's loop's.
 const LOOP: u64 = 1 << 63;
-/// Added to the node of a native stack: it is joined with a Python one.
+/// Added to the node of a Python stack: a native one is joined with it.
 const JOINED: u64 = 1 << 62;
 
 impl Native {
@@ -43,7 +44,7 @@ impl Native {
             memo: Memo::new(),
             nodes: Array::new(),
             whats: Array::new(),
-            recent: Recent::new(),
+            rings: Rings::new(),
             entries: Entries::new(),
             own: 0..0,
             is_whole: false,
@@ -57,7 +58,7 @@ impl Native {
         self.memo.release();
         self.nodes.release();
         self.whats.release();
-        self.recent.forget();
+        self.rings.release();
         self.entries.innermost.release();
         self.entries.addresses.release();
     }
@@ -90,14 +91,15 @@ impl Native {
         if native == 0 {
             return stack;
         }
-        let what = u64::from(native) | JOINED;
-        if let Some(both) = self.recent.find(stack, what) {
+        // Beside the native frames that came from there: what was introduced together lies together.
+        let what = u64::from(stack) | JOINED;
+        if let Some(both) = self.rings.find(native, what) {
             return both;
         }
         let node = Node { parent: stack, code: Node::NO_CODE, offset: native };
         // When the log has run out, half a stack is better than none.
         let Some(both) = tree.child(guard, writer, &node) else { return stack };
-        self.recent.keep(stack, what, both);
+        self.rings.keep(native, what, both);
         both
     }
 
@@ -122,7 +124,7 @@ impl Native {
         if generation != self.generation {
             self.generation = generation;
             self.memo.forget();
-            self.recent.forget();
+            self.rings.release();
         }
         let top = Registers::of_caller(caller);
         if !self.memo.refresh(top, &self.own, |address| unwind::rule(guard, address, generation)) {
@@ -157,7 +159,7 @@ impl Native {
     ) -> bool {
         // Again when everything below is done.
         self.is_whole = false;
-        let Native { memo, nodes, whats, recent, entries, generation, .. } = self;
+        let Native { memo, nodes, whats, rings, entries, generation, .. } = self;
         let frames = memo.frames();
         if !nodes.grow(frames.len()) || !whats.grow(frames.len()) {
             return false;
@@ -184,11 +186,13 @@ impl Native {
         };
         while level < frames.len() {
             let what = whats.get(level).unwrap_or(0);
-            node = match recent.find(node, what) {
+            node = match rings.find(node, what) {
                 Some(child) => child,
                 None => {
                     let Some(child) = child(guard, writer, tree, node, what, *generation) else { return false };
-                    recent.keep(node, what, child);
+                    if child != node {
+                        rings.keep(node, what, child);
+                    }
                     child
                 }
             };

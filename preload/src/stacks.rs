@@ -15,6 +15,7 @@ use crate::heap::{Array, Plain, spread};
 use crate::lifecycle;
 use crate::native::Native;
 use crate::python::{self, Chain, Chunks, State, code};
+use crate::rings::Rings;
 use crate::sink::Writer;
 
 /// A frame as it is read: address of the code object, address of the running instruction.
@@ -33,7 +34,23 @@ impl RawFrame {
     pub const GENERATOR: u64 = 1 << 63;
     /// Leads to the mark where C code entered the interpreter.
     const ENTRY: RawFrame = RawFrame { code: 1, instruction: 0 };
+
+    #[inline(always)]
+    fn under(self, epoch: u64) -> Begun {
+        Begun { frame: self, epoch }
+    }
 }
+
+/// A frame, and the death count under which it leads where it leads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+struct Begun {
+    frame: RawFrame,
+    epoch: u64,
+}
+
+// SAFETY: numbers.
+unsafe impl Plain for Begun {}
 
 /// What is recorded of a stack.
 mod kind {
@@ -55,7 +72,7 @@ pub struct Stacks {
     top: u32,
     /// The death count of code objects that the nodes were found under.
     epoch: u64,
-    rings: Rings,
+    rings: Rings<Begun>,
     tree: Tree,
     /// Set while the interpreter's frames are read; see `python::notice_end`.
     is_reading: AtomicBool,
@@ -73,7 +90,7 @@ impl Stacks {
             nodes: Array::new(),
             top: 0,
             epoch: 0,
-            rings: Rings { nodes: Array::new() },
+            rings: Rings::new(),
             tree: Tree::new(),
             is_reading: AtomicBool::new(false),
             self_check: Allowance::new(),
@@ -101,7 +118,7 @@ impl Stacks {
         self.kind.store(if has_native { kind::PYTHON_AND_NATIVE } else { kind::PYTHON }, Ordering::Release);
         // Of no epoch, so that every frame is looked up.
         self.epoch = u64::MAX;
-        self.rings.nodes.release();
+        self.rings.release();
         self.tree.release();
         // While nothing was recorded, nobody said which mappings came and went.
         self.chunks = Chunks::new();
@@ -248,10 +265,10 @@ impl Stacks {
     fn find_nearby(&mut self, mut node: u32, level: usize, epoch: u64) -> Option<u32> {
         let frame = self.chain.frames().get(level)?;
         if self.native.is_some() && python::is_entry(frame) {
-            node = self.rings.find(node, RawFrame::ENTRY, epoch)?;
+            node = self.rings.find(node, RawFrame::ENTRY.under(epoch))?;
         }
         match python::shown(frame) {
-            Some(shown) => self.rings.find(node, shown, epoch),
+            Some(shown) => self.rings.find(node, shown.under(epoch)),
             None => Some(node),
         }
     }
@@ -292,18 +309,18 @@ impl Stacks {
         for (level, frame) in self.chain.frames().iter().enumerate().skip(known) {
             if self.native.is_some() && python::is_entry(frame) {
                 let Some(mark) = self.tree.mark(guard, writer, node) else { return false };
-                self.rings.keep(node, RawFrame::ENTRY, epoch, mark);
+                self.rings.keep(node, RawFrame::ENTRY.under(epoch), mark);
                 node = mark;
             }
             if let Some(shown) = python::shown(frame) {
-                match self.rings.find(node, shown, epoch) {
+                match self.rings.find(node, shown.under(epoch)) {
                     Some(child) => node = child,
                     None => {
                         let Some(child) = self.tree.node_of(guard, writer, node, shown) else {
                             return false;
                         };
                         if child != node {
-                            self.rings.keep(node, shown, epoch, child);
+                            self.rings.keep(node, shown.under(epoch), child);
                         }
                         node = child;
                     }
@@ -354,75 +371,6 @@ impl Allowance {
             self.n_frames = 0;
         }
         is_allowed
-    }
-}
-
-/// The nodes by number, each with a ring of its children in the order in which they came up first. A program that does
-/// the same again meets them in the same order: the child that is looked for is mostly the last one that was, or the one
-/// behind it, and lies near. It spares the look-ups of code object and node.
-struct Rings {
-    nodes: Array<RingNode>,
-}
-
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-struct RingNode {
-    /// The frame, as it is read.
-    code: u64,
-    instruction: u64,
-    /// The lower half of the death count under which that frame led here.
-    epoch: u32,
-    /// The last child that was looked for, and the next one of the same parent; 0 when there is none.
-    last_child: u32,
-    sibling: u32,
-    reserved: u32,
-}
-
-// SAFETY: numbers.
-unsafe impl Plain for RingNode {}
-
-impl Rings {
-    /// How many children are looked at.
-    const N_LOOKS: usize = 8;
-
-    /// The child of `parent` that a frame leads to, if it is near.
-    #[inline(always)]
-    fn find(&mut self, parent: u32, frame: RawFrame, epoch: u64) -> Option<u32> {
-        let start = self.nodes.get(parent as usize)?.last_child;
-        let mut child = start;
-        for _ in 0..Rings::N_LOOKS {
-            let node = self.nodes.get(child as usize)?;
-            if node.code == frame.code && node.instruction == frame.instruction && node.epoch == epoch as u32 {
-                if child != start {
-                    self.nodes.get_mut(parent as usize)?.last_child = child;
-                }
-                return Some(child);
-            }
-            child = node.sibling;
-        }
-        None
-    }
-
-    /// Remembers that a frame leads from `parent` to `child`.
-    fn keep(&mut self, parent: u32, frame: RawFrame, epoch: u64, child: u32) {
-        if child == 0 || !self.nodes.grow(child.max(parent) as usize + 1) {
-            return;
-        }
-        let last_child = self.nodes.get(parent as usize).map_or(0, |parent| parent.last_child);
-        let behind_last = self.nodes.get(last_child as usize).map_or(0, |node| node.sibling);
-        if let Some(node) = self.nodes.get_mut(child as usize) {
-            let is_new = node.sibling == 0;
-            if is_new {
-                node.sibling = if last_child == 0 { child } else { behind_last };
-            }
-            (node.code, node.instruction, node.epoch) = (frame.code, frame.instruction, epoch as u32);
-            if is_new && let Some(last) = self.nodes.get_mut(last_child as usize).filter(|_| last_child != 0) {
-                last.sibling = child;
-            }
-        }
-        if let Some(parent) = self.nodes.get_mut(parent as usize) {
-            parent.last_child = child;
-        }
     }
 }
 
@@ -540,50 +488,5 @@ fn look(entries: &Array<Entry>, place: usize, node: &Node) -> Option<Found> {
             is_same.then_some(Found::Number(found.number))
         }
         _ => Some(Found::Place(place)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-
-    fn frame(number: u64) -> RawFrame {
-        RawFrame { code: 0x1000 + number / 4, instruction: number }
-    }
-
-    #[test]
-    fn a_ring_holds_all_children_and_finds_those_that_come_again_in_order() {
-        let mut rings = Rings { nodes: Array::new() };
-        let mut known = HashMap::new();
-        let (mut random, mut n_found) = (7u64, 0);
-        for step in 0..20_000u64 {
-            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-            let parent = (step / 500 % 16) as u32;
-            // Mostly one after the other.
-            let number = if random >> 40 & 7 == 0 { random >> 50 & 63 } else { step % 6 };
-            let n_known = known.len() as u32;
-            let child = *known.entry((parent, number)).or_insert(16 + n_known);
-            match rings.find(parent, frame(number), 1) {
-                Some(found) => {
-                    assert_eq!(found, child);
-                    n_found += 1;
-                }
-                None => rings.keep(parent, frame(number), 1, child),
-            }
-            assert_eq!(rings.find(parent, frame(number), 1), Some(child));
-        }
-        assert!(n_found > 5_000, "{n_found} were found");
-        for (parent, number) in known.keys() {
-            let first = rings.nodes.get(*parent as usize).unwrap().last_child;
-            let ring = std::iter::successors(Some(first), |&child| {
-                Some(rings.nodes.get(child as usize).unwrap().sibling).filter(|&next| next != first)
-            });
-            let n_children = known.keys().filter(|(other, _)| other == parent).count();
-            assert_eq!(ring.count(), n_children);
-            // Under another count of deaths nothing is believed.
-            assert_eq!(rings.find(*parent, frame(*number), 2), None);
-        }
     }
 }

@@ -8,9 +8,9 @@
 
 use core::ops::Range;
 
-use super::rule::{Cfa, Rule};
+use super::rule::{Packed, Rule};
 use super::stack::Stack;
-use super::walk::{Registers, Stack as _, Step};
+use super::walk::{At, Registers, Stack as _, Step};
 use crate::heap::{Array, Plain};
 
 /// A frame and what its caller was made of.
@@ -38,7 +38,7 @@ struct Word {
 unsafe impl Plain for Frame {}
 
 /// `pc` is where a signal came in.
-const INTERRUPTED: u64 = 1;
+const INTERRUPTED: u64 = At::Interruption as u64;
 /// The caller depends on `bp`.
 const NEEDS_BP: u64 = 2;
 /// The caller was found in another way than by the return address and a saved `rbp`: it has to be found again.
@@ -81,31 +81,33 @@ impl Frame {
     /// One that has no caller, or none that can be found.
     #[inline(always)]
     fn outermost(registers: &Registers, is_own: bool) -> Frame {
-        let Registers { pc, sp, bp, is_interrupted } = *registers;
-        let interrupted = if is_interrupted { INTERRUPTED } else { 0 };
-        Frame { pc, sp, bp, notes: interrupted | if is_own { 0 } else { DOUBTFUL }, ..Frame::EMPTY }
+        let Registers { pc, sp, bp, at } = *registers;
+        Frame { pc, sp, bp, notes: at as u64 | if is_own { 0 } else { DOUBTFUL }, ..Frame::EMPTY }
     }
 
     /// One whose caller was found by a rule.
     #[inline(always)]
-    fn new(registers: &Registers, rule: Rule, caller: &Registers, is_own: bool) -> Frame {
+    fn new(registers: &Registers, rule: Packed, caller: &Registers, is_own: bool) -> Frame {
         let mut frame = Frame::outermost(registers, is_own);
         let return_address = Word { place: caller.sp.wrapping_sub(8), value: caller.pc };
-        let saved = |offset: i32| Word { place: caller.sp.wrapping_add_signed(offset.into()), value: caller.bp };
-        let (notes, second) = match rule {
-            Rule::Frame { cfa: Cfa::Rsp(_), rbp: Some(offset) } => (0, saved(offset)),
-            Rule::Frame { cfa: Cfa::Rbp(_), rbp: Some(offset) } => (NEEDS_BP, saved(offset)),
-            Rule::Frame { cfa: Cfa::Rsp(_) | Cfa::Rbp(_), rbp: None } => (NEEDS_BP, return_address),
-            _ => (NEEDS_BP | IS_ODD, return_address),
-        };
-        frame.notes |= notes | if second.place < frame.sp { IS_ODD } else { 0 };
+        let offset = rule.rbp_offset();
+        let saved = Word { place: caller.sp.wrapping_add_signed(offset), value: caller.bp };
+        let (is_plain, is_saved) = (rule.is_plain(), rule.is_plain() && offset != 0);
+        let second = if is_saved { saved } else { return_address };
+        frame.notes |= if is_saved && !rule.is_on_rbp() { 0 } else { NEEDS_BP };
+        frame.notes |= if is_plain && second.place >= frame.sp { 0 } else { IS_ODD };
         frame.links = [return_address, second];
         frame
     }
 
     #[inline(always)]
+    fn at(&self) -> At {
+        if self.notes & INTERRUPTED != 0 { At::Interruption } else { At::Return }
+    }
+
+    #[inline(always)]
     fn registers(&self) -> Registers {
-        Registers { pc: self.pc, sp: self.sp, bp: self.bp, is_interrupted: self.notes & INTERRUPTED != 0 }
+        Registers { pc: self.pc, sp: self.sp, bp: self.bp, at: self.at() }
     }
 
     /// Whether these registers lead where they led last time, as far as registers say.
@@ -114,7 +116,7 @@ impl Frame {
         self.pc == registers.pc
             && self.sp == registers.sp
             && (self.bp == registers.bp || self.notes & NEEDS_BP == 0)
-            && (self.notes & INTERRUPTED != 0) == registers.is_interrupted
+            && self.at() == registers.at
     }
 
     /// The bits in which its links are not what they were.
@@ -161,7 +163,7 @@ impl Memo {
 
     /// Finds the frames from these registers on; `own` is where the thread's own stack is. `false` without memory.
     #[inline(always)]
-    pub fn refresh(&mut self, top: Registers, own: &Range<u64>, rule: impl Fn(u64) -> Rule) -> bool {
+    pub fn refresh(&mut self, top: Registers, own: &Range<u64>, rule: impl Fn(u64) -> Packed) -> bool {
         let mut stack = Stack::at(top.sp, own);
         let (mut current, mut left, mut n_new) = (top, self.len, 0);
         // Until the new ones are in their place, nothing is known.
@@ -196,7 +198,7 @@ impl Memo {
                 end @ (Step::End | Step::Cut) => {
                     let mut frame = Frame::outermost(&current, is_own);
                     // A rule that found nothing may find something next time.
-                    frame.notes |= if matches!(found, Rule::End | Rule::Unknown) { 0 } else { IS_ODD };
+                    frame.notes |= if matches!(found.unpack(), Rule::End | Rule::Unknown) { 0 } else { IS_ODD };
                     frame.notes |= if matches!(end, Step::Cut) { IS_CUT } else { 0 };
                     self.new.set(n_new, frame);
                     n_new += 1;
@@ -223,7 +225,7 @@ impl Memo {
 /// The topmost of these frames that has another caller than it had; 0 when it is the outermost one that has to be looked
 /// at again.
 #[inline(always)]
-fn first_changed(frames: &[Frame], own: &Range<u64>, rule: &impl Fn(u64) -> Rule) -> Option<usize> {
+fn first_changed(frames: &[Frame], own: &Range<u64>, rule: &impl Fn(u64) -> Packed) -> Option<usize> {
     let (top, callers) = (frames.last()?, frames.get(1..)?);
     if top.notes & DOUBTFUL != 0 {
         return first_changed_of_doubtful(frames, own, rule);
@@ -243,7 +245,7 @@ fn first_changed(frames: &[Frame], own: &Range<u64>, rule: &impl Fn(u64) -> Rule
 
 #[cold]
 #[inline(never)]
-fn first_changed_of_doubtful(frames: &[Frame], own: &Range<u64>, rule: &impl Fn(u64) -> Rule) -> Option<usize> {
+fn first_changed_of_doubtful(frames: &[Frame], own: &Range<u64>, rule: &impl Fn(u64) -> Packed) -> Option<usize> {
     let is_same = |pair: &[Frame]| {
         let [caller, frame] = pair else { return false };
         let stack = Stack::at(frame.sp, own);
@@ -257,7 +259,7 @@ fn first_changed_of_doubtful(frames: &[Frame], own: &Range<u64>, rule: &impl Fn(
     changed.or(is_root_odd.then_some(0))
 }
 
-fn is_found_again(frame: &Frame, caller: &Frame, stack: &Stack, rule: &impl Fn(u64) -> Rule) -> bool {
+fn is_found_again(frame: &Frame, caller: &Frame, stack: &Stack, rule: &impl Fn(u64) -> Packed) -> bool {
     match frame.registers().step(rule(frame.code_address()), stack) {
         Step::Caller(found) => found == caller.registers(),
         Step::End | Step::Cut => false,

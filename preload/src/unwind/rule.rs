@@ -1,4 +1,4 @@
-//! How to get from a frame to its caller's: one word, so that a table of rules is small and a step is short.
+//! How to get from a frame to its caller's, and the same in one word: a table of rules is small and a step is short.
 
 /// What the caller's registers are, told by those of the frame.
 ///
@@ -35,14 +35,18 @@ pub enum Cfa {
     Plt(u8),
 }
 
-impl Rule {
-    /// `None` when an offset is too large for the word, as no compiler makes it.
-    pub fn pack(self) -> Option<u64> {
+/// A rule in one word, as a table has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed(pub u64);
+
+impl Packed {
+    /// Of no use when an offset is too large for the word, as no compiler makes it.
+    pub fn new(rule: Rule) -> Packed {
         const { assert!(CFA_BITS + RBP_BITS + 4 <= u64::BITS) }
-        let (kind, cfa, rbp) = match self {
-            Rule::End => return Some(END),
-            Rule::Unknown => return Some(UNKNOWN),
-            Rule::Signal => return Some(SIGNAL),
+        let (kind, cfa, rbp) = match rule {
+            Rule::End => return Packed(END),
+            Rule::Unknown => return Packed(UNKNOWN),
+            Rule::Signal => return Packed(SIGNAL),
             Rule::Frame { cfa, rbp } => {
                 let (kind, offset) = match cfa {
                     Cfa::Rsp(offset) => (RSP, offset),
@@ -55,16 +59,15 @@ impl Rule {
             }
         };
         // An offset of 0 would be above the return address.
-        if matches!(self, Rule::Frame { rbp: Some(0), .. }) || !fits(cfa, CFA_BITS) || !fits(rbp, RBP_BITS) {
-            return None;
+        if matches!(rule, Rule::Frame { rbp: Some(0), .. }) || !fits(cfa, CFA_BITS) || !fits(rbp, RBP_BITS) {
+            return Packed(UNKNOWN);
         }
-        Some(kind | low_bits(cfa, CFA_BITS) << 4 | low_bits(rbp, RBP_BITS) << (4 + CFA_BITS))
+        Packed(kind | low_bits(cfa, CFA_BITS) << 4 | low_bits(rbp, RBP_BITS) << (4 + CFA_BITS))
     }
 
-    pub fn unpack(word: u64) -> Rule {
-        let offset = signed(word >> 4, CFA_BITS);
-        let rbp = signed(word >> (4 + CFA_BITS), RBP_BITS);
-        let cfa = match word & 0xf {
+    pub fn unpack(self) -> Rule {
+        let offset = self.cfa_offset() as i32;
+        let cfa = match self.0 & 0xf {
             RSP => Cfa::Rsp(offset),
             RBP => Cfa::Rbp(offset),
             AT_RBP => Cfa::AtRbp(offset),
@@ -74,7 +77,34 @@ impl Rule {
             SIGNAL => return Rule::Signal,
             _ => return Rule::Unknown,
         };
+        let rbp = self.rbp_offset() as i32;
         Rule::Frame { cfa, rbp: if rbp == 0 { None } else { Some(rbp) } }
+    }
+
+    /// Whether it is what nearly all code has: the CFA is one of the two registers plus something. The other parts of the
+    /// word can be asked then, which spares the processor a jump that it can't foresee.
+    #[inline(always)]
+    pub fn is_plain(self) -> bool {
+        const { assert!(RBP == RSP | 1) }
+        self.0 & 0xf | 1 == RBP
+    }
+
+    /// Whether it is `rbp`, and not `rsp`, that a plain one adds to.
+    #[inline(always)]
+    pub fn is_on_rbp(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// What a plain one adds.
+    #[inline(always)]
+    pub fn cfa_offset(self) -> i64 {
+        signed(self.0 >> 4, CFA_BITS)
+    }
+
+    /// Where the caller's `rbp` lies, counted from the CFA; 0 when it is still in the register.
+    #[inline(always)]
+    pub fn rbp_offset(self) -> i64 {
+        signed(self.0 >> (4 + CFA_BITS), RBP_BITS)
     }
 }
 
@@ -91,16 +121,17 @@ const CFA_BITS: u32 = 32;
 const RBP_BITS: u32 = 28;
 
 fn fits(value: i32, bits: u32) -> bool {
-    signed(low_bits(value, bits), bits) == value
+    signed(low_bits(value, bits), bits) == value.into()
 }
 
 fn low_bits(value: i32, bits: u32) -> u64 {
     value as i64 as u64 & ((1 << bits) - 1)
 }
 
-fn signed(word: u64, bits: u32) -> i32 {
+#[inline(always)]
+fn signed(word: u64, bits: u32) -> i64 {
     let spare = u64::BITS - bits;
-    ((word << spare) as i64 >> spare) as i32
+    (word << spare) as i64 >> spare
 }
 
 #[cfg(test)]
@@ -113,16 +144,19 @@ mod tests {
             for rbp in [None, Some(-16), Some(-8), Some(-(1 << 20)), Some(8)] {
                 for cfa in [Cfa::Rsp(offset), Cfa::Rbp(offset), Cfa::AtRbp(offset), Cfa::AtRsp(offset), Cfa::Plt(11)] {
                     let rule = Rule::Frame { cfa, rbp };
-                    assert_eq!(rule.pack().map(Rule::unpack), Some(rule));
+                    let is_plain = matches!(cfa, Cfa::Rsp(_) | Cfa::Rbp(_));
+                    assert_eq!(Packed::new(rule).is_plain(), is_plain, "{rule:?}");
+                    assert_eq!(Packed::new(rule).unpack(), rule);
                 }
             }
         }
         for rule in [Rule::End, Rule::Unknown, Rule::Signal] {
-            assert_eq!(rule.pack().map(Rule::unpack), Some(rule));
+            assert_eq!(Packed::new(rule).unpack(), rule);
+            assert!(!Packed::new(rule).is_plain());
         }
-        assert_eq!(Rule::Frame { cfa: Cfa::Rsp(8), rbp: Some(0) }.pack(), None);
-        assert_eq!(Rule::Frame { cfa: Cfa::Rsp(8), rbp: Some(1 << 27) }.pack(), None);
+        assert_eq!(Packed::new(Rule::Frame { cfa: Cfa::Rsp(8), rbp: Some(0) }).unpack(), Rule::Unknown);
+        assert_eq!(Packed::new(Rule::Frame { cfa: Cfa::Rsp(8), rbp: Some(1 << 27) }).unpack(), Rule::Unknown);
         // An empty place of a table.
-        assert_eq!(Rule::unpack(0), Rule::Unknown);
+        assert_eq!(Packed(0).unpack(), Rule::Unknown);
     }
 }

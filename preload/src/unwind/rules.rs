@@ -7,7 +7,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::modules::Modules;
-use super::rule::Rule;
+use super::rule::{Packed, Rule};
 use super::table::Table;
 use crate::guard::Guard;
 use crate::lock::Lock;
@@ -75,9 +75,9 @@ fn forget(modules: &mut Modules) {
 
 /// The rule at an instruction.
 #[inline(always)]
-pub fn rule(guard: &Guard, address: u64, generation: u64) -> Rule {
+pub fn rule(guard: &Guard, address: u64, generation: u64) -> Packed {
     let key = key(address, generation);
-    RULES.get(key).map_or_else(|| look_up(guard, address, key), Rule::unpack)
+    RULES.get(key).map_or_else(|| look_up(guard, address, key), Packed)
 }
 
 /// What is kept of a generation in a key.
@@ -91,22 +91,22 @@ fn key(address: u64, generation: u64) -> u64 {
 
 #[cold]
 #[inline(never)]
-fn look_up(guard: &Guard, address: u64, key: u64) -> Rule {
+fn look_up(guard: &Guard, address: u64, key: u64) -> Packed {
+    let unknown = Packed::new(Rule::Unknown);
     let mut modules = MODULES.lock(guard);
     if N_CLOSING.load(Ordering::Relaxed) != 0 {
-        return Rule::Unknown;
+        return unknown;
     }
     if modules.find(address).is_none() && modules.is_look_due() {
         modules.look_for(guard, address);
     }
     // What is not known now may be loaded soon.
-    let Some(module) = modules.find(address) else { return Rule::Unknown };
+    let Some(module) = modules.find(address) else { return unknown };
     // SAFETY: whoever unloads a module says so before, under the lock.
-    let rule = unsafe { module.rule(address) };
+    let rule = Packed::new(unsafe { module.rule(address) });
     drop(modules);
-    let word = rule.pack().unwrap_or(0);
-    RULES.set(key, word);
-    Rule::unpack(word)
+    RULES.set(key, rule.0);
+    rule
 }
 
 /// The number of the module that code belongs to, and its address in the file; `None` when that can't be told.

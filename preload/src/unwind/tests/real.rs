@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use super::super::maps::Maps;
 use super::super::memo::Memo;
 use super::super::modules::Modules;
-use super::super::rule::Rule;
-use super::super::walk::{Registers, Stack, Step};
+use super::super::rule::Packed;
+use super::super::walk::{At, Registers, Stack, Step};
 
 unsafe extern "C" {
     fn _Unwind_Backtrace(visit: extern "C" fn(*mut c_void, *mut c_void) -> c_int, data: *mut c_void) -> c_int;
@@ -40,7 +40,7 @@ fn ours(mut frame: Registers) -> Vec<u64> {
     loop {
         let address = frame.code_address();
         let module = modules.find(address).unwrap_or_else(|| panic!("nobody knows {address:#x}"));
-        match frame.step(unsafe { module.rule(address) }, &Memory) {
+        match frame.step(Packed::new(unsafe { module.rule(address) }), &Memory) {
             Step::Caller(caller) => frame = caller,
             Step::End => return addresses,
             Step::Cut => panic!("cut off behind {} frames at {address:#x}", addresses.len()),
@@ -59,7 +59,7 @@ extern "C" fn push(context: *mut c_void, addresses: *mut c_void) -> c_int {
 fn compare() -> usize {
     let (pc, sp, bp): (u64, u64, u64);
     unsafe { asm!("lea {}, [rip]", "mov {}, rsp", "mov {}, rbp", out(reg) pc, out(reg) sp, out(reg) bp) };
-    let ours = ours(Registers { pc, sp, bp, is_interrupted: true });
+    let ours = ours(Registers { pc, sp, bp, at: At::Interruption });
     let mut theirs = Vec::<u64>::new();
     unsafe { _Unwind_Backtrace(push, (&raw mut theirs).cast()) };
     // In this function the two stand at different instructions, and libgcc ends with a zero.
@@ -115,15 +115,15 @@ fn a_stack_goes_through_libc_and_through_a_signal() {
 
 thread_local! {
     static MEMO: RefCell<Memo> = const { RefCell::new(Memo::new()) };
-    static RULES: RefCell<(Modules, HashMap<u64, Rule>)> = RefCell::new((Modules::new(), HashMap::new()));
+    static RULES: RefCell<(Modules, HashMap<u64, Packed>)> = RefCell::new((Modules::new(), HashMap::new()));
 }
 
-fn rule(address: u64) -> Rule {
+fn rule(address: u64) -> Packed {
     RULES.with_borrow_mut(|(modules, rules)| {
         if modules.find(address).is_none() {
             assert!(modules.look(&Maps::read().unwrap()));
         }
-        *rules.entry(address).or_insert_with(|| unsafe { modules.find(address).unwrap().rule(address) })
+        *rules.entry(address).or_insert_with(|| Packed::new(unsafe { modules.find(address).unwrap().rule(address) }))
     })
 }
 
@@ -132,7 +132,7 @@ fn rule(address: u64) -> Rule {
 fn compare_memo(own: &std::ops::Range<u64>) -> usize {
     let (pc, sp, bp): (u64, u64, u64);
     unsafe { asm!("lea {}, [rip]", "mov {}, rsp", "mov {}, rbp", out(reg) pc, out(reg) sp, out(reg) bp) };
-    let top = Registers { pc, sp, bp, is_interrupted: true };
+    let top = Registers { pc, sp, bp, at: At::Interruption };
     let fresh = || {
         let mut memo = Memo::new();
         assert!(memo.refresh(top, own, rule));
