@@ -49,6 +49,9 @@ impl<K: Plain + Eq> Rings<K> {
                 return Some(child);
             }
             child = node.sibling;
+            if child == start {
+                break;
+            }
         }
         None
     }
