@@ -11,8 +11,9 @@
 //!
 //! # Reading order
 //! `hooks` is the table of replaced symbols; `recorder` the verbs they use; `guard` how a thread knows that it is inside;
-//! `lifecycle` when anything is recorded at all, `control` who says so in a running process; `lane` what a thread writes with; `stacks` and `python` where it stands,
-//! `caller`, `native` and `unwind` where in native code; `turns` in which order; `sink` how bytes reach the log.
+//! `lifecycle` when anything is recorded at all, `control` who says so in a running process; `lane` what a thread writes
+//! with; `stacks` and `python` where it stands, `caller`, `native` and `unwind` where in native code, `rings` what of both
+//! came up before; `turns` in which order; `sink` how bytes reach the log.
 
 #![cfg_attr(not(test), no_std)]
 
