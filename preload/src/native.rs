@@ -31,6 +31,9 @@ pub struct Native {
     /// What addresses were known under.
     generation: u64,
     self_check: Allowance,
+    /// Of the self-check: a fresh walk, and which of its frames are the loop's.
+    fresh: Memo,
+    are_loops: Array<u32>,
 }
 
 /// Added to an address of code: the frame is the interpreter's loop's.
@@ -50,6 +53,8 @@ impl Native {
             is_whole: false,
             generation: 0,
             self_check: Allowance::new(),
+            fresh: Memo::new(),
+            are_loops: Array::new(),
         }
     }
 
@@ -61,6 +66,8 @@ impl Native {
         self.rings.release();
         self.entries.innermost.release();
         self.entries.addresses.release();
+        self.fresh.release();
+        self.are_loops.release();
     }
 
     /// Another thread's stack lies elsewhere.
@@ -207,21 +214,21 @@ impl Native {
     #[cold]
     #[inline(never)]
     fn compare_with_slow_twin(
-        &self,
+        &mut self,
         guard: &Guard,
         writer: &mut Writer,
         tree: &mut Tree,
         top: Registers,
         python: &[python::Frame],
     ) {
-        let generation = self.generation;
-        let mut fresh = Memo::new();
-        if !fresh.refresh(top, &self.own, |address| unwind::rule(guard, address, generation)) {
+        let Native { generation, own, nodes, fresh, are_loops, .. } = self;
+        let generation = *generation;
+        fresh.forget();
+        if !fresh.refresh(top, own, |address| unwind::rule(guard, address, generation)) {
             return;
         }
         let frames = fresh.frames();
-        let mut is_loop = Array::<u32>::new();
-        if !is_loop.grow(frames.len()) {
+        if !are_loops.grow(frames.len()) {
             return;
         }
         let mut entries = python.iter().rev().filter(|frame| python::shown(frame).is_none());
@@ -233,22 +240,20 @@ impl Native {
                 entry = entries.next();
             }
             let above = callers.last().map_or(u64::MAX, |caller| caller.start());
-            is_loop.set(end, entry.is_some_and(|entry| (entry.address as u64) < above) as u32);
+            are_loops.set(end, entry.is_some_and(|entry| (entry.address as u64) < above) as u32);
         }
         let mut node = first(guard, writer, tree, frames);
         for (level, frame) in frames.iter().enumerate() {
-            let mark = if is_loop.get(level) == Some(1) { LOOP } else { 0 };
+            let mark = if are_loops.get(level) == Some(1) { LOOP } else { 0 };
             node = node.and_then(|node| child(guard, writer, tree, node, frame.code_address() | mark, generation));
         }
-        let remembered = frames.len().checked_sub(1).and_then(|top| self.nodes.get(top));
+        let remembered = frames.len().checked_sub(1).and_then(|top| nodes.get(top));
         if remembered != node && node.is_some() && unwind::generation() == generation {
             python::fail_self_check(
                 guard,
                 b"memtrace: self-check: the remembered native stack is not the current one\n",
             );
         }
-        is_loop.release();
-        fresh.release();
     }
 }
 
