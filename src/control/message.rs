@@ -13,7 +13,8 @@ pub enum Request {
     Status,
     /// The same, from a viewer: a program that waits for one starts then.
     Watch,
-    /// A viewer has opened the log that it was told of: that may have no name, and is gone with its keeper for whoever has not.
+    /// A viewer has opened the log that it was told of: that may have no name, and is gone with its keeper for whoever has
+    /// not.
     Opened,
     /// Has what a viewer shows come through this connection, from then on: for one that can't open the log.
     Pictures,

@@ -1,6 +1,6 @@
 //! The children of a recorded program, and theirs: each makes a log itself (`preload/src/child.rs`) and counts itself in
-//! the first one, or takes one of those that we have made in advance (`spares`). Here those logs are noticed, sampled, compressed and finished, until the program ends or is left. Called
-//! by `watch` and `running`.
+//! the first one, or takes one of those that we have made in advance (`spares`). Here those logs are noticed, sampled,
+//! compressed and finished, until the program ends or is left. Called by `watch` and `running`.
 //! It must never end a process, nor have more files open than it can afford, however many come and go.
 
 use std::collections::{HashSet, VecDeque};

@@ -1,5 +1,6 @@
 //! Beside a process that is not our child: samples its memory, compresses its log, looks after its children's, and answers
-//! whoever asks about it, until it ends, or until somebody asks us to. Called by `commands::attach`. Nothing is sent to the process here.
+//! whoever asks about it, until it ends, or until somebody asks us to. Called by `commands::attach`. Nothing is sent to
+//! the process here.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,6 +1,6 @@
-//! The exec family, posix_spawn and pidfd_spawn. A program that replaces itself is followed: the new image finds our request in its
-//! environment. Children, also those of vfork, are left alone, unless they are to be followed as well: then what they
-//! become finds the request of its nearest recorded ancestor, and makes a log of its own.
+//! The exec family, posix_spawn and pidfd_spawn. A program that replaces itself is followed: the new image finds our
+//! request in its environment. Children, also those of vfork, are left alone, unless they are to be followed as well: then
+//! what they become finds the request of its nearest recorded ancestor, and makes a log of its own.
 //!
 //! # Safety
 //! Dangerous: variadic functions, which Rust can't define. Each of those is a few instructions that put the argument

@@ -1,4 +1,5 @@
-//! Time and memory of the program, and the user's marks, seen from outside: records in blocks that are taken like the recorder takes them.
+//! Time and memory of the program, and the user's marks, seen from outside: records in blocks that are taken like the
+//! recorder takes them.
 
 use std::fs::File;
 use std::io;
