@@ -44,8 +44,8 @@ const LONGEST_OPENING: Duration = Duration::from_secs(2);
 
 impl Watcher {
     /// Begins to watch; returns when the thread runs, so that its start is not part of the recording. Logs are aggregated
-    /// in the end, if that is wanted. With a server, the
-    /// recording is for those who watch it; with a family, children that are forked are recorded, too.
+    /// in the end, if that is wanted. With a server, the recording is for those who watch it; with a family, children that
+    /// are forked are recorded, too.
     pub fn start(
         log: Log,
         recorder: Recorder,

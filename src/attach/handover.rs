@@ -69,12 +69,12 @@ fn receive(
         .context("cannot hand files over to the process, which takes Linux 5.6")?;
     let ours: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     sys::send_descriptors(socket.as_fd(), b"x", &ours)?;
-    let control_len = CONTROL_HEADER + size_of::<i32>() * ours.len();
-    let control = thread.put(&vec![0; control_len.next_multiple_of(8)])?;
+    let control_len = (CONTROL_HEADER + size_of::<i32>() * ours.len()).next_multiple_of(8);
+    let control = thread.put(&vec![0; control_len])?;
     let payload = thread.put(&[0; 8])?;
     let vector = thread.put(&words([payload, 1]))?;
     // `struct msghdr`: name and its length, the vector and its length, control and its length, flags.
-    let message = thread.put(&words([0, 0, vector, 1, control, control_len.next_multiple_of(8) as u64, 0]))?;
+    let message = thread.put(&words([0, 0, vector, 1, control, control_len as u64, 0]))?;
     let flags = (libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) as u64;
     let len = thread.call(recvmsg, &[pair[1] as u64, message, flags])?;
     ensure!(len == 1, "the process could not take the files that it was handed");

@@ -197,9 +197,8 @@ pub unsafe extern "C" fn posix_spawn(
 ) -> c_int {
     // SAFETY: the program's own arguments.
     unsafe {
-        let request = request_for_child(environment, || sys::open_read_unchecked(path));
-        let environment = request.as_ref().map_or(environment, WithRequest::as_ptr);
-        real::posix_spawn(pid, path, actions, attributes, arguments, environment)
+        let start = |environment| real::posix_spawn(pid, path, actions, attributes, arguments, environment);
+        spawn(environment, || sys::open_read_unchecked(path), start)
     }
 }
 
@@ -214,9 +213,8 @@ pub unsafe extern "C" fn posix_spawnp(
 ) -> c_int {
     // SAFETY: the program's own arguments.
     unsafe {
-        let request = request_for_child(environment, || open_on_path(CStr::from_ptr(file)));
-        let environment = request.as_ref().map_or(environment, WithRequest::as_ptr);
-        real::posix_spawnp(pid, file, actions, attributes, arguments, environment)
+        let start = |environment| real::posix_spawnp(pid, file, actions, attributes, arguments, environment);
+        spawn(environment, || open_on_path(CStr::from_ptr(file)), start)
     }
 }
 
@@ -235,9 +233,8 @@ pub unsafe extern "C" fn pidfd_spawn(
         if real::PIDFD_SPAWN.address() == 0 {
             return abi::ENOSYS;
         }
-        let request = request_for_child(environment, || sys::open_read_unchecked(path));
-        let environment = request.as_ref().map_or(environment, WithRequest::as_ptr);
-        real::pidfd_spawn(child, path, actions, attributes, arguments, environment)
+        let start = |environment| real::pidfd_spawn(child, path, actions, attributes, arguments, environment);
+        spawn(environment, || sys::open_read_unchecked(path), start)
     }
 }
 
@@ -255,10 +252,20 @@ pub unsafe extern "C" fn pidfd_spawnp(
         if real::PIDFD_SPAWNP.address() == 0 {
             return abi::ENOSYS;
         }
-        let request = request_for_child(environment, || open_on_path(CStr::from_ptr(file)));
-        let environment = request.as_ref().map_or(environment, WithRequest::as_ptr);
-        real::pidfd_spawnp(child, file, actions, attributes, arguments, environment)
+        let start = |environment| real::pidfd_spawnp(child, file, actions, attributes, arguments, environment);
+        spawn(environment, || open_on_path(CStr::from_ptr(file)), start)
     }
+}
+
+/// Starts a child with our request in its environment, if it is to be followed and can be.
+unsafe fn spawn(
+    environment: Texts,
+    open: impl FnOnce() -> Result<i32, sys::Errno>,
+    start: impl FnOnce(Texts) -> c_int,
+) -> c_int {
+    // SAFETY: as the caller says.
+    let request = unsafe { request_for_child(environment, open) };
+    start(request.as_ref().map_or(environment, WithRequest::as_ptr))
 }
 
 /// The environment for the next image, when this process is recorded, or is a child that is to be, and the next image
