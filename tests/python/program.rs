@@ -166,6 +166,8 @@ impl Program {
         command
             .env("EXPECT_FILE", account)
             .env("EXPECT_LIBRARY", helpers())
+            // Or each run would compile all that it imports, and check the stacks of that.
+            .env_remove("PYTHONDONTWRITEBYTECODE")
             .env("PYTHONPYCACHEPREFIX", Path::new(env!("CARGO_TARGET_TMPDIR")).join("pycache"))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .output()
