@@ -16,7 +16,6 @@ use super::offsets::Layout;
 use super::{Chain, code, fail_self_check, walk};
 use crate::elf::Object;
 use crate::guard::Guard;
-use crate::heap::Array;
 use crate::sink;
 use crate::stacks::RawFrame;
 
@@ -134,22 +133,19 @@ impl Api {
 #[cold]
 #[inline(never)]
 pub fn check(guard: &Guard, layout: &Layout, state: usize, chain: &Chain) {
-    let mut walked = Array::new();
+    let frames = chain.frames().iter().rev().filter_map(|frame| frame.raw(layout));
     // SAFETY: the state is this thread's.
-    let depth = unsafe { walk::frames(layout, walk::top(layout, state), &mut walked) };
-    let frames = walked.slice(depth);
-    if !chain.frames().iter().rev().filter_map(|frame| frame.raw(layout)).eq(frames.iter().copied()) {
+    if !frames.clone().eq(unsafe { walk::frames(layout, walk::top(layout, state)) }) {
         fail_self_check(guard, b"memtrace: self-check: the remembered frames are not those of a walk\n");
     }
     // A mapping may be an arena that pymalloc is about to fill: the check's own objects would come too early.
     if !guard.is_for_mapping() {
         compare(guard, layout, state, frames);
     }
-    walked.release();
 }
 
-/// Compares `frames`, read from `state`, with the interpreter's account, frame by frame.
-fn compare(guard: &Guard, layout: &Layout, state: usize, frames: &[RawFrame]) {
+/// Compares `frames`, leaf first, with the interpreter's account of `state`, frame by frame.
+fn compare(guard: &Guard, layout: &Layout, state: usize, frames: impl Iterator<Item = RawFrame> + Clone) {
     let Some(api) = Api::found() else {
         return;
     };
@@ -158,7 +154,7 @@ fn compare(guard: &Guard, layout: &Layout, state: usize, frames: &[RawFrame]) {
         return;
     }
     // What the check itself allocates and maps is not recorded: the lane is in the middle of an event.
-    let is_equal = with_interpreter_at_rest(&api, || walk(&api, layout, state, frames, |_, _| {}));
+    let is_equal = with_interpreter_at_rest(&api, || walk(&api, layout, state, frames.clone(), |_, _| {}));
     if let Some(header) = sink::header() {
         header.n_self_checked().fetch_add(1, Ordering::Relaxed);
     }
@@ -188,8 +184,14 @@ fn compare(guard: &Guard, layout: &Layout, state: usize, frames: &[RawFrame]) {
 type Side = Option<(usize, usize)>;
 
 /// Walks both accounts at once and shows each pair; whether all were equal.
-fn walk(api: &Api, layout: &Layout, state: usize, frames: &[RawFrame], mut show: impl FnMut(Side, Side)) -> bool {
-    let mut ours = frames.iter().filter_map(|frame| visible(layout, *frame));
+fn walk(
+    api: &Api,
+    layout: &Layout,
+    state: usize,
+    frames: impl Iterator<Item = RawFrame>,
+    mut show: impl FnMut(Side, Side),
+) -> bool {
+    let mut ours = frames.filter_map(|frame| visible(layout, frame));
     let mut is_equal = true;
     // SAFETY: new references, given back below; null at the end.
     unsafe {

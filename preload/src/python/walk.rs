@@ -7,7 +7,7 @@
 //! code runs on its thread: a frame is linked after it is filled, and unlinked before it is cleared.
 
 use super::offsets::Layout;
-use crate::heap::{Array, Plain};
+use crate::heap::Plain;
 use crate::stacks::RawFrame;
 
 /// Deeper stacks are cut off; Python's own limit is far below.
@@ -126,27 +126,15 @@ pub unsafe fn top(layout: &Layout, state: usize) -> usize {
     }
 }
 
-/// The frames from the top on, leaf first: all that have code, also those that CPython calls incomplete. Their number;
-/// 0 when there is no memory for them. The slow twin of `chain`, for the self-check.
+/// The frames from the top on, leaf first: all that have code, also those that CPython calls incomplete. The slow twin of
+/// `chain`, for the self-check.
 ///
 /// # Safety
-/// `top` is 0 or a frame of the running thread.
-pub unsafe fn frames(layout: &Layout, top: usize, frames: &mut Array<RawFrame>) -> usize {
-    let mut next = top;
-    let mut depth = 0;
-    while next != 0 && depth < MAX_DEPTH {
-        // SAFETY: the chain is whole.
-        let frame = unsafe { Frame::read(layout, next) };
-        if let Some(raw) = frame.raw(layout) {
-            if depth >= frames.capacity() && !frames.grow(depth + 64) {
-                return 0;
-            }
-            frames.set(depth, raw);
-            depth += 1;
-        }
-        next = frame.previous;
-    }
-    depth
+/// `top` is 0 or a frame of the running thread, which stays as it is while the frames are taken.
+pub unsafe fn frames(layout: &Layout, top: usize) -> impl Iterator<Item = RawFrame> {
+    // SAFETY: the chain is whole.
+    let read = move |address| (address != 0).then(|| unsafe { Frame::read(layout, address) });
+    core::iter::successors(read(top), move |frame| read(frame.previous)).take(MAX_DEPTH).filter_map(|it| it.raw(layout))
 }
 
 /// # Safety
