@@ -535,6 +535,21 @@ fn a_process_with_a_harmless_filter_is_recorded_by_who_can_read_it() {
     target.assert_goes_on();
 }
 
+/// Both were seen to leave a thread standing, or memtrace waiting for one to stand, until it gave up after half a minute.
+#[test]
+fn no_thread_is_left_standing_and_none_that_forks_is_waited_for() {
+    let scratch = Scratch::new("attach-standing");
+    let (program, capture) = (build(&scratch, "seldom.c", &[]), scratch.join("capture.bin"));
+    for (arguments, n_times) in [(&[][..], 8), (&["forks"], 12)] {
+        for _ in 0..n_times {
+            let target = Target::start_busy(Command::new(&program).args(arguments));
+            let start = Instant::now();
+            must_attach(target.pid(), &capture, &["--duration", "0.05"]);
+            assert!(start.elapsed() < Duration::from_secs(25), "memtrace hangs: {arguments:?}");
+        }
+    }
+}
+
 /// Attaches to one process again and again.
 fn attach_again_and_again(mut target: Target, n_times: u32, allocates_by_malloc: bool) {
     let scratch = Scratch::new("attach-again");

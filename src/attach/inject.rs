@@ -160,7 +160,10 @@ impl<'a> Injector<'a> {
             let is_idle = start.elapsed() >= PATIENCE;
             found = match is_idle {
                 false => self.wait_at(&entries, PATIENCE)?,
-                true => self.waiting_thread().or(self.wait_at(&entries, ROUND)?),
+                true => match self.waiting_thread() {
+                    None => self.wait_at(&entries, ROUND)?,
+                    waiting => waiting,
+                },
             };
         }
         let (pid, name) = (self.process.pid, &self.process.name);

@@ -40,6 +40,8 @@ pub enum Why {
     Fault,
     /// It was told to.
     Told,
+    /// It was told to, and has ended instead.
+    Ended,
 }
 
 pub struct Tracer {
@@ -173,11 +175,17 @@ impl Tracer {
     fn take_note(&mut self, change: sys::Change, memory: Option<&Memory>) -> Option<Stop> {
         let tid = change.tid;
         let is_new = !self.threads.contains(&tid) && !self.others.contains(&tid);
+        if matches!(change.state(), State::Event(_)) && self.told.contains(&tid) {
+            // Such a stop takes the one along that it was told to make.
+            let _ = ptrace::interrupt(tid);
+        }
         match change.state() {
             State::Ended => {
                 self.threads.remove(&tid);
                 self.others.remove(&tid);
-                self.told.remove(&tid);
+                if self.told.remove(&tid) {
+                    return Some(Stop { tid, why: Why::Ended });
+                }
             }
             State::Stopped { with_process: true } if !is_new => sys::listen(tid),
             State::Stopped { .. } if self.told.remove(&tid) => return Some(Stop { tid, why: Why::Told }),
@@ -252,18 +260,16 @@ impl Tracer {
         for tid in running {
             self.tell_to_stop(tid);
         }
-        // A thread that has met one just now stops because it was told to first, and then for its signal.
-        let mut met = HashSet::new();
         let deadline = Instant::now() + LONGEST_SETTLING;
-        while !self.told.is_empty() || !met.is_empty() {
+        while !self.told.is_empty() {
             let Some(stop) = self.wait(memory, deadline) else { break };
+            self.told.remove(&stop.tid);
             if stop.why == Why::Told {
                 restart_if_interrupted(stop.tid);
+                // A thread that has met one just now stops because it was told to first, and then for its signal.
                 if signals(stop.tid, "SigPnd:") & TRAP != 0 {
-                    met.insert(stop.tid);
+                    self.told.insert(stop.tid);
                 }
-            } else {
-                met.remove(&stop.tid);
             }
             let _ = sys::go_on(stop.tid, 0);
         }
