@@ -300,10 +300,15 @@ fn a_daemon_that_outlives_the_program_keeps_a_whole_capture() {
     let python: &Python = pythons().last().unwrap();
     let scratch = Scratch::new("daemon");
     let script = scratch.join("daemon.py");
+    // The program ends when its child is being recorded: on a busy machine that may not have begun before.
     let code = "import os, sys, time\n\
-                if os.fork() == 0:\n    \
+                read, write = os.pipe()\n\
+                if os.fork():\n    \
+                    os.read(read, 1)\n\
+                else:\n    \
                     kept = bytearray(6_000_001)\n    \
                     os.setsid()\n    \
+                    os.write(write, b'x')\n    \
                     os.close(1); os.close(2)\n    \
                     while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n    \
                     more = bytearray(6_000_002)\n    \

@@ -322,7 +322,8 @@ pub(super) fn size(compression: Compression, finished: &Finished, is_aggregated:
 /// What was recorded of the whole tree.
 pub(super) fn close_children(shown: &str, own: &Finished, children: &Totals) {
     if children.logs.is_empty() && children.n_missing == 0 {
-        say("it had no children");
+        // One that was made just before the end may still begin a capture.
+        say("no child of it has been recorded so far");
         return;
     }
     let (n_processes, n_events) = (1 + children.n_processes(), own.n_events + children.n_events);
