@@ -189,7 +189,7 @@ impl Compactor {
     /// Treats what is left, once nobody writes any more. Blocks that are not packed, because `packs` says so or there
     /// is no space, are sealed where they are; when `is_enough` the rest stays as it is.
     pub fn finish(
-        mut self,
+        &mut self,
         file: &File,
         end: u64,
         packs: bool,

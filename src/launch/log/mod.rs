@@ -330,7 +330,7 @@ impl Log {
     /// Puts the log in order once the program has ended: compresses or seals its blocks, says how it ended, cuts off
     /// what is unused. When `is_enough`, blocks stay as they are.
     /// An error says what is wrong with the file; it is then left as it is.
-    pub fn finish(self, end: &CaptureEnd, mut is_enough: impl FnMut() -> bool) -> anyhow::Result<Finished> {
+    pub fn finish(mut self, end: &CaptureEnd, mut is_enough: impl FnMut() -> bool) -> anyhow::Result<Finished> {
         let path = self.path.clone();
         let in_file = |message: &str| format!("{}: {message}", path.display());
         let len = self.file.metadata().with_context(|| in_file("cannot read"))?.len();
@@ -345,11 +345,14 @@ impl Log {
         let Some(header) = header.filter(|header| header.magic == MAGIC && header.version == VERSION) else {
             bail!("{}", in_file("the program has overwritten the file"));
         };
-        self.put_in_order(header, len, end, &mut is_enough).with_context(|| in_file("cannot finish the file"))
+        let finished = self.put_in_order(header, len, end, &mut is_enough);
+        // A child that was forked meanwhile has the file open, and would keep our lock for as long as it lives.
+        let _ = self.file.unlock();
+        finished.with_context(|| in_file("cannot finish the file"))
     }
 
     fn put_in_order(
-        self,
+        &mut self,
         header: FileHeader,
         len: u64,
         end: &CaptureEnd,
@@ -426,4 +429,34 @@ fn end_block(payload: &[u8]) -> Vec<u8> {
 fn is_same_file(file: &File, path: &Path) -> bool {
     let (Ok(ours), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
     (ours.dev(), ours.ino()) == (named.dev(), named.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::info::Exit;
+
+    #[test]
+    fn a_copy_of_the_descriptor_keeps_nobody_from_the_finished_log() {
+        let path = std::env::temp_dir().join(format!("memtrace-log-lock-{}", std::process::id()));
+        let info = CaptureInfo {
+            memtrace_version: "test".into(),
+            command_line: Vec::new(),
+            argv: Vec::new(),
+            cwd: "/".into(),
+            python_allocators: false,
+            script: None,
+            tracked: None,
+            aggregated: None,
+        };
+        let log = Log::create(&path, true, Compression::AtEnd, std::process::id(), &info).unwrap();
+        // As a child of fork has one.
+        let copy = log.file.try_clone().unwrap();
+        let end = CaptureEnd { unix_nanos: 1, mono_nanos: 1, exit: Exit::Unknown, peak_rss_bytes: 0 };
+        log.finish(&end, || false).unwrap();
+        let locked = File::open(&path).unwrap().try_lock();
+        fs::remove_file(path).unwrap();
+        assert!(locked.is_ok(), "{locked:?}");
+        drop(copy);
+    }
 }
