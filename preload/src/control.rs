@@ -15,6 +15,7 @@ use memtrace_format::answer::{self, Survivor};
 use memtrace_format::options::RecordOptions;
 
 use crate::guard::{self, MappingGuard};
+use crate::sink::Log;
 use crate::{child, environment, lifecycle, python, recorder, sys};
 
 /// Starts recording into the log at an absolute path, which was made for this process. `options` are
@@ -32,18 +33,21 @@ pub unsafe extern "C" fn memtrace_start(log: *const c_char, options: u32, shim: 
     };
     // SAFETY: as the caller says.
     let log = unsafe { CStr::from_ptr(log) };
-    match sys::open_read_write(log) {
-        Ok(fd) => sys::close(fd),
-        Err(errno) => return answer::NO_LOG | errno.0 << answer::ERRNO_SHIFT,
+    let mut failure = None;
+    let open = || {
+        let fd = sys::open_read_write(log).map_err(|errno| failure = Some(errno)).ok()?;
+        if !shim.is_null() {
+            // SAFETY: as the caller says.
+            environment::keep_shim(unsafe { CStr::from_ptr(shim) }.to_bytes());
+            child::make_logs();
+        }
+        python::objects::forget();
+        Log::of(fd, log)
+    };
+    match lifecycle::begin(&guard, open, RecordOptions::from_bits(options)) {
+        true => answer::DONE,
+        false => failure.map_or(answer::REFUSED, |errno| answer::NO_LOG | errno.0 << answer::ERRNO_SHIFT),
     }
-    if !shim.is_null() {
-        // SAFETY: as the caller says.
-        environment::keep_shim(unsafe { CStr::from_ptr(shim) }.to_bytes());
-        child::make_logs();
-    }
-    python::objects::forget();
-    let has_begun = lifecycle::begin(&guard, log, RecordOptions::from_bits(options));
-    if has_begun { answer::DONE } else { answer::REFUSED }
 }
 
 /// Ends the recording. Hooks stay where they are and do nothing.

@@ -169,7 +169,7 @@ pub fn start(environment: *mut *mut c_char) -> bool {
     let Some(guard) = Guard::enter() else {
         return false;
     };
-    begin(&guard, request.capture, request.options)
+    begin(&guard, || Log::open(request.capture), request.options)
         || request.options.follow_fork && begin_as_child(&guard, request.capture, request.options)
 }
 
@@ -197,7 +197,7 @@ fn begin_in_child() -> bool {
     if child::takes_logs() {
         log.count_child();
         log.leave();
-        return child::take(parent_pid).is_some_and(|fd| record_into(&guard, || Log::open_handed(fd), options()));
+        return child::take(parent_pid).is_some_and(|fd| record_into(&guard, || Log::of(fd, c""), options()));
     }
     log.leave();
     begin_as_child(&guard, log.path(), options())
@@ -213,11 +213,11 @@ pub fn follows_children() -> bool {
     options().follow_fork && (is_recording() || NEXT.load(Ordering::Relaxed) == next::BEGIN_IN_CHILD)
 }
 
-/// Records into the log at `path`, which was made for this process. `false` when it can't be, or something is recorded
+/// Records into a log that was made for this process, once it is open. `false` when it can't be, or something is recorded
 /// already. Other threads may be running.
-pub fn begin(guard: &Guard, path: &CStr, options: RecordOptions) -> bool {
+pub fn begin(guard: &Guard, open: impl FnOnce() -> Option<&'static Log>, options: RecordOptions) -> bool {
     let was_found = python::was_found();
-    let has_begun = record_into(guard, || Log::open(path), options);
+    let has_begun = record_into(guard, open, options);
     if has_begun {
         if was_found && options.python_allocators {
             python::adopt_allocators(guard);
@@ -494,8 +494,8 @@ mod tests {
                 let file = create(&path(number));
                 let name = CString::new(path(number).to_str().unwrap()).unwrap();
                 let before = n_recorded.load(Ordering::Relaxed);
-                assert!(begin(&Guard::enter().unwrap(), &name, OPTIONS));
-                assert!(!begin(&Guard::enter().unwrap(), &name, OPTIONS), "two logs at once");
+                assert!(begin(&Guard::enter().unwrap(), || Log::open(&name), OPTIONS));
+                assert!(!begin(&Guard::enter().unwrap(), || Log::open(&name), OPTIONS), "two logs at once");
                 while n_recorded.load(Ordering::Relaxed) < before + 100_000 {
                     thread::yield_now();
                 }

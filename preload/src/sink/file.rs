@@ -163,25 +163,20 @@ impl LogHeader {
 impl Log {
     /// Opens a log that was made for this process and maps its first page; it is not the current one yet.
     pub fn open(path: &CStr) -> Option<&'static Log> {
-        let fd = sys::open_read_write(path).map(move_high).ok()?;
-        let log = Log::of(fd, path);
-        if log.is_none() {
-            sys::close(fd);
-        }
-        log
+        Log::of(sys::open_read_write(path).ok()?, path)
     }
 
-    /// The same of a descriptor that was handed over. Nobody can open it again by a path.
-    pub fn open_handed(fd: i32) -> Option<&'static Log> {
+    /// The same of a file that is open, and ours to close. Without a path nobody can open it again.
+    pub fn of(fd: i32, path: &CStr) -> Option<&'static Log> {
         let fd = move_high(fd);
-        let log = Log::of(fd, c"");
+        let log = Log::mapped(fd, path);
         if log.is_none() {
             sys::close(fd);
         }
         log
     }
 
-    fn of(fd: i32, path: &CStr) -> Option<&'static Log> {
+    fn mapped(fd: i32, path: &CStr) -> Option<&'static Log> {
         let identity = sys::status(fd).ok()?;
         let is_mappable = sys::file_system(fd).is_ok_and(|magic| MAPPABLE_FILE_SYSTEMS.contains(&magic));
         let memory = sys::map_anonymous(size_of::<Log>()).ok()?;
