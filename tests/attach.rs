@@ -107,14 +107,33 @@ fn n_allocations(capture: &Path) -> u64 {
     stats(capture)["total_num_allocations"].as_u64().unwrap()
 }
 
+/// Of each thread its number, niceness and policy.
+fn precedence(pid: u32) -> Vec<[String; 3]> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let mut found: Vec<[String; 3]> = tasks
+        .map(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap();
+            let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+            [task.file_name().to_str().unwrap(), fields[16], fields[38]].map(String::from)
+        })
+        .collect();
+    found.sort();
+    found
+}
+
 fn attach_to_new_c_processes(n_times: u32) {
     let scratch = Scratch::new("attach-c");
     let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
     for n_threads in [1, 3] {
         for _ in 0..n_times {
             let mut target = Target::start_busy(Command::new(&program).arg(n_threads.to_string()));
+            while precedence(target.pid()).len() < n_threads {
+                thread::yield_now();
+            }
+            let before = precedence(target.pid());
             must_attach(target.pid(), &capture, &["--duration", "0.05"]);
             assert!(n_allocations(&capture) > 100);
+            assert_eq!(precedence(target.pid()), before);
             target.assert_goes_on();
         }
     }

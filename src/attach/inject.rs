@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use libc::user_regs_struct;
+use libc::{sched_attr, user_regs_struct};
 use nix::sys::ptrace;
 use nix::unistd::Pid;
 
@@ -59,23 +59,15 @@ pub struct Injector<'a> {
     pub memory: Memory,
     tracer: Tracer,
     objects: Vec<Object>,
-    /// The functions of [`FUNCTIONS`] and [`ENTRIES`], as far as they are there.
+    /// The functions of [`FUNCTIONS`], [`RECORDER`] and [`ENTRIES`], as far as they are there.
     functions: HashMap<&'static str, u64>,
 }
 
-/// What a borrowed thread is to call. Looked up before it is borrowed.
-const FUNCTIONS: [&str; 10] = [
-    "__errno_location",
-    "dlopen",
-    "__libc_dlopen_mode",
-    "dlerror",
-    "socketpair",
-    "recvmsg",
-    "close",
-    "memtrace_start",
-    "memtrace_stop",
-    "memtrace_take_logs_from",
-];
+/// What a borrowed thread is to call, of libc…
+const FUNCTIONS: [&str; 7] =
+    ["__errno_location", "dlopen", "__libc_dlopen_mode", "dlerror", "socketpair", "recvmsg", "close"];
+/// …and of the recorder. All that is there is looked up before the thread is borrowed.
+const RECORDER: [&str; 3] = ["memtrace_start", "memtrace_stop", "memtrace_take_logs_from"];
 
 /// A thread that executes what we want.
 pub struct Borrowed<'i, 'p> {
@@ -84,6 +76,7 @@ pub struct Borrowed<'i, 'p> {
     registers: user_regs_struct,
     extended: Vec<u8>,
     mask: u64,
+    scheduling: Option<sched_attr>,
     errno: Option<(u64, [u8; 4])>,
     /// Where the next argument that is not a number goes.
     free: u64,
@@ -110,7 +103,7 @@ impl<'a> Injector<'a> {
     }
 
     fn find_functions(&mut self) {
-        for name in FUNCTIONS.into_iter().chain(ENTRIES) {
+        for name in FUNCTIONS.into_iter().chain(RECORDER).chain(ENTRIES) {
             if !self.functions.contains_key(name)
                 && let Some(address) = self.objects.iter().find_map(|object| self.memory.symbol(object, name).ok()?)
             {
@@ -137,7 +130,7 @@ impl<'a> Injector<'a> {
             .rev()
             .find(|object| self.memory.symbol(object, "memtrace_start").is_ok_and(|found| found.is_some()))
         {
-            for name in ["memtrace_start", "memtrace_stop", "memtrace_take_logs_from"] {
+            for name in RECORDER {
                 if let Ok(Some(address)) = self.memory.symbol(newest, name) {
                     self.functions.insert(name, address);
                 }
@@ -331,19 +324,24 @@ impl<'i, 'p> Borrowed<'i, 'p> {
             let _ = sys::go_on(tid, 0);
         })?;
         let free = (registers.rsp - RED_ZONE) & !15;
-        let mut borrowed = Borrowed { injector, tid, registers, extended, mask, errno: None, free, since };
+        let scheduling = sys::hurry(tid);
+        let mut borrowed = Borrowed { injector, tid, registers, extended, mask, scheduling, errno: None, free, since };
         // Signals wait until the thread is given back; those of faults can't wait.
         let faults =
             [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, libc::SIGABRT];
         let faults = faults.iter().fold(0u64, |set, signal| set | 1 << (signal - 1));
         sys::set_signal_mask(tid, !faults)?;
-        if let Some(function) = borrowed.injector.function("__errno_location")
-            && let Ok(place) = borrowed.call(function, &[])
-            && let Ok(value) = borrowed.injector.memory.read::<4>(place)
-        {
-            borrowed.errno = Some((place, value));
-        }
+        borrowed.errno = borrowed.errno();
         Ok(borrowed)
+    }
+
+    /// The thread's errno, and where it is.
+    fn errno(&mut self) -> Option<(u64, [u8; 4])> {
+        let location = self.function("__errno_location")?;
+        // Each call may let the thread wait for a processor once more.
+        let known = self.memory().errno_of(location, self.registers.fs_base);
+        let place = known.or_else(|| self.call(location, &[]).ok())?;
+        Some((place, self.memory().read::<4>(place).ok()?))
     }
 
     pub fn memory(&self) -> &Memory {
@@ -443,6 +441,9 @@ impl<'i, 'p> Borrowed<'i, 'p> {
         let _ = sys::set_extended_state(self.tid, &self.extended);
         let _ = ptrace::setregs(self.tid, self.registers);
         let _ = sys::set_signal_mask(self.tid, self.mask);
+        if let Some(scheduling) = &self.scheduling {
+            sys::set_scheduling(self.tid, scheduling);
+        }
         let _ = sys::go_on(self.tid, 0);
     }
 }

@@ -105,6 +105,21 @@ impl Memory {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Where a thread's errno is, as glibc's `__errno_location` finds it for the thread with this thread pointer; `None`
+    /// when that looks otherwise.
+    pub fn errno_of(&self, errno_location: u64, thread_pointer: u64) -> Option<u64> {
+        const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+        let code = self.read::<21>(errno_location).ok()?;
+        let body = code.strip_prefix(&ENDBR64).unwrap_or(&code);
+        // mov rax, [rip + constant]; add rax, fs:[0]; ret
+        let [0x48, 0x8b, 0x05, a, b, c, d, 0x64, 0x48, 0x03, 0x04, 0x25, 0, 0, 0, 0, 0xc3, ..] = *body else {
+            return None;
+        };
+        let next = errno_location + if body.len() < code.len() { 4 + 7 } else { 7 };
+        let offset = self.word(next.wrapping_add_signed(i32::from_le_bytes([a, b, c, d]).into())).ok()?;
+        Some(thread_pointer.wrapping_add(offset))
+    }
+
     fn auxiliary(&self, key: u64) -> io::Result<u64> {
         let bytes = fs::read(format!("/proc/{}/auxv", self.pid))?;
         let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
@@ -245,7 +260,38 @@ impl Object {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::thread::JoinHandleExt;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+
+    use nix::errno::Errno;
+
     use super::*;
+
+    #[test]
+    fn errno_is_found_without_a_call() {
+        let memory = Memory::open(nix::unistd::getpid()).unwrap();
+        let objects = memory.objects(Vec::new()).unwrap().expect("this test has a loader");
+        let location = objects.iter().find_map(|object| memory.symbol(object, "__errno_location").unwrap()).unwrap();
+        let state = Arc::new(AtomicU32::new(0));
+        let of_thread = state.clone();
+        let thread = thread::spawn(move || {
+            while of_thread.load(Ordering::Relaxed) < 2 {
+                Errno::EXDEV.set();
+                of_thread.fetch_max(1, Ordering::Relaxed);
+            }
+        });
+        while state.load(Ordering::Relaxed) == 0 {
+            thread::yield_now();
+        }
+        // glibc's `pthread_t` is the thread pointer.
+        let place = memory.errno_of(location, thread.as_pthread_t()).unwrap();
+        let found = memory.read::<4>(place).unwrap();
+        state.store(2, Ordering::Relaxed);
+        thread.join().unwrap();
+        assert_eq!(found, (Errno::EXDEV as i32).to_le_bytes());
+    }
 
     #[test]
     fn the_functions_of_a_process_are_where_it_calls_them() {

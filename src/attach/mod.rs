@@ -15,7 +15,7 @@ mod seccomp;
 mod sys;
 mod tracer;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -121,6 +121,8 @@ pub fn stop(process: &Process, method: Method) -> anyhow::Result<bool> {
 /// For how long a thread of it was held up.
 fn start_by_ptrace(process: &Process, start: &Start<'_>) -> anyhow::Result<Duration> {
     apart::run(start.logs.as_slice(), |waiting| {
+        // The thread that loads it must not wait for the disk.
+        let _ = fs::read(start.shim);
         let mut injector = Injector::seize(process)?;
         let mut n_tries = 0;
         loop {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 
 use super::memory::Memory;
 use super::sys::{self, State};
@@ -22,8 +22,8 @@ use super::sys::{self, State};
 const BREAKPOINT: u8 = 0xcc;
 /// On a machine that has much else to do, a thread may take long to stop. Nobody is held up by that.
 const LONGEST_SETTLING: Duration = Duration::from_secs(30);
-/// Between two looks for changes.
-const PAUSE: Duration = Duration::from_micros(50);
+/// Between two looks for changes that nobody has announced.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A thread that stands, and why.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +62,9 @@ pub struct Tracer {
 impl Tracer {
     /// Seizes all threads.
     pub fn seize(pid: Pid) -> Result<Tracer, Errno> {
+        sys::announce_changes()?;
+        // Whoever stands waits for us.
+        sys::hurry(gettid());
         let mut tracer = Tracer {
             pid,
             threads: HashSet::new(),
@@ -161,7 +164,7 @@ impl Tracer {
             if self.is_gone() || Instant::now() >= deadline {
                 return None;
             }
-            std::thread::sleep(PAUSE);
+            sys::wait_for_change(PAUSE);
         }
     }
 
