@@ -474,7 +474,10 @@ fn use_layout(found: &Found, layout: Layout, code_type: usize) -> bool {
         let watch =
             |place: &AtomicPtr<usize>, offset| place.store((found.runtime + offset) as *mut usize, Ordering::Relaxed);
         watch(&INITIALISATION, layout.runtime_preinitialized);
-        sys::register_barrier();
+        // A process with other threads waits 5 to 30 ms for it: there it is for whoever needs the barrier.
+        if !elf::is_late() {
+            sys::register_barrier();
+        }
         watch(&FINALIZING, layout.runtime_finalizing);
         if layout.has_global_current {
             watch(&NEWEST, layout.runtime_newest);
