@@ -607,6 +607,21 @@ fn a_process_can_be_attached_to_a_hundred_times() {
     }
 }
 
+#[test]
+fn a_process_does_not_grow_each_time_it_is_attached_to() {
+    let scratch = Scratch::new("attach-growth");
+    let (program, capture) = (build(&scratch, "busy.c", &[]), scratch.join("capture.bin"));
+    let target = Target::start_busy(&mut Command::new(program));
+    let mut n_mappings = Vec::new();
+    for _ in 0..16 {
+        must_attach(target.pid(), &capture, &["--duration", "0.02"]);
+        let mappings = fs::read_to_string(format!("/proc/{}/maps", target.pid())).unwrap();
+        n_mappings.push(mappings.lines().count());
+    }
+    // The first ones find out what there is.
+    assert!(n_mappings[15] <= n_mappings[3] + 3, "{n_mappings:?}");
+}
+
 /// Who traces a process now; 0 when nobody does.
 fn tracer_of(pid: u32) -> u32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -42,7 +42,7 @@ pub unsafe extern "C" fn memtrace_start(log: *const c_char, options: u32, shim: 
             child::make_logs();
         }
         python::objects::forget();
-        Log::of(fd, log)
+        Log::of(&guard, fd, log)
     };
     match lifecycle::begin(&guard, open, RecordOptions::from_bits(options)) {
         true => answer::DONE,

@@ -201,6 +201,14 @@ pub fn end_log(guard: &Guard) {
     });
 }
 
+/// Whether any lane is about a log, perhaps one that has ended: then its thread may be in the middle of an event of it.
+pub fn is_any_about(guard: &Guard, log: &Log) -> bool {
+    let mut is_any = false;
+    // SAFETY: lanes are never freed.
+    LANES.lock(guard).each(|lane| is_any |= unsafe { Writer::is_about(&raw const (*lane).writer, log) });
+    is_any
+}
+
 /// In a child of fork: see [`crate::lifecycle::in_child_of_hook`]. Only this thread is there to write to its lane.
 pub fn disown_own() {
     let lane = guard::own_lane();

@@ -34,6 +34,8 @@
 //!   each lane was told that its stacks have none (`Stacks::end_log`). A thread that was just looking one up gets the old
 //!   number, and then a node can't be introduced: a writer does that for the current log only, and only if that is the one
 //!   that it is about. An allocation with a stack that was found before is recorded without.
+//! * *To what is known of the log.* Another one takes its place in memory only when no writer is about it any more
+//!   (`sink::file`).
 //! * *To what is live.* Of a block that was handed out or given back in between the new log knows nothing, as of all that
 //!   is older; one that it knows was handed out later, so it can't be the one that such a thread is giving back.
 //!
@@ -169,7 +171,7 @@ pub fn start(environment: *mut *mut c_char) -> bool {
     let Some(guard) = Guard::enter() else {
         return false;
     };
-    begin(&guard, || Log::open(request.capture), request.options)
+    begin(&guard, || Log::open(&guard, request.capture), request.options)
         || request.options.follow_fork && begin_as_child(&guard, request.capture, request.options)
 }
 
@@ -197,7 +199,7 @@ fn begin_in_child() -> bool {
     if child::takes_logs() {
         log.count_child();
         log.leave();
-        return child::take(parent_pid).is_some_and(|fd| record_into(&guard, || Log::of(fd, c""), options()));
+        return child::take(parent_pid).is_some_and(|fd| record_into(&guard, || Log::of(&guard, fd, c""), options()));
     }
     log.leave();
     begin_as_child(&guard, log.path(), options())
@@ -205,7 +207,7 @@ fn begin_in_child() -> bool {
 
 /// Records into a log that this process makes beside that of its nearest recorded ancestor.
 fn begin_as_child(guard: &Guard, parent: &CStr, options: RecordOptions) -> bool {
-    child::create(parent).is_some_and(|mut path| record_into(guard, || Log::open(path.as_c_str()), options))
+    child::create(parent).is_some_and(|mut path| record_into(guard, || Log::open(guard, path.as_c_str()), options))
 }
 
 /// Whether what this process starts is recorded as well: in a child of vfork or fork, too.
@@ -443,7 +445,7 @@ mod tests {
     fn a_thread_that_comes_before_recording_is_said_introduces_itself_afterwards() {
         let path = std::env::temp_dir().join(std::format!("memtrace-lifecycle-early-{}", std::process::id()));
         let file = create(&path);
-        let log = Log::open(&CString::new(path.to_str().unwrap()).unwrap()).unwrap();
+        let log = Log::open(&Guard::enter().unwrap(), &CString::new(path.to_str().unwrap()).unwrap()).unwrap();
         PID.store(sys::pid(), Ordering::Relaxed);
         let word = word_that_forks_wipe(log).unwrap();
         log.make_current();
@@ -494,8 +496,9 @@ mod tests {
                 let file = create(&path(number));
                 let name = CString::new(path(number).to_str().unwrap()).unwrap();
                 let before = n_recorded.load(Ordering::Relaxed);
-                assert!(begin(&Guard::enter().unwrap(), || Log::open(&name), OPTIONS));
-                assert!(!begin(&Guard::enter().unwrap(), || Log::open(&name), OPTIONS), "two logs at once");
+                let start = |guard: Guard| begin(&guard, || Log::open(&guard, &name), OPTIONS);
+                assert!(start(Guard::enter().unwrap()));
+                assert!(!start(Guard::enter().unwrap()), "two logs at once");
                 while n_recorded.load(Ordering::Relaxed) < before + 100_000 {
                     thread::yield_now();
                 }
@@ -510,6 +513,9 @@ mod tests {
                 assert_eq!(file.metadata().unwrap().len(), HEADER_LEN as u64);
                 std::fs::remove_file(path(number)).unwrap();
             }
+            // The current one, the last, and one that each thread may be in the middle of.
+            let n_places = sink::file::n_places(&Guard::enter().unwrap());
+            assert!(n_places <= 2 + 3, "{n_places} places for {N_LOGS} logs");
             // At each end a thread may be in the middle of two events.
             let recorded = n_recorded.load(Ordering::Relaxed);
             assert!(n_found <= recorded && recorded - n_found <= 10 * N_LOGS as u64, "{n_found} of {recorded}");

@@ -56,6 +56,18 @@ fn map(len: usize, prot: i32, flags: i32, fd: i32, offset: u64) -> Result<NonNul
     NonNull::new(address as *mut u8).ok_or(Errno(abi::ENOMEM))
 }
 
+/// Replaces a mapping by a window of a file, shared and writable. On failure it stays what it was.
+///
+/// # Safety
+/// The range is a mapping of ours, and nobody relies on what is in it.
+pub unsafe fn replace_by_file(address: NonNull<u8>, fd: i32, offset: u64, len: usize) -> Result<(), Errno> {
+    let prot = (abi::PROT_READ | abi::PROT_WRITE) as usize;
+    let flags = (abi::MAP_SHARED | abi::MAP_FIXED) as usize;
+    let arguments = [address.as_ptr() as usize, len, prot, flags, fd as usize, offset as usize];
+    // SAFETY: as the caller says.
+    unsafe { syscall(abi::SYS_MMAP, arguments) }.map(drop)
+}
+
 /// Replaces a mapping by zeroed private memory; when the kernel has none, unmaps nothing.
 ///
 /// # Safety

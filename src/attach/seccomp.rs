@@ -18,7 +18,7 @@ const READ_WRITE: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
 const PRIVATE: u64 = libc::MAP_PRIVATE as u64;
 
 /// What the loader asks for to load the recorder, and the recorder to record, with arguments as they have them.
-const CALLS: [(i64, [u64; 4]); 32] = [
+const CALLS: [(i64, [u64; 4]); 33] = [
     (libc::SYS_openat, [AT_FDCWD, 1 << 20, (libc::O_RDONLY | libc::O_CLOEXEC) as u64, 0]),
     (libc::SYS_openat, [AT_FDCWD, 1 << 20, (libc::O_RDWR | libc::O_CLOEXEC) as u64, 0]),
     (libc::SYS_read, [3, 1 << 20, 832, 0]),
@@ -34,6 +34,7 @@ const CALLS: [(i64, [u64; 4]); 32] = [
     (libc::SYS_mmap, [1 << 20, 1 << 16, (libc::PROT_READ | libc::PROT_EXEC) as u64, PRIVATE | libc::MAP_FIXED as u64]),
     (libc::SYS_mmap, [0, 1 << 16, READ_WRITE, PRIVATE | (libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64]),
     (libc::SYS_mmap, [0, 1 << 16, READ_WRITE, libc::MAP_SHARED as u64]),
+    (libc::SYS_mmap, [1 << 20, 1 << 12, READ_WRITE, (libc::MAP_SHARED | libc::MAP_FIXED) as u64]),
     (libc::SYS_munmap, [1 << 20, 1 << 16, 0, 0]),
     (libc::SYS_mremap, [1 << 20, 1 << 16, 1 << 17, 1]),
     (libc::SYS_mprotect, [1 << 20, 1 << 12, libc::PROT_READ as u64, 0]),

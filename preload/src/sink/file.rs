@@ -1,7 +1,8 @@
 //! The file of a log: its first page, mapped for as long as it is written, and windows of its blocks.
 //!
-//! A process writes one log at a time; when that has ended it may begin another one. What is known of a log is never
-//! given back, because a thread may still be in the middle of an event of it (`lifecycle::end`).
+//! A process writes one log at a time; when that has ended it may begin another one. What is known of a log stays,
+//! because a thread may still be in the middle of an event of it (`lifecycle::end`): its place is taken by another log
+//! when no writer is about it any more, so a process that is attached to every hour for months has a few of them.
 //!
 //! # Safety
 //! Dangerous: a page of a shared mapping that the file system can't back raises SIGBUS; a descriptor number that the
@@ -12,7 +13,7 @@
 
 use core::ffi::CStr;
 use core::mem::offset_of;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use memtrace_format::turn::TurnWord;
@@ -25,7 +26,7 @@ use super::shared_u32;
 use crate::guard::Guard;
 use crate::lock::Lock;
 use crate::sys::{self, Errno, FileStatus};
-use crate::{abi, elf, lifecycle};
+use crate::{abi, elf, lane, lifecycle};
 
 /// The longest path of a log.
 pub const MAX_PATH: usize = 4096;
@@ -49,19 +50,31 @@ pub enum Mode {
 pub struct Log {
     path: [u8; MAX_PATH],
     identity: FileStatus,
-    /// Negative when there is none.
+    /// Negative when it is not open: when it has ended, or this is no log yet.
     fd: AtomicI32,
     /// The first page; private memory once the log has ended.
     header: LogHeader,
     mode: Mode,
     uses_counter: bool,
+    /// The one that was made before; null for the first.
+    older: *mut Log,
 }
 
+/// The newest place of a log, and by it all of them. Held while one is filled.
+static PLACES: Lock<Places> = Lock::new(Places { newest: ptr::null_mut() });
+
+struct Places {
+    newest: *mut Log,
+}
+
+/// A place is whole pages, and behind them the first page of the log.
+const PLACE_LEN: usize = size_of::<Log>().next_multiple_of(HEADER_LEN);
+
 /// The log that is written, or was written last; null before there is one.
-static CURRENT: AtomicPtr<Log> = AtomicPtr::new(core::ptr::null_mut());
+static CURRENT: AtomicPtr<Log> = AtomicPtr::new(ptr::null_mut());
 
 /// Held while a log is opened again.
-pub static REOPENING: Lock<()> = Lock::new(());
+static REOPENING: Lock<()> = Lock::new(());
 
 /// The log that is written, or was written last; `None` before there is one.
 #[inline(always)]
@@ -162,61 +175,58 @@ impl LogHeader {
 
 impl Log {
     /// Opens a log that was made for this process and maps its first page; it is not the current one yet.
-    pub fn open(path: &CStr) -> Option<&'static Log> {
-        Log::of(sys::open_read_write(path).ok()?, path)
+    pub fn open(guard: &Guard, path: &CStr) -> Option<&'static Log> {
+        Log::of(guard, sys::open_read_write(path).ok()?, path)
     }
 
     /// The same of a file that is open, and ours to close. Without a path nobody can open it again.
-    pub fn of(fd: i32, path: &CStr) -> Option<&'static Log> {
+    pub fn of(guard: &Guard, fd: i32, path: &CStr) -> Option<&'static Log> {
         let fd = move_high(fd);
-        let log = Log::mapped(fd, path);
+        let log = Log::mapped(guard, fd, path);
         if log.is_none() {
             sys::close(fd);
         }
         log
     }
 
-    fn mapped(fd: i32, path: &CStr) -> Option<&'static Log> {
+    fn mapped(guard: &Guard, fd: i32, path: &CStr) -> Option<&'static Log> {
         let identity = sys::status(fd).ok()?;
         let is_mappable = sys::file_system(fd).is_ok_and(|magic| MAPPABLE_FILE_SYSTEMS.contains(&magic));
-        let memory = sys::map_anonymous(size_of::<Log>()).ok()?;
-        // SAFETY: the memory is new, page-aligned and long enough, stays for good, and zeroes are values of all fields.
-        let log = unsafe { memory.cast::<Log>().as_mut() };
         let path = path.to_bytes_with_nul();
-        let start = match log.path.get_mut(..path.len()) {
-            Some(place) => {
-                place.copy_from_slice(path);
-                sys::map_file(fd, 0, HEADER_LEN).ok()
-            }
-            None => None,
-        };
+        let mut places = PLACES.lock(guard);
+        let place = places.free(guard).or_else(|| places.add())?;
+        // SAFETY: a place stays for good, and of one that is free others look at atomics only.
+        let start = unsafe { NonNull::new((*place).header.start)? };
+        // SAFETY: the page is this place's own, and says at most that a log has ended.
+        unsafe { sys::replace_by_file(start, fd, 0, HEADER_LEN).ok()? };
         // SAFETY: the mapping is a page long and the structure has no invalid values.
-        let fields = start.map(|start| unsafe { start.cast::<FileHeader>().read() });
-        let is_ours = |it: &FileHeader| it.magic == MAGIC && it.version == VERSION && it.pid == sys::pid();
-        let (Some(start), Some(fields)) = (start, fields.filter(is_ours)) else {
-            // SAFETY: nobody else knows the mappings.
-            unsafe {
-                start.iter().for_each(|start| sys::unmap(*start, HEADER_LEN));
-                sys::unmap(memory, size_of::<Log>());
-            }
+        let fields = unsafe { start.cast::<FileHeader>().read() };
+        let is_ours = fields.magic == MAGIC && fields.version == VERSION && fields.pid == sys::pid();
+        if !is_ours || path.len() > MAX_PATH {
+            // SAFETY: as above.
+            unsafe { (*place).disown_header() };
             return None;
+        }
+        // SAFETY: as above, and the path fits.
+        let log = unsafe {
+            (&raw mut (*place).path).cast::<u8>().copy_from_nonoverlapping(path.as_ptr(), path.len());
+            (&raw mut (*place).identity).write(identity);
+            (&raw mut (*place).mode).write(if is_mappable { Mode::Mapped } else { Mode::Buffered });
+            (&raw mut (*place).uses_counter).write(fields.clock == clock::COUNTER);
+            &*place
         };
-        log.identity = identity;
-        log.fd = AtomicI32::new(fd);
-        log.header = LogHeader { start: start.as_ptr() };
-        log.mode = if is_mappable { Mode::Mapped } else { Mode::Buffered };
-        log.uses_counter = fields.clock == clock::COUNTER;
+        log.fd.store(fd, Ordering::Release);
         Some(log)
     }
 
     /// Makes it the log that is written.
     pub fn make_current(&'static self) {
-        CURRENT.store(core::ptr::from_ref(self).cast_mut(), Ordering::Release);
+        CURRENT.store(ptr::from_ref(self).cast_mut(), Ordering::Release);
     }
 
     #[inline(always)]
     pub fn is_current(&self) -> bool {
-        core::ptr::eq(self, CURRENT.load(Ordering::Acquire))
+        ptr::eq(self, CURRENT.load(Ordering::Acquire))
     }
 
     #[inline(always)]
@@ -361,6 +371,59 @@ impl Log {
             self.stop(write_failure(errno), errno);
         }
     }
+}
+
+impl Places {
+    /// One whose log has ended, when no thread can be in the middle of an event of it: no writer is about it, nor can be
+    /// again. (A thread that has just read which log is current, and comes to say so in its writer when another one has
+    /// taken the place, asks again before it uses what it knows, and is about that one.)
+    fn free(&self, guard: &Guard) -> Option<*mut Log> {
+        let mut place = self.newest;
+        // SAFETY: places stay for good, and `older` as it is.
+        while let Some(log) = unsafe { place.as_ref() } {
+            let has_ended = log.fd.load(Ordering::Acquire) < 0;
+            if has_ended && !log.is_current() && !lane::is_any_about(guard, log) {
+                return Some(place);
+            }
+            place = log.older;
+        }
+        None
+    }
+
+    fn add(&mut self) -> Option<*mut Log> {
+        let memory = sys::map_anonymous(PLACE_LEN + HEADER_LEN).ok()?;
+        let place = memory.cast::<Log>().as_ptr();
+        // SAFETY: the memory is new, page-aligned and long enough, and zeroes are values of the other fields.
+        unsafe {
+            (&raw mut (*place).header).write(LogHeader { start: memory.as_ptr().add(PLACE_LEN) });
+            (&raw mut (*place).older).write(self.newest);
+            (*place).fd.store(-1, Ordering::Relaxed);
+        }
+        self.newest = place;
+        Some(place)
+    }
+}
+
+#[cfg(test)]
+pub fn n_places(guard: &Guard) -> usize {
+    let places = PLACES.lock(guard);
+    // SAFETY: places stay for good, and `older` as it is.
+    std::iter::successors(unsafe { places.newest.as_ref() }, |log| unsafe { log.older.as_ref() }).count()
+}
+
+/// In a child of fork that begins a log of its own. Whoever had the locks is gone.
+pub fn forget_all() {
+    // SAFETY: nobody else is inside memtrace yet.
+    unsafe {
+        REOPENING.reset(());
+        PLACES.reset(Places { newest: ptr::null_mut() });
+    }
+}
+
+/// After a `siglongjmp` out of memtrace.
+pub fn release_locks_if_mine() {
+    REOPENING.release_if_mine();
+    PLACES.release_if_mine();
 }
 
 /// Ends recording for good and says why in the current log.

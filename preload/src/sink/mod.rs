@@ -9,9 +9,10 @@
 mod cursor;
 pub mod file;
 
-pub use file::{Log, LogHeader, Mode, header};
+pub use file::{Log, LogHeader, Mode, header, release_locks_if_mine};
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use memtrace_format::encode::{self, Deltas, HOT_ROOM, Hot};
 use memtrace_format::record::{Alloc, Free, Munmap, Node, Thread};
@@ -47,8 +48,8 @@ pub struct Writer {
     sequence: u32,
     /// Stack nodes introduced so far.
     pub n_nodes: u32,
-    /// The log that all of this is about; another one than the current one when that is new.
-    log: Option<&'static Log>,
+    /// The log that all of this is about, or null; another one than the current one when that is new. Others may ask.
+    log: AtomicPtr<Log>,
     /// Held while the writer goes from block to block.
     windows: Lock<Windows>,
     cursor: Cursor,
@@ -75,7 +76,7 @@ impl Writer {
             thread: 0,
             sequence: 0,
             n_nodes: 0,
-            log: None,
+            log: AtomicPtr::new(ptr::null_mut()),
             windows: Lock::new(Windows::NONE),
             cursor: Cursor::NOWHERE,
             n_events: 0,
@@ -161,7 +162,7 @@ impl Writer {
         if !self.cursor.turn().is_some_and(|turn| self.turns.is_ours(turn)) && !self.take_turn(guard) {
             return None;
         }
-        Some(if self.deltas.turn.is_shared { clock::now(self.log?) } else { 0 })
+        Some(if self.deltas.turn.is_shared { clock::now(self.log()?) } else { 0 })
     }
 
     /// `false` when it can't be written.
@@ -185,16 +186,37 @@ impl Writer {
         }
     }
 
+    #[inline(always)]
+    fn log(&self) -> Option<&'static Log> {
+        // SAFETY: a log stays where it is as long as a writer is about it.
+        unsafe { self.log.load(Ordering::Relaxed).as_ref() }
+    }
+
+    fn set_log(&mut self, log: Option<&'static Log>) {
+        let log = log.map_or(ptr::null(), ptr::from_ref);
+        self.log.store(log.cast_mut(), Ordering::Relaxed);
+    }
+
+    /// Whether a writer is about a log.
+    ///
+    /// # Safety
+    /// `writer` is alive.
+    pub unsafe fn is_about(writer: *const Writer, log: &Log) -> bool {
+        // SAFETY: as the caller says.
+        let own = unsafe { &(*writer).log };
+        ptr::eq(own.load(Ordering::Acquire), log)
+    }
+
     /// Whether what was introduced is known in the log that is written now.
     #[inline(always)]
     fn is_of_current_log(&self) -> bool {
-        self.log.is_some_and(Log::is_current)
+        self.log().is_some_and(Log::is_current)
     }
 
     /// Sees to it that the writer is about the current log. `None` when nothing is recorded.
     pub fn see_to_log(&mut self, guard: &Guard) -> Option<&'static Log> {
         let log = file::current()?;
-        if self.log.is_some_and(|own| core::ptr::eq(own, log)) {
+        if self.log().is_some_and(|own| ptr::eq(own, log)) {
             return Some(log);
         }
         self.begin_log(guard, log).then_some(log)
@@ -205,10 +227,10 @@ impl Writer {
     #[cold]
     fn begin_log(&mut self, guard: &Guard, log: &'static Log) -> bool {
         self.leave_log(guard);
-        self.log = Some(log);
+        self.set_log(Some(log));
         let is_introduced = self.introduce(guard);
         if !is_introduced {
-            self.log = None;
+            self.set_log(None);
         }
         is_introduced
     }
@@ -217,7 +239,8 @@ impl Writer {
     pub fn leave_log(&mut self, guard: &Guard) {
         self.cursor = Cursor::NOWHERE;
         self.windows.lock(guard).release();
-        (self.log, self.sequence, self.n_nodes, self.n_events) = (None, 0, 0, 0);
+        self.set_log(None);
+        (self.sequence, self.n_nodes, self.n_events) = (0, 0, 0);
         (self.turns, self.next_len) = (Turns::new(), FIRST_BLOCK_LEN);
         self.deltas = Deltas::at_block_start(self.turns.turn(), 0);
     }
@@ -280,7 +303,7 @@ impl Writer {
     #[cold]
     #[inline(never)]
     fn next_block(&mut self, guard: &Guard, len: usize) -> bool {
-        let Some(log) = self.log else {
+        let Some(log) = self.log() else {
             return false;
         };
         let mut windows = self.windows.lock(guard);
@@ -435,13 +458,7 @@ fn in_a_pause(record: &Record<'_>) -> Option<Record<'static>> {
 /// In a child of fork that begins a log of its own.
 pub fn forget_all() {
     N_KEPT.store(0, Ordering::Relaxed);
-    // SAFETY: nobody else is inside memtrace yet.
-    unsafe { file::REOPENING.reset(()) };
-}
-
-/// After a `siglongjmp` out of memtrace.
-pub fn release_locks_if_mine() {
-    file::REOPENING.release_if_mine();
+    file::forget_all();
 }
 
 /// A field of a mapped structure that others change too.
