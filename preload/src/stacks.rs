@@ -15,7 +15,7 @@ use crate::heap::{Array, Plain, spread};
 use crate::lifecycle;
 use crate::native::Native;
 use crate::python::{self, Chain, Chunks, State, code};
-use crate::rings::Rings;
+use crate::rings::{Key, Rings};
 use crate::sink::Writer;
 
 /// A frame as it is read: address of the code object, address of the running instruction.
@@ -39,6 +39,12 @@ impl RawFrame {
     fn under(self, epoch: u64) -> Begun {
         Begun { frame: self, epoch }
     }
+
+    /// Of one that is no code object's.
+    #[inline(always)]
+    fn always(self) -> Begun {
+        self.under(0)
+    }
 }
 
 /// A frame, and the death count under which it leads where it leads.
@@ -51,6 +57,40 @@ struct Begun {
 
 // SAFETY: numbers.
 unsafe impl Plain for Begun {}
+
+impl Key for Begun {
+    #[inline(always)]
+    fn mixed(self) -> u64 {
+        self.frame.code ^ self.frame.instruction
+    }
+}
+
+/// Frames that were found not to have begun. The last one to come takes a place.
+struct NotBegun {
+    known: Array<Begun>,
+}
+
+impl NotBegun {
+    const N_PLACES: usize = 64;
+
+    const fn new() -> NotBegun {
+        NotBegun { known: Array::new() }
+    }
+
+    fn place(what: Begun) -> usize {
+        spread(what.mixed()) % NotBegun::N_PLACES
+    }
+
+    fn has(&self, what: Begun) -> bool {
+        self.known.get(NotBegun::place(what)) == Some(what)
+    }
+
+    fn keep(&mut self, what: Begun) {
+        if self.known.grow(NotBegun::N_PLACES) {
+            self.known.set(NotBegun::place(what), what);
+        }
+    }
+}
 
 /// What is recorded of a stack.
 mod kind {
@@ -73,6 +113,8 @@ pub struct Stacks {
     /// The death count of code objects that the nodes were found under.
     epoch: u64,
     rings: Rings<Begun>,
+    /// Frames that had not begun: they have no node.
+    not_begun: NotBegun,
     tree: Tree,
     /// Set while the interpreter's frames are read; see `python::notice_end`.
     is_reading: AtomicBool,
@@ -91,6 +133,7 @@ impl Stacks {
             top: 0,
             epoch: 0,
             rings: Rings::new(),
+            not_begun: NotBegun::new(),
             tree: Tree::new(),
             is_reading: AtomicBool::new(false),
             self_check: Allowance::new(),
@@ -119,6 +162,7 @@ impl Stacks {
         // Of no epoch, so that every frame is looked up.
         self.epoch = u64::MAX;
         self.rings.release();
+        self.not_begun.known.release();
         self.tree.release();
         // While nothing was recorded, nobody said which mappings came and went.
         self.chunks = Chunks::new();
@@ -265,12 +309,11 @@ impl Stacks {
     fn find_nearby(&mut self, mut node: u32, level: usize, epoch: u64) -> Option<u32> {
         let frame = self.chain.frames().get(level)?;
         if self.native.is_some() && python::is_entry(frame) {
-            node = self.rings.find(node, RawFrame::ENTRY.under(epoch))?;
+            node = self.rings.find(node, RawFrame::ENTRY.always())?;
         }
-        match python::shown(frame) {
-            Some(shown) => self.rings.find(node, shown.under(epoch)),
-            None => Some(node),
-        }
+        let Some(shown) = python::shown(frame) else { return Some(node) };
+        let what = shown.under(epoch);
+        self.rings.find(node, what).or_else(|| self.not_begun.has(what).then_some(node))
     }
 
     /// The node of the frame below this level.
@@ -308,9 +351,14 @@ impl Stacks {
         let mut node = self.node_below(known);
         for (level, frame) in self.chain.frames().iter().enumerate().skip(known) {
             if self.native.is_some() && python::is_entry(frame) {
-                let Some(mark) = self.tree.mark(guard, writer, node) else { return false };
-                self.rings.keep(node, RawFrame::ENTRY.under(epoch), mark);
-                node = mark;
+                node = match self.rings.find(node, RawFrame::ENTRY.always()) {
+                    Some(mark) => mark,
+                    None => {
+                        let Some(mark) = self.tree.mark(guard, writer, node) else { return false };
+                        self.rings.keep(node, RawFrame::ENTRY.always(), mark);
+                        mark
+                    }
+                };
             }
             if let Some(shown) = python::shown(frame) {
                 match self.rings.find(node, shown.under(epoch)) {
@@ -319,8 +367,9 @@ impl Stacks {
                         let Some(child) = self.tree.node_of(guard, writer, node, shown) else {
                             return false;
                         };
-                        if child != node {
-                            self.rings.keep(node, shown.under(epoch), child);
+                        match child == node {
+                            true => self.not_begun.keep(shown.under(epoch)),
+                            false => self.rings.keep(node, shown.under(epoch), child),
                         }
                         node = child;
                     }

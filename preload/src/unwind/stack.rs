@@ -28,6 +28,19 @@ impl Stack {
     pub fn at(sp: u64, own: &Range<u64>) -> Stack {
         Stack { start: sp, end: if own.contains(&sp) { own.end } else { 0 } }
     }
+
+    /// Whether it is the thread's own.
+    #[inline(always)]
+    pub fn is_own(&self) -> bool {
+        self.end != 0
+    }
+
+    /// Whether this stack pointer is in it as well. Another stack is looked at anew at each of its frames: only the kernel
+    /// knows where it ends.
+    #[inline(always)]
+    pub fn has(&self, sp: u64) -> bool {
+        (self.start..self.end).contains(&sp)
+    }
 }
 
 /// Where this thread's own stack is; empty when nobody knows.
