@@ -14,7 +14,7 @@
 use core::ffi::CStr;
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use memtrace_format::turn::TurnWord;
 use memtrace_format::{
@@ -22,7 +22,7 @@ use memtrace_format::{
     state, stop_reason,
 };
 
-use super::shared_u32;
+use super::{MAX_BLOCK_LEN, shared_u32};
 use crate::guard::Guard;
 use crate::lock::Lock;
 use crate::sys::{self, Errno, FileStatus};
@@ -75,6 +75,52 @@ static CURRENT: AtomicPtr<Log> = AtomicPtr::new(ptr::null_mut());
 
 /// Held while a log is opened again.
 static REOPENING: Lock<()> = Lock::new(());
+
+/// Address space for the windows of a program that has used up its own and may live on (`RLIMIT_AS`): where it is, with
+/// the number of pieces that are left in the lowest bits. A piece takes any window of the usual lengths.
+static RESERVE: AtomicUsize = AtomicUsize::new(0);
+const N_PIECES: usize = 4;
+const N_PIECES_LEFT: usize = 0xfff;
+
+/// Maps a window, out of the reserve when there is no other room.
+fn map_window(fd: i32, offset: u64, len: usize) -> Result<NonNull<u8>, Errno> {
+    match sys::map_file(fd, offset, len) {
+        Ok(start) => {
+            fill_reserve();
+            Ok(start)
+        }
+        Err(errno) => {
+            let piece = if len <= MAX_BLOCK_LEN { take_piece() } else { None }.ok_or(errno)?;
+            // SAFETY: the piece is ours, and nothing is in it.
+            unsafe {
+                sys::replace_by_file(piece, fd, offset, len)?;
+                if len < MAX_BLOCK_LEN {
+                    sys::unmap(piece.add(len), MAX_BLOCK_LEN - len);
+                }
+            }
+            Ok(piece)
+        }
+    }
+}
+
+fn fill_reserve() {
+    let empty = RESERVE.load(Ordering::Relaxed);
+    if empty & N_PIECES_LEFT == 0
+        && let Ok(start) = sys::map_anonymous(N_PIECES * MAX_BLOCK_LEN)
+        && RESERVE
+            .compare_exchange(empty, start.as_ptr() as usize | N_PIECES, Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
+    {
+        // SAFETY: nobody else knows the mapping.
+        unsafe { sys::unmap(start, N_PIECES * MAX_BLOCK_LEN) };
+    }
+}
+
+fn take_piece() -> Option<NonNull<u8>> {
+    let without_one = |word: usize| (word & N_PIECES_LEFT != 0).then(|| word + MAX_BLOCK_LEN - 1);
+    let word = RESERVE.fetch_update(Ordering::AcqRel, Ordering::Relaxed, without_one).ok()?;
+    NonNull::new((word & !N_PIECES_LEFT) as *mut u8)
+}
 
 /// The log that is written, or was written last; `None` before there is one.
 #[inline(always)]
@@ -335,7 +381,7 @@ impl Log {
             Mode::Mapped => {
                 self.descriptor(guard).map_err(|errno| (stop_reason::DESCRIPTOR_LOST, errno)).and_then(|fd| {
                     sys::allocate(fd, offset, capacity as u64).map_err(|errno| (write_failure(errno), errno))?;
-                    sys::map_file(fd, offset, capacity).map_err(|errno| (stop_reason::NO_MEMORY, errno))
+                    map_window(fd, offset, capacity).map_err(|errno| (stop_reason::NO_MEMORY, errno))
                 })
             }
             Mode::Buffered => sys::map_anonymous(capacity).map_err(|errno| (stop_reason::NO_MEMORY, errno)),
