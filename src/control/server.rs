@@ -101,10 +101,13 @@ impl Server {
         let mut random = [0; 16];
         File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).context("cannot make a token")?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let _ = fs::remove_file(&path);
-        let written = File::options().write(true).create_new(true).mode(0o600).open(&path);
+        // Whoever reads it reads all of it: with half a token one would be a stranger, and wait.
+        let unfinished = path.with_extension(std::process::id().to_string());
+        let _ = fs::remove_file(&unfinished);
+        let written = File::options().write(true).create_new(true).mode(0o600).open(&unfinished);
         written
             .and_then(|mut file| file.write_all(token.as_bytes()))
+            .and_then(|()| fs::rename(&unfinished, &path))
             .with_context(|| format!("cannot write {}", path.display()))?;
         self.port = Some(Port { listener, token, path });
         Ok(port)
@@ -309,4 +312,37 @@ fn send_pictures(stream: Box<dyn Stream>, memtrace: &Path, log: &Path) -> Option
 
 fn is_same_user(stream: &UnixStream) -> bool {
     getsockopt(stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_there_as_a_whole_or_not_at_all() {
+        // A port that is free, as far as anybody knows, so that its token has always the same path.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let has_ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let lens = scope.spawn(|| {
+                let mut lens = std::collections::BTreeSet::new();
+                while !has_ended.load(Ordering::Relaxed) {
+                    lens.extend(
+                        place::possible(&place::token(port)).find_map(|path| fs::read(path).ok()).map(|it| it.len()),
+                    );
+                }
+                lens
+            });
+            for _ in 0..500 {
+                let mut server =
+                    Server { local: None, port: None, peers: Vec::new(), sender: None, senders: Vec::new() };
+                server.open_port("127.0.0.1", port).unwrap();
+            }
+            has_ended.store(true, Ordering::Relaxed);
+            assert_eq!(Vec::from_iter(lens.join().unwrap()), [32]);
+        });
+    }
 }
