@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::heap::spread;
 
-/// Thread states and the threads that were seen in them, each at the place that it is looked for. A state that another
-/// one has displaced counts as unseen.
+/// Thread states and the threads that were seen in them. When there are more states, those that are displaced count as
+/// unseen.
 static SEEN: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
 
 /// Bits of a thread's number that are remembered; the rest is for the state.
@@ -19,16 +19,18 @@ const TID_BITS: u32 = 20;
 /// in which no thread was seen: whether this one has made it.
 pub fn is_ours(holder: usize, own: usize, current: usize, tid: u32, is_maker: impl Fn() -> bool) -> bool {
     let has_gil = own != 0 && holder == own || was_seen(holder, tid).unwrap_or_else(|| holder == current && is_maker());
-    if has_gil && let Some(place) = place(current) {
-        place.store(pair(current, tid), Ordering::Relaxed);
+    if has_gil {
+        // Whoever has the GIL is alone here.
+        let nobodys = || SEEN.get(spread(current as u64 >> 4) % SEEN.len());
+        let place = place_of(current).or_else(|| place_of(0)).or_else(nobodys);
+        place.inspect(|place| place.store(pair(current, tid), Ordering::Relaxed));
     }
     has_gil
 }
 
 /// Whether the thread was the last one in the state; `None` when nobody was seen there.
 fn was_seen(state: usize, tid: u32) -> Option<bool> {
-    let last = place(state)?.load(Ordering::Relaxed);
-    (last >> TID_BITS == pair(state, 0) >> TID_BITS).then(|| last == pair(state, tid))
+    Some(place_of(state)?.load(Ordering::Relaxed) == pair(state, tid))
 }
 
 /// States come from malloc: multiples of 16.
@@ -36,8 +38,9 @@ fn pair(state: usize, tid: u32) -> u64 {
     (state as u64 >> 4) << TID_BITS | tid as u64 & ((1 << TID_BITS) - 1)
 }
 
-fn place(state: usize) -> Option<&'static AtomicU64> {
-    SEEN.get(spread(state as u64 >> 4) % SEEN.len())
+/// 0 stands for none: a place that is free.
+fn place_of(state: usize) -> Option<&'static AtomicU64> {
+    SEEN.iter().find(|place| place.load(Ordering::Relaxed) >> TID_BITS == pair(state, 0) >> TID_BITS)
 }
 
 #[cfg(test)]
@@ -66,5 +69,21 @@ mod tests {
         assert!(!is_ours(INNER, OTHERS, 0x7f00_4560, OTHER, || false));
         // A thread without a state of its own has entered nothing.
         assert!(!is_ours(0, 0, INNER, 19, || false));
+    }
+
+    #[test]
+    fn as_many_states_as_there_is_room_for_are_told_apart() {
+        let states: Vec<(usize, u32)> = (0..48).map(|n| (0x5500_0000 + n * 0x10, 100 + n as u32)).collect();
+        for &(state, tid) in &states {
+            assert!(is_ours(0x3000, 0x3000, state, tid, || false));
+        }
+        for &(state, tid) in &states {
+            assert!(is_ours(state, 0x3000, state, tid, || false), "{state:x}");
+            assert!(!is_ours(state, 0x4000, state, tid + 1, || true), "{state:x}");
+        }
+        // One more than there is room for takes a place.
+        for n in 0..100 {
+            assert!(is_ours(0x3000, 0x3000, 0x6600_0000 + n * 0x10, 7, || false));
+        }
     }
 }
