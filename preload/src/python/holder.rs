@@ -69,11 +69,8 @@ mod tests {
         assert!(!is_ours(INNER, OTHERS, 0x7f00_4560, OTHER, || false));
         // A thread without a state of its own has entered nothing.
         assert!(!is_ours(0, 0, INNER, 19, || false));
-    }
-
-    #[test]
-    fn as_many_states_as_there_is_room_for_are_told_apart() {
-        let states: Vec<(usize, u32)> = (0..48).map(|n| (0x5500_0000 + n * 0x10, 100 + n as u32)).collect();
+        // So it is with as many as there is room for, wherever they lie.
+        let states: Vec<(usize, u32)> = (0..48).map(|n| (0x5500_0000 + n * n * 0x130, 100 + n as u32)).collect();
         for &(state, tid) in &states {
             assert!(is_ours(0x3000, 0x3000, state, tid, || false));
         }
@@ -83,7 +80,8 @@ mod tests {
         }
         // One more than there is room for takes a place.
         for n in 0..100 {
-            assert!(is_ours(0x3000, 0x3000, 0x6600_0000 + n * 0x10, 7, || false));
+            assert!(is_ours(0x3000, 0x3000, 0x6600_0000 + n * 0x130, 7, || false));
+            assert!(is_ours(0x6600_0000 + n * 0x130, 0x3000, 0x6600_0000 + n * 0x130, 7, || false));
         }
     }
 }
