@@ -4,13 +4,13 @@
 //! in the current state, and who that is follows from the holder: a thread by its own state, or the one that was seen in
 //! it last. Only numbers are compared here; nothing is read through them.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::heap::spread;
-
-/// Thread states and the threads that were seen in them. When there are more states, those that are displaced count as
-/// unseen.
+/// Thread states and the threads that were seen in them. When there are more states, the oldest one counts as unseen.
 static SEEN: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+
+/// How many states have got a place.
+static N_PLACED: AtomicUsize = AtomicUsize::new(0);
 
 /// Bits of a thread's number that are remembered; the rest is for the state.
 const TID_BITS: u32 = 20;
@@ -20,10 +20,8 @@ const TID_BITS: u32 = 20;
 pub fn is_ours(holder: usize, own: usize, current: usize, tid: u32, is_maker: impl Fn() -> bool) -> bool {
     let has_gil = own != 0 && holder == own || was_seen(holder, tid).unwrap_or_else(|| holder == current && is_maker());
     if has_gil {
-        // Whoever has the GIL is alone here.
-        let nobodys = || SEEN.get(spread(current as u64 >> 4) % SEEN.len());
-        let place = place_of(current).or_else(|| place_of(0)).or_else(nobodys);
-        place.inspect(|place| place.store(pair(current, tid), Ordering::Relaxed));
+        let next = || SEEN.get(N_PLACED.fetch_add(1, Ordering::Relaxed) % SEEN.len());
+        place_of(current).or_else(next).inspect(|place| place.store(pair(current, tid), Ordering::Relaxed));
     }
     has_gil
 }
@@ -38,7 +36,6 @@ fn pair(state: usize, tid: u32) -> u64 {
     (state as u64 >> 4) << TID_BITS | tid as u64 & ((1 << TID_BITS) - 1)
 }
 
-/// 0 stands for none: a place that is free.
 fn place_of(state: usize) -> Option<&'static AtomicU64> {
     SEEN.iter().find(|place| place.load(Ordering::Relaxed) >> TID_BITS == pair(state, 0) >> TID_BITS)
 }
