@@ -83,11 +83,9 @@ impl Program {
     /// byte; which numbers an interpreter still has at hand differs, for one.
     fn record_both(&self, options: &[&str]) -> [PathBuf; 2] {
         let [whole, small] = ["whole.bin", "small.bin"].map(|name| self.folder.join(name));
-        let mut launcher = self.start("small.bin", &[options, &["--aggregate"]].concat());
+        let launcher = self.start("small.bin", &[options, &["--aggregate"]].concat());
         fs::hard_link(&small, &whole).unwrap();
-        drop(launcher.stdin.take());
-        let output = launcher.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", text(&output));
+        ended(launcher);
         [whole, small]
     }
 
@@ -118,6 +116,14 @@ impl Program {
         };
         of_program.map(place).collect()
     }
+}
+
+/// What it has told at its end, which comes with that of its input.
+fn ended(launcher: Child) -> String {
+    let output = launcher.wait_with_output().unwrap();
+    let told = text(&output);
+    assert!(output.status.success(), "{told}");
+    told
 }
 
 fn refused(command: &mut Command, sentence: &str) {
@@ -236,12 +242,9 @@ fn a_capture_that_cannot_be_replaced_stays_whole() {
     let program = Program::new("aggregate-whole");
     // Meanwhile the folder gets another name.
     fs::create_dir(program.folder.join("kept")).unwrap();
-    let mut launcher = program.start("kept/whole.bin", &["--aggregate"]);
+    let launcher = program.start("kept/whole.bin", &["--aggregate"]);
     fs::rename(program.folder.join("kept"), program.folder.join("moved")).unwrap();
-    drop(launcher.stdin.take());
-    let output = launcher.wait_with_output().unwrap();
-    let told = text(&output);
-    assert!(output.status.success(), "{told}");
+    let told = ended(launcher);
     let capture = program.folder.join("moved/whole.bin");
     assert!(!is_aggregated(&capture), "{told}");
     support::stats(&capture);
